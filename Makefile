@@ -1,0 +1,60 @@
+# What developers and CI run. Each target is a line or two; longer ones are scripts of their own in scripts/.
+# Tools have a module of their own (tools/go.mod), so that they add nothing to the broker's requirements.
+
+SHELL   := /bin/bash
+TOOL    := go tool -modfile=tools/go.mod
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+BENCH    ?= .
+COUNT    ?= 10
+FUZZTIME ?= 30s
+PKG      ?= ./...
+
+.DEFAULT_GOAL := help
+.PHONY: run build test cover fuzz bench bench-compare bench-regress conformance lint fmt vuln clean help
+
+run: build ## Build, then start the broker on 127.0.0.1:1883 (ARGS="--tcp :1883" for other flags)
+	bin/loopmq serve $(ARGS)
+
+build: ## Build the commands into bin/
+	@mkdir -p bin
+	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./cmd/...
+
+test: ## Run all tests with the race detector, and hold each package to its coverage
+	scripts/test-deps.sh
+	scripts/test.sh
+
+cover: ## Show the coverage of the last `make test` per package, and write coverage/cover.html
+	scripts/coverage.sh coverage/cover.out
+	go tool cover -html=coverage/cover.out -o coverage/cover.html
+
+fuzz: ## Run each fuzz target in turn for FUZZTIME=30s (PKG=./codec/... for some of them)
+	scripts/fuzz.sh '$(FUZZTIME)' $(PKG)
+
+bench: ## Run the Go benchmarks (PKG=./trie BENCH=Match for some of them)
+	go test -run '^$$' -bench '$(BENCH)' -benchmem $(PKG)
+
+bench-compare: build ## Measure the broker beside mosquitto and COMPARE="'NAME=COMMAND {port}' …"
+	go run ./benchmarks/compare $(COMPARE)
+
+bench-regress: ## Compare the Go benchmarks with those of commit REF=… over COUNT=10 rounds
+	scripts/bench-regress.sh '$(REF)' '$(BENCH)' '$(COUNT)' $(PKG)
+
+conformance: ## Write docs/conformance.md: which test shows which statement of the MQTT standards
+	go run ./internal/conformance
+
+lint: ## Check format, import table, and code
+	$(TOOL) golangci-lint run ./...
+
+fmt: ## Format all Go files
+	$(TOOL) golangci-lint fmt ./...
+
+vuln: ## Look up known vulnerabilities of the modules in use (VULNFLAGS="-db URL" for a database of your own)
+	$(TOOL) govulncheck $(VULNFLAGS) ./...
+
+clean: ## Remove what the other targets leave behind
+	rm -rf bin coverage internal/peers/mqttjs/node_modules
+	go clean -testcache
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
