@@ -25,8 +25,8 @@ test: ## Run all tests with the race detector, and hold each package to its cove
 	scripts/test.sh
 
 cover: ## Show the coverage of the last `make test` per package, and write coverage/cover.html
-	scripts/coverage.sh coverage/cover.out
 	go tool cover -html=coverage/cover.out -o coverage/cover.html
+	scripts/coverage.sh coverage/cover.out
 
 fuzz: ## Run each fuzz target in turn for FUZZTIME=30s (PKG=./codec/... for some of them)
 	scripts/fuzz.sh '$(FUZZTIME)' $(PKG)
