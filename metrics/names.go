@@ -1,0 +1,285 @@
+package metrics
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+)
+
+// Type is the type of a family, in the words of the Prometheus text format.
+type Type string
+
+// The types of families.
+const (
+	TypeCounter   Type = "counter"
+	TypeGauge     Type = "gauge"
+	TypeHistogram Type = "histogram"
+)
+
+// Family describes the metrics of one name.
+type Family struct {
+	Name string
+	Type Type
+	// Labels are the names of its labels, separated by a comma, or empty.
+	Labels string
+	Help   string
+
+	// register connects the name to where a new Set counts it. It is nil for what
+	// is registered with Set.Gauge, or written by Set.WritePrometheus itself.
+	register func(s *Set, name string)
+}
+
+// The names which are needed twice.
+const (
+	nameProtocolErrors   = "loopmq_protocol_errors_total"
+	namePublishToDeliver = "loopmq_publish_to_deliver_seconds"
+)
+
+// families is the list of all names, and the only place that has them. It is
+// ordered as a reader wants it: connections, packets, messages, state, loops.
+var families = []Family{
+	{
+		"loopmq_build_info", TypeGauge, "version",
+		"1, with the version of the broker as a label.", nil,
+	},
+	{
+		"loopmq_connections", TypeGauge, "",
+		"Open network connections.", nil,
+	},
+	{
+		"loopmq_connections_opened_total", TypeCounter, "",
+		"Network connections accepted.",
+		once(func(s *Set, c *Count) { s.ConnectionsOpened = c }),
+	},
+	{
+		"loopmq_connections_closed_total", TypeCounter, "reason",
+		"Network connections ended, by reason.",
+		func(s *Set, name string) {
+			for r := range s.ConnectionsClosed {
+				s.ConnectionsClosed[r] = s.vm.NewCounter(fmt.Sprintf("%s{reason=%q}", name, closeReasons[r]))
+			}
+		},
+	},
+	{
+		"loopmq_connections_rejected_total", TypeCounter, "",
+		"Network connections closed at once because the limit on connections was reached.",
+		once(func(s *Set, c *Count) { s.ConnectionsRejected = c }),
+	},
+	{
+		"loopmq_accept_pauses_total", TypeCounter, "",
+		"Times that accepting paused because file descriptors or memory ran out.",
+		once(func(s *Set, c *Count) { s.AcceptPauses = c }),
+	},
+	{
+		"loopmq_read_pauses_total", TypeCounter, "",
+		"Times that a connection was not read for a while because what it feeds could not keep up.",
+		once(func(s *Set, c *Count) { s.ReadPauses = c }),
+	},
+	{
+		nameProtocolErrors, TypeCounter, "reason_code",
+		"Packets refused, by the MQTT 5.0 reason code that names the error (codes that occurred only).", nil,
+	},
+	{
+		"loopmq_auth_failures_total", TypeCounter, "",
+		"CONNECT and AUTH packets whose credentials were refused.",
+		once(func(s *Set, c *Count) { s.AuthFailures = c }),
+	},
+	{
+		"loopmq_packets_received_total", TypeCounter, "type",
+		"MQTT control packets received, by packet type.",
+		byPacketType(func(l *Loop) *[numPacketTypes]Counter { return &l.PacketsReceived }),
+	},
+	{
+		"loopmq_packets_sent_total", TypeCounter, "type",
+		"MQTT control packets written to the output of connections, by packet type.",
+		byPacketType(func(l *Loop) *[numPacketTypes]Counter { return &l.PacketsSent }),
+	},
+	{
+		"loopmq_received_bytes_total", TypeCounter, "",
+		"Bytes read from network connections.",
+		single(func(l *Loop) *Counter { return &l.BytesReceived }),
+	},
+	{
+		"loopmq_sent_bytes_total", TypeCounter, "",
+		"Bytes written to network connections.",
+		single(func(l *Loop) *Counter { return &l.BytesSent }),
+	},
+	{
+		"loopmq_messages_received_total", TypeCounter, "qos",
+		"Messages published to the broker, by QoS.",
+		byQoS(func(l *Loop) *[numQoS]Counter { return &l.MessagesReceived }),
+	},
+	{
+		"loopmq_messages_matched_total", TypeCounter, "qos",
+		"Copies of messages that subscriptions asked for, by effective QoS: the sum of delivered, queued and dropped.",
+		byQoS(func(l *Loop) *[numQoS]Counter { return &l.MessagesMatched }),
+	},
+	{
+		"loopmq_messages_delivered_total", TypeCounter, "qos",
+		"Matches written to the output of the subscriber at once, by effective QoS.",
+		byQoS(func(l *Loop) *[numQoS]Counter { return &l.MessagesDelivered }),
+	},
+	{
+		"loopmq_messages_queued_total", TypeCounter, "qos",
+		"Matches that had to wait in the queue of a session, by effective QoS.",
+		byQoS(func(l *Loop) *[numQoS]Counter { return &l.MessagesQueued }),
+	},
+	{
+		"loopmq_messages_dropped_total", TypeCounter, "qos,reason",
+		"Matches given up without having been queued, by effective QoS and reason.",
+		byQoSAndDropReason(func(l *Loop) *[numQoS][NumDropReasons]Counter { return &l.MessagesDropped }),
+	},
+	{
+		"loopmq_queue_messages_delivered_total", TypeCounter, "qos",
+		"Queued messages sent for the first time, by effective QoS.",
+		byQoS(func(l *Loop) *[numQoS]Counter { return &l.QueueDelivered }),
+	},
+	{
+		"loopmq_queue_messages_dropped_total", TypeCounter, "qos,reason",
+		"Queued messages removed without having been sent, by effective QoS and reason.",
+		byQoSAndDropReason(func(l *Loop) *[numQoS][NumDropReasons]Counter { return &l.QueueDropped }),
+	},
+	{
+		"loopmq_messages_acked_total", TypeCounter, "",
+		"Messages whose delivery the subscriber completed with PUBACK or PUBCOMP.",
+		single(func(l *Loop) *Counter { return &l.MessagesAcked }),
+	},
+	{
+		namePublishToDeliver, TypeHistogram, "",
+		"Time from receiving a PUBLISH to writing it to the output of a subscriber, for one in " +
+			strconv.Itoa(SampleEvery) + " deliveries.", nil,
+	},
+	{
+		"loopmq_sessions", TypeGauge, "",
+		"Sessions, with and without a connection.", nil,
+	},
+	{
+		"loopmq_sessions_created_total", TypeCounter, "",
+		"Sessions that began.",
+		once(func(s *Set, c *Count) { s.SessionsCreated = c }),
+	},
+	{
+		"loopmq_sessions_expired_total", TypeCounter, "",
+		"Sessions that ended because their session expiry interval passed.",
+		once(func(s *Set, c *Count) { s.SessionsExpired = c }),
+	},
+	{
+		"loopmq_wills_published_total", TypeCounter, "",
+		"Will messages published.",
+		once(func(s *Set, c *Count) { s.WillsPublished = c }),
+	},
+	{
+		"loopmq_subscriptions", TypeGauge, "",
+		"Subscriptions of all sessions.", nil,
+	},
+	{
+		"loopmq_retained_messages", TypeGauge, "",
+		"Retained messages.", nil,
+	},
+	{
+		"loopmq_retained_bytes", TypeGauge, "",
+		"Bytes that retained messages take.", nil,
+	},
+	{
+		"loopmq_inflight_messages", TypeGauge, "",
+		"QoS 1 and 2 messages sent to subscribers and not yet completed.", nil,
+	},
+	{
+		"loopmq_queued_messages", TypeGauge, "",
+		"Messages in the queues of sessions.", nil,
+	},
+	{
+		"loopmq_queued_bytes", TypeGauge, "",
+		"Bytes in the queues of sessions.", nil,
+	},
+	{
+		"loopmq_output_bytes", TypeGauge, "",
+		"Bytes in the output of connections, not yet taken by the operating system.", nil,
+	},
+	{
+		"loopmq_mailbox_messages", TypeGauge, "loop",
+		"Deliveries waiting in the mailbox of an event loop.", nil,
+	},
+	{
+		"loopmq_loop_connections", TypeGauge, "loop",
+		"Open network connections of an event loop.", nil,
+	},
+	{
+		"loopmq_loop_lag_seconds", TypeGauge, "loop",
+		"How late an event loop came to its work, last value.",
+		byLoop(func(l *Loop) uint64 { return l.lag.Load() }),
+	},
+	{
+		"loopmq_loop_lag_max_seconds", TypeGauge, "loop",
+		"How late an event loop came to its work, largest value since the scrape before.",
+		byLoop(func(l *Loop) uint64 { return l.maxLag.Swap(0) }),
+	},
+}
+
+var familyByName = func() map[string]*Family {
+	m := make(map[string]*Family, len(families))
+	for i := range families {
+		m[families[i].Name] = &families[i]
+	}
+	return m
+}()
+
+// Families returns the list of all metrics that begin with loopmq_, for
+// documentation. Metrics of the process and the Go runtime aren't in it.
+func Families() []Family { return slices.Clone(families) }
+
+func (f *Family) appendHeader(out []byte) []byte {
+	return fmt.Appendf(out, "# HELP %s %s\n# TYPE %s %s\n", f.Name, f.Help, f.Name, f.Type)
+}
+
+func once(field func(s *Set, c *Count)) func(*Set, string) {
+	return func(s *Set, name string) { field(s, s.vm.NewCounter(name)) }
+}
+
+func single(counter func(l *Loop) *Counter) func(*Set, string) {
+	return func(s *Set, name string) { s.sumLoops(name, counter) }
+}
+
+func byQoS(counters func(l *Loop) *[numQoS]Counter) func(*Set, string) {
+	return func(s *Set, name string) {
+		for q := range numQoS {
+			s.sumLoops(fmt.Sprintf(`%s{qos="%d"}`, name, q), func(l *Loop) *Counter { return &counters(l)[q] })
+		}
+	}
+}
+
+func byQoSAndDropReason(counters func(l *Loop) *[numQoS][NumDropReasons]Counter) func(*Set, string) {
+	return func(s *Set, name string) {
+		for q := range numQoS {
+			for r, reason := range dropReasons {
+				s.sumLoops(fmt.Sprintf(`%s{qos="%d",reason=%q}`, name, q, reason),
+					func(l *Loop) *Counter { return &counters(l)[q][r] })
+			}
+		}
+	}
+}
+
+func byPacketType(counters func(l *Loop) *[numPacketTypes]Counter) func(*Set, string) {
+	return func(s *Set, name string) {
+		for t := 1; t < numPacketTypes; t++ {
+			s.sumLoops(fmt.Sprintf("%s{type=%q}", name, packetTypes[t]), func(l *Loop) *Counter { return &counters(l)[t] })
+		}
+	}
+}
+
+func byLoop(nanos func(l *Loop) uint64) func(*Set, string) {
+	return func(s *Set, name string) {
+		for i := range s.loops {
+			s.vm.NewGauge(fmt.Sprintf(`%s{loop="%d"}`, name, i), func() float64 { return float64(nanos(&s.loops[i])) / 1e9 })
+		}
+	}
+}
+
+// sumLoops registers a counter that is summed over the loops for each scrape.
+// To the library it is a gauge, since its counters can't ask; appendDescribed
+// writes the right type. A float64 holds it exactly up to 2^53.
+func (s *Set) sumLoops(name string, counter func(l *Loop) *Counter) {
+	s.vm.NewGauge(name, func() float64 {
+		return float64(s.Sum(func(l *Loop) uint64 { return counter(l).Load() }))
+	})
+}

@@ -1,0 +1,115 @@
+package metrics
+
+// DropReason says why a match, or later a queued message, was given up.
+type DropReason uint8
+
+// The reasons for a drop. Each is a value of the label `reason`.
+const (
+	// DropOutputFull: the output of the subscriber's connection is at its bound.
+	DropOutputFull DropReason = iota
+	// DropQueueFull: the Session's queue is at its bound of messages or bytes.
+	DropQueueFull
+	// DropMailboxFull: the mailbox of the subscriber's loop is at its bound.
+	DropMailboxFull
+	// DropExpired: the Message Expiry Interval passed. [MQTT-3.3.2-5]
+	DropExpired
+	// DropTooLarge: above the client's Maximum Packet Size. [MQTT-3.1.2-25]
+	DropTooLarge
+	// DropOffline: QoS 0 for a Session without a connection.
+	DropOffline
+	// DropNotAuthorized: the subscriber may no longer read this topic.
+	DropNotAuthorized
+	// DropSessionGone: the Session ended, or moved, before the message came to it.
+	DropSessionGone
+	// DropStoreFull: the store is at its bound of bytes.
+	DropStoreFull
+	// DropStoreUnavailable: the store didn't answer in time.
+	DropStoreUnavailable
+	// DropRateLimit: above the rate that the subscriber is allowed.
+	DropRateLimit
+
+	// NumDropReasons is the number of reasons.
+	NumDropReasons = int(iota)
+)
+
+var dropReasons = [NumDropReasons]string{
+	DropOutputFull:       "output_full",
+	DropQueueFull:        "queue_full",
+	DropMailboxFull:      "mailbox_full",
+	DropExpired:          "expired",
+	DropTooLarge:         "packet_too_large",
+	DropOffline:          "offline_qos0",
+	DropNotAuthorized:    "not_authorized",
+	DropSessionGone:      "session_gone",
+	DropStoreFull:        "store_full",
+	DropStoreUnavailable: "store_unavailable",
+	DropRateLimit:        "rate_limit",
+}
+
+// String returns the value of the label, such as "output_full". It doesn't allocate.
+func (r DropReason) String() string { return label(dropReasons[:], uint8(r)) }
+
+// CloseReason says why a Network Connection ended.
+type CloseReason uint8
+
+// The reasons for the end of a connection. Each is a value of the label `reason`.
+const (
+	// CloseDisconnect: the client sent DISCONNECT.
+	CloseDisconnect CloseReason = iota
+	// CloseLost: the client or the network closed it without DISCONNECT.
+	CloseLost
+	// CloseConnectTimeout: no CONNECT came in time.
+	CloseConnectTimeout
+	// CloseKeepAlive: nothing came for one and a half Keep Alive. [MQTT-3.1.2-22]
+	CloseKeepAlive
+	// CloseProtocolError: a Malformed Packet or a Protocol Error.
+	CloseProtocolError
+	// CloseRefused: CONNECT was answered with a refusal other than for its form.
+	CloseRefused
+	// CloseTakenOver: another connection uses the Client Identifier. [MQTT-3.1.4-3]
+	CloseTakenOver
+	// CloseOutputFull: the client didn't read its output.
+	CloseOutputFull
+	// CloseQuota: the client went beyond a limit that it had been told.
+	CloseQuota
+	// CloseServerShutdown: the Broker is stopping.
+	CloseServerShutdown
+	// CloseAdministrative: an operator, or the application, asked for it.
+	CloseAdministrative
+	// CloseInternal: an error of the Broker or its store.
+	CloseInternal
+
+	// NumCloseReasons is the number of reasons.
+	NumCloseReasons = int(iota)
+)
+
+var closeReasons = [NumCloseReasons]string{
+	CloseDisconnect:     "disconnect",
+	CloseLost:           "connection_lost",
+	CloseConnectTimeout: "connect_timeout",
+	CloseKeepAlive:      "keep_alive_timeout",
+	CloseProtocolError:  "protocol_error",
+	CloseRefused:        "refused",
+	CloseTakenOver:      "taken_over",
+	CloseOutputFull:     "output_full",
+	CloseQuota:          "quota_exceeded",
+	CloseServerShutdown: "server_shutdown",
+	CloseAdministrative: "administrative",
+	CloseInternal:       "internal_error",
+}
+
+// String returns the value of the label, such as "taken_over". It doesn't allocate.
+func (r CloseReason) String() string { return label(closeReasons[:], uint8(r)) }
+
+func label(labels []string, r uint8) string {
+	if int(r) >= len(labels) {
+		return "unknown"
+	}
+	return labels[r]
+}
+
+// packetTypes are the values of the label `type`, by packet type.
+var packetTypes = [numPacketTypes]string{
+	1: "connect", 2: "connack", 3: "publish", 4: "puback", 5: "pubrec", 6: "pubrel", 7: "pubcomp", 8: "subscribe",
+	9: "suback", 10: "unsubscribe", 11: "unsuback", 12: "pingreq", 13: "pingresp", 14: "disconnect", 15: "auth",
+}
