@@ -147,6 +147,7 @@ func (s *Set) WritePrometheus(w io.Writer) {
 		return // The scraper has gone; it knows.
 	}
 	vm.WriteProcessMetrics(w)
+	vm.WriteFDMetrics(w)
 }
 
 // appendDescribed copies sample lines and puts HELP and TYPE above the first of
