@@ -1,0 +1,154 @@
+package store
+
+import (
+	"time"
+)
+
+// OpKind says what an Op does.
+//
+// Guarded by Epoch means: the result is Gone if there is no session of that
+// ClientID, or not this Incarnation of it, and Fenced if Epoch is not that of
+// its last claim, whatever its Incarnation is; nothing changes then. An
+// operation on state that the session does not have, because it was never
+// durable, is Gone as well.
+type OpKind uint8
+
+const (
+	// OpPublish appends Message to the queue of each of Targets. With PacketID
+	// set it first holds that Packet Identifier for Session under Epoch (QoS 2
+	// from a durable session): if it is held already the result is Duplicate,
+	// and nothing is appended. With WillOf set it removes that Will: if it is
+	// not there any more the result is Gone, and nothing is appended. With
+	// Retain set it stores Message as the retained message of its topic, or
+	// deletes that if the payload is empty. Unless the result is Done nothing
+	// has changed, and each Target has the same result.
+	OpPublish OpKind = iota + 1
+	// OpFinish removes the entries Numbers from the queue of Session: they were
+	// acknowledged, have expired, or were discarded. Those that are not there
+	// are passed over. It needs no Epoch.
+	OpFinish
+	// OpRelease removes the entries Numbers from the queue and adds them to the
+	// released set (PUBREC was received), whether they were in the queue or not.
+	// Guarded by Epoch.
+	OpRelease
+	// OpComplete removes Numbers from the released set (PUBCOMP was received).
+	// Guarded by Epoch.
+	OpComplete
+	// OpUnhold removes PacketID from the held set (PUBREL was received).
+	// Guarded by Epoch.
+	OpUnhold
+	// OpSubscribe adds or replaces Subscriptions; OpUnsubscribe removes those
+	// with the same TopicFilters. Guarded by Epoch.
+	OpSubscribe
+	OpUnsubscribe
+	// OpRetain stores Message as the retained message of its topic, or deletes
+	// that if the payload is empty.
+	OpRetain
+	// OpDropExpiredRetained deletes the retained message of Message.TopicName if
+	// it had expired at Due. Gone: there is none that had.
+	OpDropExpiredRetained
+	// OpMove takes the entries Numbers out of the queue From (all of the first
+	// Limit entries if Numbers is empty and Limit is not 0) and appends them to
+	// the queue of the one Target, in that order. The Target's Moved lists what
+	// was moved with the new Numbers. A target queue that is gone leaves From as
+	// it is, and entries that the target's Limits don't let in stay in From
+	// whatever the Policy is; Refused is the Target's result if none got in.
+	// With the Target's QoS set the entries become deliveries to the Target: the
+	// smaller of Message.QoS and that, RETAIN only if the Target and the message
+	// have it, the Target's SubscriptionIdentifiers; with QoS 0 they stay as
+	// they are. They keep ShareName and TopicFilter. Guarded by Epoch of Session
+	// if Epoch is not 0.
+	OpMove
+	// OpOffline marks the session offline: no owner, SessionExpiryInterval, due
+	// to expire at Due (zero: never). With WillRemoved it drops the Will of that
+	// Epoch (DISCONNECT with reason 0 [MQTT-3.14.4-3]), else the Will's due time
+	// becomes WillDue (zero: now). A session that is not durable is deleted, its
+	// Will stays until published. Guarded by Epoch.
+	OpOffline
+	// OpEndSession deletes a session with all its state except its Will, which
+	// becomes due [MQTT-3.1.2-8]. Guarded by Epoch if Epoch is not 0.
+	OpEndSession
+)
+
+// Result is the outcome of an Op or of a Target.
+type Result uint8
+
+const (
+	// Pending: not committed yet.
+	Pending Result = iota
+	// Done: applied.
+	Done
+	// Duplicate: the Packet Identifier was held already.
+	Duplicate
+	// Fenced: the Epoch is not the last one; another connection has the session.
+	Fenced
+	// Gone: the session, queue or Will is not there.
+	Gone
+	// Refused: the queue's limit did not let it in.
+	Refused
+	// Full: the store as a whole has no room.
+	Full
+)
+
+// Op is one operation of a Batch. Which fields count depends on Kind.
+type Op struct {
+	Kind     OpKind
+	Result   Result // set by Commit
+	Session  SessionID
+	Epoch    uint64
+	PacketID uint16
+	Retain   bool
+	WillOf   *Will // OpPublish: the Will that Message is, named by ClientID and Epoch
+	Message  *Message
+	Targets  []Target
+	From     QueueID
+	Numbers  []Number
+	Limit    int
+
+	Subscriptions []Subscription
+
+	SessionExpiryInterval uint32
+	Due                   time.Time
+	WillRemoved           bool
+	WillDue               time.Time
+}
+
+// Target is one queue that OpPublish or OpMove appends to.
+type Target struct {
+	Queue                   QueueID
+	QoS                     byte
+	Retain                  bool
+	SubscriptionIdentifiers []uint32
+	ShareName               string // set for a message of a shared subscription
+	TopicFilter             string
+
+	// Set by Commit: the outcome, the Number of the new entry, how many of the
+	// oldest entries had to go, and for OpMove the entries with their new Numbers.
+	Result  Result
+	Number  Number
+	Dropped int
+	Moved   []Entry
+}
+
+// Batch is a list of operations for one Commit. The zero value is empty.
+// Messages that Ops point to must not change until Commit has returned, nor
+// afterwards if they were stored. All else is the caller's again then. It is
+// used by one goroutine at a time.
+type Batch struct {
+	// Seq is set by the Writer at the first Commit: it is how a repeated Commit
+	// of the same Batch is told from a new one. Reset clears it.
+	Seq uint64
+	Ops []Op
+}
+
+// Add appends an operation and returns its index.
+func (b *Batch) Add(op Op) int {
+	b.Ops = append(b.Ops, op)
+	return len(b.Ops) - 1
+}
+
+// Reset empties b for another use.
+func (b *Batch) Reset() {
+	clear(b.Ops)
+	b.Seq, b.Ops = 0, b.Ops[:0]
+}

@@ -1,0 +1,142 @@
+package memory
+
+import (
+	"sync"
+	"time"
+
+	"loopmq/store"
+)
+
+// Options configure a Store. The zero value is usable.
+type Options struct {
+	// MaxBytes bounds the sizes of all messages in the store, each counted once
+	// however many queues it is in. What goes beyond it has the result
+	// store.Full. Stored Wills count, but are never refused. Zero: no bound.
+	MaxBytes int
+	// Now is the store's clock; nil: time.Now. It is called from many goroutines.
+	Now func() time.Time
+}
+
+// Store is a store.Store in memory. Its methods are safe for concurrent use,
+// and none of them blocks.
+type Store struct {
+	maxBytes int
+	now      func() time.Time
+
+	mu sync.Mutex // guards everything below, and the sequence of each writer
+
+	closed bool
+	used   int // bytes of all messages held
+	// One counter each for all ClientIDs, so that neither an Epoch nor an
+	// Incarnation restarts when a session is forgotten.
+	epoch       uint64
+	incarnation uint64
+	// generation was given out last. Session queues have the first one. Each
+	// group queue gets one of its own, since a group that comes into being again
+	// numbers its entries from 1 again.
+	generation uint64
+
+	sessions map[string]*session
+	groups   map[groupID]*queue
+	retained map[string]*retained
+	wills    map[willID]*will
+
+	sessionExpiry  schedule[*session]
+	retainedExpiry schedule[*retained]
+	willDue        schedule[*will]
+}
+
+var _ store.Store = (*Store)(nil)
+
+// sessionGeneration is the Generation of all session queues: nothing is ever
+// lost from the tail of a queue in memory.
+const sessionGeneration = 1
+
+// New returns an empty store.
+func New(opts Options) *Store {
+	now := opts.Now
+	if now == nil {
+		now = time.Now
+	}
+	return &Store{
+		maxBytes:   opts.MaxBytes,
+		now:        now,
+		generation: sessionGeneration,
+		sessions:   make(map[string]*session),
+		groups:     make(map[groupID]*queue),
+		retained:   make(map[string]*retained),
+		wills:      make(map[willID]*will),
+	}
+}
+
+// Messages returns the queues.
+func (s *Store) Messages() store.Messages { return messagesView{s} }
+
+// Sessions returns the session registry.
+func (s *Store) Sessions() store.Sessions { return sessionsView{s} }
+
+// Subscriptions returns the subscriptions of the sessions.
+func (s *Store) Subscriptions() store.Subscriptions { return subscriptionsView{s} }
+
+// Retained returns the retained messages.
+func (s *Store) Retained() store.Retained { return retainedView{s} }
+
+// Wills returns the stored Wills.
+func (s *Store) Wills() store.Wills { return willsView{s} }
+
+// NewWriter returns a writer. The name has no meaning here: a writer lives no
+// longer than the store does.
+func (s *Store) NewWriter(string) store.Writer { return &writer{store: s} }
+
+// Now is the store's clock. It goes on after Close.
+func (s *Store) Now() time.Time { return s.now() }
+
+// Close forgets everything. All later calls, Close too, return store.ErrClosed.
+func (s *Store) Close() error {
+	if err := s.lock(); err != nil {
+		return err
+	}
+	defer s.mu.Unlock()
+	s.closed = true
+	s.sessions, s.groups, s.retained, s.wills = nil, nil, nil, nil
+	s.sessionExpiry, s.retainedExpiry, s.willDue = nil, nil, nil
+	s.used = 0
+	return nil
+}
+
+// lock takes s.mu, or returns store.ErrClosed without it.
+func (s *Store) lock() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return store.ErrClosed
+	}
+	return nil
+}
+
+// message is a stored message and the number of places that hold it.
+type message struct {
+	*store.Message
+	refs int
+}
+
+// hold adds a reference to m. REQUIRES: s.mu
+func (s *Store) hold(m *message) {
+	if m.refs == 0 {
+		s.used += m.Size()
+	}
+	m.refs++
+}
+
+// drop takes a reference to m away. REQUIRES: s.mu
+func (s *Store) drop(m *message) {
+	if m.refs--; m.refs == 0 {
+		s.used -= m.Size()
+	}
+}
+
+// fits reports whether a message of size bytes has room once freed bytes have
+// gone. REQUIRES: s.mu
+func (s *Store) fits(size, freed int) bool {
+	return s.maxBytes == 0 || s.used-freed+size <= s.maxBytes
+}
