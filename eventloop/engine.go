@@ -1,0 +1,341 @@
+package eventloop
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/panjf2000/gnet/v2/pkg/socket"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	defaultMaxOutput  = 1 << 20
+	defaultReadBuffer = 64 << 10
+
+	// probeInterval is how often the lag of each loop is measured.
+	probeInterval = time.Second
+)
+
+// Config configures an Engine. Only Handler is required.
+type Config struct {
+	// Loops is the number of event loops; 0 means GOMAXPROCS.
+	Loops int
+
+	// Handler is told what happens to connections.
+	Handler Handler
+
+	// Logger gets what happens to the engine itself; nil means slog.Default().
+	Logger *slog.Logger
+
+	// MaxConnections bounds the connections that are open at the same time. One more is accepted and closed at once,
+	// and counted: its client knows, and may try elsewhere. 0 means the process's limit of open files less a reserve
+	// (a sixteenth, 32 to 1024) for everything else that needs files. A value above that is lowered to it.
+	MaxConnections int
+
+	// MaxOutputBytes bounds the output of one connection that the kernel hasn't taken yet, in bytes; 0 means 1 MiB. It
+	// should hold the largest packet and then some, since what is larger can be sent only as far as the socket takes it.
+	MaxOutputBytes int
+
+	// ReadBufferBytes is the size of the read buffer that each loop has, and so the most that one call of OnData gets;
+	// 0 means 64 KiB.
+	ReadBufferBytes int
+}
+
+// Handler is told what happens to connections. All calls for one connection come from its loop, and never from inside a
+// method of this package. A handler must not block.
+type Handler interface {
+	// OnOpen is the first call for a connection. c.Context() is what Dial was given, or nil if it was accepted.
+	OnOpen(c *Conn)
+
+	// OnData hands over bytes from the peer. They are valid until it returns, and all of them are consumed: what the
+	// handler needs longer, such as the beginning of a packet, it copies.
+	OnData(c *Conn, in []byte)
+
+	// OnClose is the last call, exactly once. err is nil if the peer ended the stream, the error given to Close, or what
+	// went wrong (an errno of reading or writing, ErrOutputOverflow). Output written from here on is discarded.
+	OnClose(c *Conn, err error)
+}
+
+// DrainHandler is implemented by a Handler that wants to know when a connection whose output had to wait has sent all
+// of it: the moment to go on with what was held back.
+type DrainHandler interface {
+	OnDrain(c *Conn)
+}
+
+// Engine is a set of event loops with their connections. Its methods are safe for any goroutine, but those that wait
+// (CloseListeners, Stop, Dial) must not be called on a loop.
+type Engine struct {
+	// immutable after New
+	handler        Handler
+	drainHandler   DrainHandler // handler, if it is one
+	logger         *slog.Logger
+	maxConnections int64
+	maxOutput      int
+	loops          []*Loop
+	epoch          time.Time
+
+	conns      connTable
+	open       atomic.Int64 // connections, from accept to close
+	full       atomic.Bool  // the limit was reached and logged, and the number hasn't gone down by a sixteenth since
+	nextListen atomic.Uint32
+	accepts    acceptCounters
+
+	wg         sync.WaitGroup
+	stopTicker chan struct{}
+
+	mu struct {
+		sync.Mutex
+		listeners []*listener
+		state     engineState
+	}
+}
+
+type engineState uint8
+
+const (
+	engineNew engineState = iota
+	engineRunning
+	engineStopped
+)
+
+// New returns an engine that is not yet running. Its loops exist, so mailboxes can be made. It holds files, so it has
+// to be stopped even if it is never started.
+func New(cfg Config) (*Engine, error) {
+	if cfg.Handler == nil {
+		return nil, errNoHandler
+	}
+	e := &Engine{
+		handler:        cfg.Handler,
+		logger:         cfg.Logger,
+		maxOutput:      cfg.MaxOutputBytes,
+		maxConnections: connectionLimit(cfg.MaxConnections),
+		epoch:          time.Now(),
+		stopTicker:     make(chan struct{}),
+	}
+	e.drainHandler, _ = cfg.Handler.(DrainHandler)
+	if e.logger == nil {
+		e.logger = slog.Default()
+	}
+	if e.maxOutput <= 0 {
+		e.maxOutput = defaultMaxOutput
+	}
+	if cfg.Loops <= 0 {
+		cfg.Loops = runtime.GOMAXPROCS(0)
+	}
+	if cfg.ReadBufferBytes <= 0 {
+		cfg.ReadBufferBytes = defaultReadBuffer
+	}
+	for i := range cfg.Loops {
+		l, err := newLoop(e, i)
+		if err != nil {
+			for _, l := range e.loops {
+				l.release()
+			}
+			return nil, fmt.Errorf("eventloop: %w", err)
+		}
+		l.readBuffer = make([]byte, cfg.ReadBufferBytes)
+		e.loops = append(e.loops, l)
+	}
+	return e, nil
+}
+
+// connectionLimit applies the limit of open files to what was asked for.
+func connectionLimit(asked int) int64 {
+	files := int64(maxFiles)
+	var r unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) == nil && int64(r.Cur) > 0 {
+		files = min(files, int64(r.Cur))
+	}
+	limit := max(files-min(max(files/16, 32), 1024), 1)
+	if asked > 0 {
+		limit = min(limit, int64(asked))
+	}
+	return limit
+}
+
+// Start starts the loops. It may be called once.
+func (e *Engine) Start() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.mu.state != engineNew {
+		return errStarted
+	}
+	e.mu.state = engineRunning
+	for _, l := range e.loops {
+		e.wg.Go(l.run)
+	}
+	e.wg.Go(e.tick)
+	return nil
+}
+
+// Loops returns the loops, in the order of their Index. The slice is not to be changed.
+func (e *Engine) Loops() []*Loop { return e.loops }
+
+// MaxConnections returns the limit that holds, see Config.
+func (e *Engine) MaxConnections() int { return int(e.maxConnections) }
+
+// Dial connects to a TCP address and hands the connection to the loop with the fewest. After OnOpen, for which
+// c.Context() is context, it is like one that was accepted. A nil error means that OnOpen will be called, unless the
+// engine stops first.
+func (e *Engine) Dial(ctx context.Context, address string, context any) error {
+	if e.open.Add(1) > e.maxConnections {
+		e.open.Add(-1)
+		return ErrConnectionLimit
+	}
+	fd, remote, err := dial(ctx, address)
+	if err != nil {
+		e.open.Add(-1)
+		return err
+	}
+	l := e.leastLoaded()
+	l.counters.conns.Add(1)
+	if !l.adopted.Push(adoption{fd: fd, remote: remote, context: context}) {
+		l.counters.conns.Add(-1)
+		e.open.Add(-1)
+		_ = unix.Close(fd)
+		return ErrStopped
+	}
+	return nil
+}
+
+// dial connects by means of the net package, which resolves names and tries addresses, and takes the socket from it.
+func dial(ctx context.Context, address string) (int, netip.AddrPort, error) {
+	var d net.Dialer
+	nc, err := d.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return 0, netip.AddrPort{}, err
+	}
+	defer func() { _ = nc.Close() }()
+	tc := nc.(*net.TCPConn)
+	raw, err := tc.SyscallConn()
+	if err != nil {
+		return 0, netip.AddrPort{}, err
+	}
+	fd := -1
+	if controlErr := raw.Control(func(f uintptr) { fd, err = socket.Dup(int(f)) }); controlErr != nil {
+		err = controlErr
+	}
+	return fd, tc.RemoteAddr().(*net.TCPAddr).AddrPort(), err
+}
+
+func (e *Engine) leastLoaded() *Loop {
+	best := e.loops[0]
+	for _, l := range e.loops[1:] {
+		if l.counters.conns.Load() < best.counters.conns.Load() {
+			best = l
+		}
+	}
+	return best
+}
+
+// Stop closes the listeners, then every connection as Conn.Close does, and ends all goroutines. Connections that
+// haven't taken their output when ctx ends are cut off, and Stop returns ctx's error. Functions that were posted before
+// are run; those posted later never will be. A second call does nothing.
+func (e *Engine) Stop(ctx context.Context) error {
+	e.CloseListeners()
+	e.mu.Lock()
+	state := e.mu.state
+	e.mu.state = engineStopped
+	e.mu.Unlock()
+
+	var err error
+	switch state {
+	case engineStopped:
+		return nil
+	case engineNew: // nobody but us is on the loops
+		for _, l := range e.loops {
+			l.stopping = true
+			_ = l.exit()
+		}
+	case engineRunning:
+		err = e.drain(ctx)
+		close(e.stopTicker)
+		for _, l := range e.loops {
+			l.Post(func() { l.exiting = true })
+		}
+		e.wg.Wait()
+	}
+	for _, l := range e.loops {
+		l.release()
+	}
+	return err
+}
+
+// drain closes all connections and waits until they are gone, or ctx ends.
+func (e *Engine) drain(ctx context.Context) error {
+	gone := make([]chan struct{}, len(e.loops))
+	for i, l := range e.loops {
+		gone[i] = make(chan struct{})
+		l.Post(func() { l.closeAll(gone[i]) })
+	}
+	var err error
+	for i, l := range e.loops {
+		select {
+		case <-gone[i]:
+			continue
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		l.Post(l.destroyAll)
+		<-gone[i]
+	}
+	return err
+}
+
+// closeAll closes the loop's connections, and gone when the last one is destroyed. Later ones are refused.
+func (l *Loop) closeAll(gone chan struct{}) {
+	l.stopping = true
+	if l.counters.conns.Load() == 0 {
+		close(gone)
+		return
+	}
+	l.gone = gone
+	l.engine.conns.each(l, func(c *Conn) {
+		c.Close(ErrStopped)
+		if c.state&lingering != 0 {
+			l.destroyAfter(c, stopLinger)
+		}
+	})
+}
+
+// destroyAll closes the files of connections that are closing. It runs in a later turn than closeAll, so that each had
+// its OnClose.
+func (l *Loop) destroyAll() {
+	l.engine.conns.each(l, l.destroy)
+}
+
+func (e *Engine) nanotime() int64 { return int64(time.Since(e.epoch)) }
+
+// tick wakes the loops that have timers due, and asks each for a sign of life every now and then.
+func (e *Engine) tick() {
+	t := time.NewTicker(Tick)
+	defer t.Stop()
+	lastProbe := int64(0)
+	for {
+		select {
+		case <-e.stopTicker:
+			return
+		case <-t.C:
+		}
+		now := e.nanotime()
+		probe := now-lastProbe >= int64(probeInterval)
+		if probe {
+			lastProbe = now
+		}
+		for _, l := range e.loops {
+			if probe {
+				l.probe.CompareAndSwap(0, now)
+			}
+			if probe || l.wheel.due.Load() <= now/int64(Tick) {
+				l.wake()
+			}
+		}
+	}
+}

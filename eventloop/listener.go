@@ -1,0 +1,313 @@
+package eventloop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/panjf2000/gnet/v2/pkg/netpoll"
+	"github.com/panjf2000/gnet/v2/pkg/socket"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	keepAlive = 15 * time.Second
+
+	// acceptBatch is how many connections are accepted before the loop looks after the ones that it has.
+	acceptBatch = 64
+
+	// maxAdoptions is how many accepted connections may wait for another loop to take them.
+	maxAdoptions = 4096
+
+	// While the system is short of something, accepting is tried again after minBackoff, and then after twice the last
+	// wait each, up to maxBackoff.
+	minBackoff = 50 * time.Millisecond
+	maxBackoff = time.Second
+)
+
+// acceptAgain are errors of one connection that is gone before it was accepted. The next may do.
+var acceptAgain = []error{
+	unix.EINTR, unix.ECONNABORTED, unix.ECONNRESET, unix.EPROTO, unix.EPERM, unix.ENOPROTOOPT, unix.EOPNOTSUPP,
+	unix.ENETDOWN, unix.ENETUNREACH, unix.EHOSTDOWN, unix.EHOSTUNREACH,
+}
+
+// inheritsOptions says whether accepted sockets have the options of the listening one.
+const inheritsOptions = runtime.GOOS == "linux"
+
+// listener is a listening socket. One loop accepts from it and gives each connection to the loop that has the fewest.
+type listener struct {
+	engine *Engine
+	loop   *Loop
+	addr   net.Addr
+	fd     int
+
+	// owned by loop
+	closed   bool
+	timer    Timer         // armed while accepting is paused
+	backoff  time.Duration // the last wait; 0 if there is no shortage
+	pausedAt int64
+	batches  [][]adoption // by loop; reused
+}
+
+// adoption is a connected socket on its way to its loop.
+type adoption struct {
+	fd      int
+	remote  netip.AddrPort
+	context any
+}
+
+// Listen opens a listening socket and accepts from it, once the engine runs. network is "tcp", "tcp4" or "tcp6", port 0
+// takes a free one; the address that it got is returned. The error is one sentence, and errors.Is finds
+// syscall.EADDRINUSE in it.
+func (e *Engine) Listen(network, address string) (net.Addr, error) {
+	switch network {
+	case "tcp", "tcp4", "tcp6":
+	default:
+		return nil, fmt.Errorf("listen on %s: network %q is not known", address, network)
+	}
+	config := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		if controlErr := raw.Control(func(fd uintptr) { err = tuneSocket(int(fd)) }); controlErr != nil {
+			return controlErr
+		}
+		return err
+	}}
+	nl, err := config.Listen(context.Background(), network, address)
+	if err != nil {
+		var sys *os.SyscallError
+		if errors.As(err, &sys) { // leaves out what the caller knows: "listen tcp 127.0.0.1:1883: bind:"
+			err = sys.Err
+		}
+		return nil, fmt.Errorf("listen on %s: %w", address, err)
+	}
+	defer func() { _ = nl.Close() }()
+
+	// The socket moves from the runtime's poller to the loop's.
+	fd := -1
+	raw, err := nl.(*net.TCPListener).SyscallConn()
+	if err == nil {
+		controlErr := raw.Control(func(f uintptr) { fd, err = socket.Dup(int(f)) })
+		err = errors.Join(err, controlErr)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", address, err)
+	}
+
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.mu.state == engineStopped {
+		_ = unix.Close(fd)
+		return nil, ErrStopped
+	}
+	l := e.loops[int(e.nextListen.Add(1)-1)%len(e.loops)]
+	ln := &listener{engine: e, loop: l, addr: nl.Addr(), fd: fd, batches: make([][]adoption, len(e.loops))}
+	ln.timer.Init(ln)
+	e.mu.listeners = append(e.mu.listeners, ln)
+	l.Post(ln.open)
+	return ln.addr, nil
+}
+
+// CloseListeners closes all listening sockets; connections are left alone. When it returns, nothing is accepted any
+// more. It must not be called on a loop.
+func (e *Engine) CloseListeners() {
+	e.mu.Lock()
+	listeners := e.mu.listeners
+	e.mu.listeners = nil
+	running := e.mu.state == engineRunning
+	e.mu.Unlock()
+	for _, ln := range listeners {
+		if !running {
+			ln.close()
+			continue
+		}
+		done := make(chan struct{})
+		ln.loop.Post(func() {
+			ln.close()
+			close(done)
+		})
+		<-done
+	}
+}
+
+func (ln *listener) open() {
+	if ln.closed {
+		return
+	}
+	ln.loop.listeners[ln.fd] = ln
+	// Edge-triggered: while accepting is paused, waiting connections make no events.
+	if err := ln.loop.poller.AddRead(&netpoll.PollAttachment{FD: ln.fd}, true); err != nil {
+		ln.engine.logger.Error("listen", "addr", ln.addr.String(), "error", err)
+		return
+	}
+	ln.accept()
+}
+
+func (ln *listener) close() {
+	if ln.closed {
+		return
+	}
+	ln.closed = true
+	ln.timer.Stop()
+	if ln.backoff != 0 {
+		ln.engine.accepts.pausedNow.Add(-1)
+	}
+	delete(ln.loop.listeners, ln.fd)
+	_ = unix.Close(ln.fd)
+}
+
+// accept takes connections off the queue until it is empty, and no more than a batch at a time.
+func (ln *listener) accept() {
+	if ln.closed || ln.timer.Armed() {
+		return
+	}
+	more := true
+	for range acceptBatch {
+		if more = ln.acceptOne(); !more {
+			break
+		}
+	}
+	for i, batch := range ln.batches {
+		if len(batch) > 0 {
+			ln.engine.refuse(batch[ln.engine.loops[i].adopted.PushAll(batch):], ln.engine.loops[i])
+			ln.batches[i] = batch[:0]
+		}
+	}
+	if more {
+		ln.loop.Post(ln.accept)
+	}
+}
+
+// acceptOne reports whether it makes sense to go on.
+func (ln *listener) acceptOne() bool {
+	e := ln.engine
+	fd, sa, err := socket.Accept(ln.fd)
+	switch {
+	case err == nil:
+	case err == unix.EAGAIN:
+		ln.recovered()
+		return false
+	case slices.Contains(acceptAgain, err):
+		return true
+	default: // out of files or of memory
+		ln.pause(err)
+		return false
+	}
+	open := e.open.Load()
+	if open >= e.maxConnections || fd >= maxFiles {
+		_ = unix.Close(fd)
+		e.accepts.refusedLimit.Add(1)
+		if e.full.CompareAndSwap(false, true) {
+			e.logger.Warn("connection_limit", "limit", e.maxConnections)
+		}
+		return true
+	}
+	if open < e.maxConnections-e.maxConnections/16 && e.full.Load() {
+		e.full.Store(false)
+	}
+	e.open.Add(1)
+	e.accepts.accepted.Add(1)
+	if !inheritsOptions {
+		_ = tuneSocket(fd)
+	}
+	a := adoption{fd: fd, remote: addrPort(sa)}
+	l := e.leastLoaded()
+	l.counters.conns.Add(1)
+	if l == ln.loop {
+		l.open(a)
+	} else {
+		ln.batches[l.index] = append(ln.batches[l.index], a)
+	}
+	return true
+}
+
+// pause stops accepting for a while. Connections wait in the kernel's queue.
+func (ln *listener) pause(err error) {
+	if ln.backoff == 0 {
+		ln.pausedAt = ln.loop.now
+		ln.engine.accepts.pauses.Add(1)
+		ln.engine.accepts.pausedNow.Add(1)
+		ln.engine.logger.Warn("accept_paused", "addr", ln.addr.String(), "error", err)
+	}
+	ln.backoff = min(max(2*ln.backoff, minBackoff), maxBackoff)
+	ln.loop.Schedule(&ln.timer, ln.backoff)
+}
+
+// recovered ends a shortage, when all that waited was accepted.
+func (ln *listener) recovered() {
+	if ln.backoff == 0 {
+		return
+	}
+	ln.backoff = 0
+	ln.engine.accepts.pausedNow.Add(-1)
+	ln.engine.logger.Info("accept_resumed", "addr", ln.addr.String(),
+		"after", time.Duration(ln.loop.now-ln.pausedAt).Round(time.Millisecond))
+}
+
+// OnTimer tries again after a shortage.
+func (ln *listener) OnTimer(*Timer) { ln.accept() }
+
+// refuse closes connections that their loop has no room for.
+func (e *Engine) refuse(batch []adoption, l *Loop) {
+	for _, a := range batch {
+		_ = unix.Close(a.fd)
+		e.open.Add(-1)
+		l.counters.conns.Add(-1)
+		e.accepts.refusedBusy.Add(1)
+	}
+}
+
+// adopt takes connections that were accepted or dialled elsewhere.
+func (l *Loop) adopt(batch []adoption) {
+	for _, a := range batch {
+		l.open(a)
+	}
+}
+
+// open makes a connection of a socket that was counted already.
+func (l *Loop) open(a adoption) {
+	c := &Conn{loop: l, context: a.context, remote: a.remote, fd: int32(a.fd)}
+	l.engine.conns.store(a.fd, c)
+	if l.stopping {
+		l.destroy(c)
+		return
+	}
+	l.watch(c)
+	if c.state&closing != 0 { // the poller refused it, so the handler never hears of it
+		l.closing = l.closing[:len(l.closing)-1]
+		l.destroy(c)
+		return
+	}
+	l.engine.handler.OnOpen(c)
+}
+
+// tuneSocket sets what every connection has. On a listening socket it is set once, where accepted ones inherit it.
+func tuneSocket(fd int) error {
+	if err := socket.SetNoDelay(fd, 1); err != nil {
+		return err
+	}
+	secs := int(keepAlive / time.Second)
+	return socket.SetKeepAlive(fd, true, secs, secs, 4)
+}
+
+// addrPort converts what the kernel reports. An IPv4 address in IPv6 form becomes an IPv4 address.
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		addr := netip.AddrFrom16(sa.Addr).Unmap()
+		if sa.ZoneId != 0 {
+			addr = addr.WithZone(strconv.FormatUint(uint64(sa.ZoneId), 10))
+		}
+		return netip.AddrPortFrom(addr, uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}
