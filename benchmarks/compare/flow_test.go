@@ -1,0 +1,237 @@
+//go:build linux
+
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// mustGenerate runs s once against the broker on port and returns what came of it.
+func mustGenerate(t *testing.T, port int, target process, version byte, s scenario) (sample, error) {
+	t.Helper()
+	var stop atomic.Bool
+	g, err := newGenerator(version, port, &stop)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.close()
+	g.patience = 300 * time.Millisecond
+	return s.run(g, target, timing{warmUp: 20 * time.Millisecond, length: 60 * time.Millisecond, settled: 10 * time.Millisecond})
+}
+
+// small are the real scenarios with few clients, so that both tests and the fake broker stay quick.
+func small() []scenario {
+	all := append([]scenario(nil), scenarios...)
+	for i := range all {
+		all[i].publishers = min(all[i].publishers, 8)
+		all[i].subscribers = min(all[i].subscribers, 8)
+		if all[i].shape == connects {
+			all[i].subscribers = 3 * connectsMax
+		}
+		all[i].rate = min(all[i].rate, 2000)
+		all[i].lengths = min(all[i].lengths, 1)
+	}
+	return all
+}
+
+func TestEveryScenarioCountsWhatArrives(t *testing.T) {
+	for _, version := range []byte{4, 5} {
+		for _, s := range small() {
+			t.Run(fmt.Sprintf("%s/version=%d", s.name, version), func(t *testing.T) {
+				t.Parallel()
+				got, err := mustGenerate(t, startFake(t, noFault), process(os.Getpid()), version, s)
+				if err != nil {
+					t.Fatal(err)
+				}
+				checkSample(t, s, got)
+			})
+		}
+	}
+}
+
+// checkSample fails unless a round of s without errors has figures that can be.
+func checkSample(t *testing.T, s scenario, got sample) {
+	t.Helper()
+	if got.Delivered == 0 || got.Delivered != got.Expected {
+		t.Errorf("got %d of %d deliveries, want all", got.Delivered, got.Expected)
+	}
+	if got.Rate <= 0 || got.BrokerMicros <= 0 || got.GenMicros <= 0 || got.GenCalls <= 0 {
+		t.Errorf("got %+v, want a rate and costs above 0", got)
+	}
+	if got.Value <= 0 && s.shape != idle { // 8 clients can fit into pages that are there
+		t.Errorf("got %v %s, want more than 0", got.Value, s.figure)
+	}
+	if s.rate > 0 && (got.P50Micros <= 0 || got.P50Micros > got.P99Micros || got.P99Micros > got.P999Micros) {
+		t.Errorf("got percentiles %v, %v, %v", got.P50Micros, got.P99Micros, got.P999Micros)
+	}
+}
+
+func TestFaultsOfABrokerFailTheRound(t *testing.T) {
+	byName := map[string]scenario{}
+	for _, s := range small() {
+		byName[s.name] = s
+	}
+	for _, c := range []struct {
+		fault    fault
+		scenario string
+		want     string
+	}{
+		{dropDelivery, "p2p-qos0", "lost, doubled or out of order"},
+		{dropDelivery, "p2p-qos1", "lost, doubled or out of order"},
+		{dropDelivery, "p2p-qos2", "lost, doubled or out of order"},
+		{dropDelivery, "p2p-qos0-single", "no progress"},
+		{dropDelivery, "fan-in-qos0", "lost, doubled or out of order"},
+		{dropDelivery, "fan-out-qos0", "lost, doubled or out of order"},
+		{dropDelivery, "fan-out-qos1", "lost, doubled or out of order"},
+		{dropDelivery, "shared-qos1", "no progress"},
+		{dropDelivery, "latency-10k", "lost, doubled or out of order"},
+		{doubleIt, "p2p-qos0", "lost, doubled or out of order"},
+		{doubleIt, "shared-qos1", "publisher"},
+		{swapIt, "fan-in-qos0", "lost, doubled or out of order"},
+		{changeQoS, "p2p-qos1", "PUBLISH with QoS 2"},
+		{shorten, "p2p-qos0", "and 63 bytes"},
+		{stranger, "p2p-qos0", "nobody sent"},
+		{noAck, "p2p-qos1", "no progress"},
+		{noAck, "p2p-qos2", "no progress"},
+		{extraAck, "p2p-qos1", "unexpected packet type 4"},
+		{failAck, "p2p-qos1", "Reason Code 0x97"},
+		{hangUp, "p2p-qos0", "closed the connection"},
+		{garbage, "p2p-qos0", "malformed"},
+		{odd, "p2p-qos0", "unexpected packet type 1"},
+		{refuse, "idle", "CONNACK with code 0x05"},
+		{refuseSub, "idle", "SUBACK with code 0x80"},
+		{mute, "connect", "didn't get through CONNECT"},
+		{early, "connect", "before the session was set up"},
+	} {
+		t.Run(fmt.Sprintf("%s/%s", c.fault, c.scenario), func(t *testing.T) {
+			t.Parallel()
+			s := byName[c.scenario]
+			if c.fault == doubleIt && s.shape == shared {
+				s.publishers, s.window = 1, 1 // the second copy then has nothing that it could pass for
+			}
+			if s.window == 1 && c.fault == dropDelivery {
+				s.publishers, s.subscribers = 1, 1 // nothing else goes on
+			}
+			_, err := mustGenerate(t, startFake(t, c.fault), process(os.Getpid()), 4, s)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got error %v, want one with %q", err, c.want)
+			}
+		})
+	}
+}
+
+// A broker that stands still must be charged for all messages that were due meanwhile, not just for the one that it held.
+func TestOpenLoopCountsFromTheTimeAMessageWasDue(t *testing.T) {
+	for _, s := range small() {
+		if s.rate == 0 {
+			continue
+		}
+		s.lengths = 10
+		got, err := mustGenerate(t, startFake(t, stall), process(os.Getpid()), 4, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// faultAt is due at the end of the warm-up, so up to 200 ms of 600 ms were spoilt.
+		if want := stallTime.Seconds() * 1e6 / 2; got.P99Micros < want {
+			t.Errorf("got p99 %v µs, want at least %v", got.P99Micros, want)
+		}
+		if got.P50Micros > got.P99Micros/2 {
+			t.Errorf("got p50 %v µs beside p99 %v: the stall was shorter", got.P50Micros, got.P99Micros)
+		}
+	}
+}
+
+func TestReceiveMaximumBoundsTheWindow(t *testing.T) {
+	var stop atomic.Bool
+	g, err := newGenerator(5, startFake(t, noFault), &stop)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.close()
+	f, err := newFlow(g, scenario{shape: p2p, publishers: 1, subscribers: 1, qos: 1, window: 32})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := f.publishers[0].window; got != 7 {
+		t.Errorf("got a window of %d, want the 7 of CONNACK", got)
+	}
+}
+
+func TestStopEndsARound(t *testing.T) {
+	var stop atomic.Bool
+	g, err := newGenerator(4, startFake(t, noFault), &stop)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.close()
+	f, err := newFlow(g, small()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(50*time.Millisecond, func() { stop.Store(true) })
+	if _, err := f.run(process(os.Getpid()), time.Minute, time.Minute); !errors.Is(err, errStopped) {
+		t.Errorf("got error %v, want %v", err, errStopped)
+	}
+}
+
+func TestVerifyComparesNumbersWithWhatWasSent(t *testing.T) {
+	f := &flow{perMessage: 2, publishers: []publisher{{}, {number: 3, delivered: 6, sum: 6}, {number: 4, delivered: 8, sum: 12}}}
+	if err := f.verify(); err != nil {
+		t.Fatal(err)
+	}
+	f.publishers[2].sum++ // one came twice instead of another
+	if err := f.verify(); err == nil {
+		t.Error("got no error for a wrong sum")
+	}
+	f.publishers[2].sum--
+	f.publishers[1].delivered--
+	if err := f.verify(); err == nil {
+		t.Error("got no error for a missing delivery")
+	}
+}
+
+// A message costs the generator no allocation, so that no collection of its own garbage disturbs a round.
+func TestMessageAllocatesNothing(t *testing.T) {
+	for qos := range byte(3) {
+		g := &generator{version: 4}
+		f := &flow{scenario: scenario{shape: p2p, qos: qos, window: 1}, g: g, publishers: make([]publisher, 1), perMessage: 1}
+		p, sub := &f.publishers[0], &conn{}
+		p.conn, p.window = &conn{client: client{publisher: p}}, 1
+		p.template, p.idAt, p.payloadAt = publishTemplate(4, qos, "t", payloadBytes)
+		binary.BigEndian.PutUint32(p.template[p.payloadAt:], 0)
+		exchange := func() {
+			f.wake(p)
+			f.turn()
+			first, body, _, err := nextPacket(p.conn.out)
+			if err == nil {
+				err = f.packet(sub, first, body)
+			}
+			if err == nil && qos > 0 {
+				err = f.packet(p.conn, []byte{0, typePuback, typePubcomp}[qos], body[:2])
+			}
+			if err == nil && qos == 2 {
+				err = f.packet(sub, typePubrel, body[:2])
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range g.dirty {
+				c.dirty, c.out = false, c.out[:0]
+			}
+			g.dirty = g.dirty[:0]
+		}
+		if got := testing.AllocsPerRun(100, exchange); got != 0 {
+			t.Errorf("QoS %d: got %v allocations per message, want 0", qos, got)
+		}
+		if f.delivered != 101 || f.unacked != 0 {
+			t.Errorf("QoS %d: got %d deliveries and %d open handshakes, want 101 and 0", qos, f.delivered, f.unacked)
+		}
+	}
+}

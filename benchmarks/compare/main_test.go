@@ -1,0 +1,293 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestRunComparesBrokers(t *testing.T) {
+	dir := t.TempDir()
+	markdown, file := filepath.Join(dir, "out.md"), filepath.Join(dir, "out.json")
+	var stdout, stderr bytes.Buffer
+	args := []string{
+		"--brokers", "", "--rounds", "2", "--seconds", "0.05", "--window", "4", "--only", "^(p2p-qos1|latency-10k)$", "--version", "5",
+		"--markdown", markdown, "--json", file, fakeCommand("one", noFault), fakeCommand("two", noFault),
+	}
+	if code := run(t.Context(), args, small(), &stdout, &stderr); code != 0 {
+		t.Fatalf("got exit status %d, want 0; stderr:\n%s", code, &stderr)
+	}
+	order := strings.Index(stderr.String(), "p2p-qos1 1/2 two") < strings.Index(stderr.String(), "p2p-qos1 2/2 one")
+	if !order || strings.Count(stderr.String(), "\n") != 8 {
+		t.Errorf("the rounds aren't interleaved:\n%s", &stderr)
+	}
+
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got report
+	if err := json.Unmarshal(b, &got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Rows) != 4 || got.Rows[0].Broker != "one" || got.Rows[1].Broker != "two" || len(got.Rows[1].Rounds) != 2 {
+		t.Fatalf("got rows %+v", got.Rows)
+	}
+	one, two := got.Rows[0], got.Rows[1]
+	if want := one.Median.Value / two.Median.Value; one.Ratio != 0 || two.Ratio != want {
+		t.Errorf("got ratios %v and %v, want none and %v", one.Ratio, two.Ratio, want)
+	}
+	// The fake broker is a process of its own: the round cost it time, and not ours.
+	if two.Median.BrokerMicros <= 0 || two.Median.Delivered != two.Rounds[0].Delivered+two.Rounds[1].Delivered {
+		t.Errorf("got medians %+v", two.Median)
+	}
+
+	text, err := os.ReadFile(markdown)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"| p2p-qos1 | two | ", "- one: `env COMPARE_FAKE_PORT={port}", "--rounds 2", "Linux "} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("no %q in the Markdown:\n%s", want, text)
+		}
+	}
+	if !strings.Contains(stdout.String(), "ok ×2") || strings.Count(stdout.String(), "\n") != 5 {
+		t.Errorf("got table:\n%s", &stdout)
+	}
+}
+
+func TestRunFailsWhenAMessageIsLost(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	args := []string{
+		"--brokers", "", "--rounds", "1", "--seconds", "0.05", "--only", "^p2p-qos1$", "--markdown", filepath.Join(t.TempDir(), "x"),
+		fakeCommand("good", noFault), fakeCommand("bad", dropDelivery),
+	}
+	if code := run(t.Context(), args, small(), &stdout, &stderr); code != 1 {
+		t.Errorf("got exit status %d, want 1", code)
+	}
+	for _, want := range []string{"ok ×1", "FAILED ×1", "FAILED p2p-qos1 bad: compare-sub-", "the fake broker listens"} {
+		if !strings.Contains(stdout.String(), want) {
+			t.Errorf("no %q in:\n%s", want, &stdout)
+		}
+	}
+}
+
+func TestRunReportsABrokerThatDoesNotStart(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	args := []string{"--brokers", "", "--rounds", "1", "--only", "^idle$", "gone=sh -c 'echo no such thing >&2; exit 3' {port}"}
+	if code := run(t.Context(), args, small(), &stdout, &stderr); code != 1 {
+		t.Errorf("got exit status %d, want 1", code)
+	}
+	if got := stdout.String(); !strings.Contains(got, "it ended at once: exit status 3\nno such thing") {
+		t.Errorf("got:\n%s", got)
+	}
+}
+
+func TestRunRefusesWrongCommandLines(t *testing.T) {
+	fake := fakeCommand("fake", noFault)
+	for _, c := range []struct {
+		want int
+		text string
+		args []string
+	}{
+		{2, "flag provided but not defined", []string{"--nonsense"}},
+		{0, "scenarios: p2p-qos0", []string{"--help"}},
+		{2, "no broker", []string{"--brokers", ""}},
+		{2, `no broker "emqx"`, []string{"--brokers", "emqx"}},
+		{2, "make build", []string{"--brokers", "loopmq", "--loopmq", "/nonexistent/loopmq"}},
+		{2, "isn't NAME=COMMAND", []string{"--brokers", "", "fake"}},
+		{2, "isn't NAME=COMMAND", []string{"--brokers", "", "fake=command without the port"}},
+		{2, "--only", []string{"--only", "(", fake}},
+		{2, "no scenario matches", []string{"--brokers", "", "--only", "nothing", fake}},
+		{2, "above 0", []string{"--rounds", "0", fake}},
+		{2, "above 0", []string{"--seconds", "-1", fake}},
+		{2, "--window", []string{"--window", "70000", fake}},
+		{2, "--version 3", []string{"--version", "3", fake}},
+	} {
+		var stderr bytes.Buffer
+		if got := run(t.Context(), c.args, scenarios, &stderr, &stderr); got != c.want || !strings.Contains(stderr.String(), c.text) {
+			t.Errorf("%q: got exit status %d, want %d with %q:\n%s", c.args, got, c.want, c.text, &stderr)
+		}
+	}
+}
+
+func TestRunFailsWhenAFileCannotBeWritten(t *testing.T) {
+	var out bytes.Buffer
+	args := []string{"--brokers", "", "--rounds", "1", "--seconds", "0.02", "--only", "^connect$", "--json", "/nonexistent/x", fakeCommand("f", noFault)}
+	if code := run(t.Context(), args, small(), &out, &out); code != 1 || !strings.Contains(out.String(), "/nonexistent/x") {
+		t.Errorf("got exit status %d:\n%s", code, &out)
+	}
+}
+
+// After a Ctrl-C the broker that was running is gone, with everything that its command had started.
+func TestRunStopsWhatItStarted(t *testing.T) {
+	dir := t.TempDir()
+	pids, fifo := filepath.Join(dir, "pids"), filepath.Join(dir, "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// A background process of the command holds the fifo open: reading it ends when that process has.
+	command := "fake=sleep 1000 >" + quote(fifo) + " & echo {port} >" + quote(pids) + "; COMPARE_FAKE_PORT={port} exec " + quote(os.Args[0])
+	ctx, cancel := context.WithCancel(t.Context())
+	gone := make(chan error, 1)
+	go func() {
+		_, err := os.ReadFile(fifo)
+		gone <- err
+	}()
+	var out bytes.Buffer
+	time.AfterFunc(300*time.Millisecond, cancel)
+	args := []string{"--brokers", "", "--seconds", "30", "--only", "^p2p-qos0$", command}
+	if code := run(ctx, args, small(), &out, &out); code != 130 {
+		t.Errorf("got exit status %d, want 130:\n%s", code, &out)
+	}
+	select {
+	case err := <-gone:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("the command's background process still runs")
+	}
+	port, err := os.ReadFile(pids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err := net.Dial("tcp", "127.0.0.1:"+strings.TrimSpace(string(port))); err == nil {
+		c.Close()
+		t.Error("the broker still listens")
+	}
+}
+
+// The generator's packets are checked by a broker that others wrote.
+func TestMosquitto(t *testing.T) {
+	b, err := brokerNamed("mosquitto", "")
+	if err != nil {
+		t.Skip(err)
+	}
+	for _, version := range []byte{4, 5} {
+		r, err := b.start(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range small() {
+			got, err := mustGenerate(t, r.port, r.process, version, s)
+			if err != nil {
+				t.Errorf("version %d, %s: %v", version, s.name, err)
+				continue
+			}
+			checkSample(t, s, got)
+		}
+		r.stop()
+	}
+}
+
+func TestBrokerNamedFindsLoopmq(t *testing.T) {
+	b, err := brokerNamed("loopmq", os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := quote(os.Args[0]) + " serve --tcp 127.0.0.1:{port} --admin off"; b.command != want {
+		t.Errorf("got command %q, want %q", b.command, want)
+	}
+}
+
+func TestCPUClockAgreesWithGetrusage(t *testing.T) {
+	self := process(os.Getpid())
+	used := func() time.Duration {
+		var u unix.Rusage
+		if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+			t.Fatal(err)
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	low := used()
+	got, err := self.cpu()
+	if err != nil {
+		t.Fatal(err)
+	}
+	high := used()
+	if tick := 20 * time.Millisecond; got < low-tick || got > high+tick {
+		t.Errorf("got %v, want between %v and %v", got, low, high)
+	}
+	if _, err := process(1 << 22).cpu(); err == nil {
+		t.Error("a process that doesn't exist: got no error")
+	}
+}
+
+func TestResidentBytesGrowWithWhatIsTouched(t *testing.T) {
+	self := process(os.Getpid())
+	before, err := self.residentBytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const size = 32 << 20
+	b, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_POPULATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := self.residentBytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Munmap(b); err != nil {
+		t.Fatal(err)
+	}
+	if grown := after - before; grown < size*9/10 || grown > size*2 {
+		t.Errorf("got %d bytes more, want about %d", grown, size)
+	}
+	if _, err := process(1 << 22).residentBytes(); err == nil {
+		t.Error("a process that doesn't exist: got no error")
+	}
+}
+
+func TestMediansAndRatios(t *testing.T) {
+	for _, c := range []struct {
+		values []float64
+		want   float64
+	}{{[]float64{3}, 3}, {[]float64{9, 1, 5}, 5}, {[]float64{1, 9, 5, 7}, 6}} {
+		if got := median(c.values); got != c.want {
+			t.Errorf("median of %v: got %v, want %v", c.values, got, c.want)
+		}
+	}
+	r := &report{Rows: []*row{
+		{Scenario: "a", Broker: "x", Rounds: []sample{{Value: 4}, {Value: 2}, {Value: 3}}},
+		{Scenario: "a", Broker: "y", Rounds: []sample{{Value: 12}}},
+		{Scenario: "a", Broker: "z", Failures: []string{"lost"}},
+		{Scenario: "b", Broker: "x", Rounds: []sample{{Value: 1}}},
+	}}
+	r.summarize()
+	if x, y := r.Rows[0], r.Rows[1]; x.Median.Value != 3 || x.Lowest != 2 || x.Highest != 4 || y.Ratio != 0.25 {
+		t.Errorf("got %+v and %+v", x, y)
+	}
+	if z, b := r.Rows[2], r.Rows[3]; z.Ratio != 0 || b.Ratio != 0 || !r.failed() {
+		t.Errorf("got %+v and %+v", z, b)
+	}
+	for v, want := range map[float64]string{1234: "1234", 56.78: "56.8", 2.345: "2.35"} {
+		if got := short(v); got != want {
+			t.Errorf("short(%s): got %s, want %s", strconv.FormatFloat(v, 'g', -1, 64), got, want)
+		}
+	}
+}
+
+func TestLatenciesAreExactPercentiles(t *testing.T) {
+	nanos := make([]int64, 1000)
+	for i := range nanos {
+		nanos[i] = int64(1000-i) * 1000
+	}
+	var s sample
+	s.latencies(nanos)
+	if s.P50Micros != 501 || s.P99Micros != 991 || s.P999Micros != 1000 {
+		t.Errorf("got %v, %v, %v, want 501, 991, 1000", s.P50Micros, s.P99Micros, s.P999Micros)
+	}
+}
