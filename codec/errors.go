@@ -1,7 +1,7 @@
 package codec
 
-// Error is a violation of the standard found while decoding. All of them are the variables of this file, so that they can be
-// compared with errors.Is, cost no allocation, and carry no bytes of the packet.
+// Error is a violation of the standard. All that decoding returns are the variables of this file, so that they can be compared
+// with errors.Is, cost no allocation, and carry no bytes of the packet.
 type Error struct {
 	// ReasonCode is what a 5.0 Server or Client puts into its DISCONNECT (or the Server into its CONNACK) before it closes.
 	ReasonCode ReasonCode
@@ -15,6 +15,10 @@ func (e *Error) Error() string { return e.text }
 // Silent reports whether the Network Connection is to be closed without an answer, because the peer isn't known to speak MQTT,
 // or is closing by itself. A DISCONNECT is only a SHOULD (section 4.13.1).
 func (e *Error) Silent() bool { return e.silent }
+
+// NewError returns an error with a reason code and the sentence that says it. It is for those who judge what a decoder can't:
+// a packet that comes at the wrong moment, or that asks for more than is allowed.
+func NewError(reason ReasonCode, text string) *Error { return &Error{ReasonCode: reason, text: text} }
 
 func malformed(text string) *Error { return &Error{ReasonCode: MalformedPacket, text: text} }
 
@@ -53,16 +57,18 @@ var (
 	ErrPropertyUnknown    = malformed("Property Identifier is not known (section 2.2.2.2)")
 	ErrPropertyNotAllowed = protocol("property does not belong in this packet (section 2.2.2.2)")
 	// ErrSubscribePropertyNotAllowed is ErrPropertyNotAllowed in SUBSCRIBE and UNSUBSCRIBE.
-	ErrSubscribePropertyNotAllowed     = malformed("property does not belong in SUBSCRIBE or UNSUBSCRIBE (section 2.2.2.2)")
-	ErrPropertyDuplicate               = protocol("property is there more than once (section 2.2.2.2)")
-	ErrPropertyNotBoolean              = protocol("property has a value other than 0 and 1 (section 3.1.2.11, 3.2.2.3, 3.3.2.3)")
-	ErrReceiveMaximumZero              = protocol("Receive Maximum is 0 (section 3.1.2.11.3)")
-	ErrMaximumPacketSizeZero           = protocol("Maximum Packet Size is 0 (section 3.1.2.11.4)")
-	ErrTopicAliasZero                  = &Error{ReasonCode: TopicAliasInvalid, text: "Topic Alias is 0 [MQTT-3.3.2-8]"}
-	ErrSubscriptionIdentifierZero      = malformed("Subscription Identifier is 0 (section 3.8.2.1.2)")
-	ErrResponseTopic                   = protocol("Response Topic is not a Topic Name [MQTT-3.3.2-14]")
-	ErrAuthenticationDataWithoutMethod = protocol("Authentication Data without Authentication Method (section 3.1.2.11.10)")
-	ErrAuthenticationMethodMissing     = protocol("AUTH without Authentication Method (section 3.15.2.2.2)")
+	ErrSubscribePropertyNotAllowed = malformed("property does not belong in SUBSCRIBE or UNSUBSCRIBE (section 2.2.2.2)")
+	ErrPropertyDuplicate           = protocol("property is there more than once (section 2.2.2.2)")
+	ErrPropertyNotBoolean          = protocol("property has a value other than 0 and 1 (section 3.1.2.11, 3.2.2.3, 3.3.2.3)")
+	ErrReceiveMaximumZero          = protocol("Receive Maximum is 0 (section 3.1.2.11.3)")
+	ErrMaximumPacketSizeZero       = protocol("Maximum Packet Size is 0 (section 3.1.2.11.4)")
+	ErrTopicAliasZero              = &Error{ReasonCode: TopicAliasInvalid, text: "Topic Alias is 0 [MQTT-3.3.2-8]"}
+	ErrSubscriptionIdentifierZero  = protocol("Subscription Identifier of PUBLISH is 0 (section 3.3.2.3.8)")
+	// ErrSubscribeSubscriptionIdentifierZero is ErrSubscriptionIdentifierZero in SUBSCRIBE.
+	ErrSubscribeSubscriptionIdentifierZero = malformed("Subscription Identifier of SUBSCRIBE is 0 (section 3.8.2.1.2)")
+	ErrResponseTopic                       = protocol("Response Topic is not a Topic Name [MQTT-3.3.2-14]")
+	ErrAuthenticationDataWithoutMethod     = protocol("Authentication Data without Authentication Method (section 3.1.2.11.10)")
+	ErrAuthenticationMethodMissing         = protocol("AUTH without Authentication Method (section 3.15.2.2.2)")
 	// ErrSubscriptionIdentifierFromClient is returned by nothing here, since a decoder doesn't know the direction: it is for
 	// the Server that gets them in a PUBLISH.
 	ErrSubscriptionIdentifierFromClient = protocol("PUBLISH of a Client has a Subscription Identifier [MQTT-3.3.4-6]")

@@ -217,8 +217,11 @@ func (p *Properties) cut(b []byte, t PacketType) (rest []byte, err error) {
 		repeatable |= 1 << PropSubscriptionIdentifier
 	}
 	err = p.decodeFields(b[n:n+length], packetProperties[t], repeatable)
-	if err == ErrPropertyNotAllowed && (t == TypeSubscribe || t == TypeUnsubscribe) {
+	switch {
+	case err == ErrPropertyNotAllowed && (t == TypeSubscribe || t == TypeUnsubscribe):
 		err = ErrSubscribePropertyNotAllowed
+	case err == ErrSubscriptionIdentifierZero && t == TypeSubscribe:
+		err = ErrSubscribeSubscriptionIdentifierZero
 	}
 	if err == nil && p.Has(PropAuthenticationData) && !p.Has(PropAuthenticationMethod) {
 		err = ErrAuthenticationDataWithoutMethod
