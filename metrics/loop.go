@@ -19,8 +19,6 @@ type Loop struct {
 	// Two cache lines, since processors fetch them in pairs, keep neighbours apart.
 	_ [128]byte
 
-	// ConnectionsOpened counts the Network Connections that came to this loop.
-	ConnectionsOpened Counter
 	// PacketsReceived and PacketsSent count MQTT Control Packets by packet type
 	// (1 is CONNECT, 15 is AUTH). Sent means written to a connection's output.
 	PacketsReceived, PacketsSent [numPacketTypes]Counter

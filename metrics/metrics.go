@@ -63,8 +63,10 @@ type Set struct {
 	vm    *vm.Set
 	loops []Loop
 
-	// ConnectionsClosed counts the accepted Network Connections that ended. The
-	// sum of Loop.ConnectionsOpened minus theirs is the number of open ones.
+	// ConnectionsOpened counts the Network Connections that were accepted.
+	ConnectionsOpened *Count
+	// ConnectionsClosed counts the accepted Network Connections that ended.
+	// Opened minus the sum of closed is the number of open connections.
 	ConnectionsClosed [NumCloseReasons]*Count
 	// ConnectionsRejected counts the connections that were closed before a byte
 	// was read, because the limit on connections was reached. They are in no

@@ -49,7 +49,7 @@ var families = []Family{
 	{
 		"loopmq_connections_opened_total", TypeCounter, "",
 		"Network connections accepted.",
-		single(func(l *Loop) *Counter { return &l.ConnectionsOpened }),
+		once(func(s *Set, c *Count) { s.ConnectionsOpened = c }),
 	},
 	{
 		"loopmq_connections_closed_total", TypeCounter, "reason",
