@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"time"
 
@@ -92,7 +93,11 @@ func NewAdmin(opts AdminOptions) *Admin {
 func (a *Admin) Start(addr string) (net.Addr, error) {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("admin listener: %w", err)
+		var sys *os.SyscallError
+		if errors.As(err, &sys) { // Leaves out "listen tcp", the address again, and "bind".
+			err = sys.Err
+		}
+		return nil, fmt.Errorf("listen on %s: %w", addr, err)
 	}
 	go func() {
 		defer close(a.served)
