@@ -72,12 +72,17 @@ func (p *packets) decode(v Version, h FixedHeader, body []byte) (packet, error) 
 
 var errMore = errors.New("more bytes needed")
 
-// decodePacket reads the packet at the start of in. CONNECT is read as a Server does, without knowing the version.
-func (p *packets) decodePacket(v Version, in []byte) (packet, FixedHeader, error) {
+// frame reads the fixed header. CONNECT is read as a Server does, without knowing the version.
+func frame(v Version, in []byte) (FixedHeader, bool, error) {
 	if len(in) > 0 && PacketType(in[0]>>4) == TypeConnect {
 		v = 0
 	}
-	h, ok, err := DecodeFixedHeader(in, v)
+	return DecodeFixedHeader(in, v)
+}
+
+// decodePacket reads the packet at the start of in.
+func (p *packets) decodePacket(v Version, in []byte) (packet, FixedHeader, error) {
+	h, ok, err := frame(v, in)
 	if err != nil {
 		return nil, h, err
 	}
@@ -89,7 +94,7 @@ func (p *packets) decodePacket(v Version, in []byte) (packet, FixedHeader, error
 }
 
 // show prints a packet so that two are equal if and only if they print the same; an empty slice is as good as none.
-func show(p packet) string { return strings.ReplaceAll(fmt.Sprintf("%+v", p), "map[]", "") }
+func show(p packet) string { return fmt.Sprintf("%+v", p) }
 
 // unhex reads hexadecimal digits. [...] is a variable byte integer, the length of what is inside, and then that.
 func unhex(t testing.TB, s string) []byte {
@@ -406,17 +411,14 @@ func TestPacketsTruncated(t *testing.T) {
 					t.Errorf("first %d bytes: got %v, want %v", n, err, errMore)
 				}
 			}
-			h, _, _ := DecodeFixedHeader(in, map[bool]Version{false: c.v}[in[0]>>4 == 1])
+			h, _, _ := frame(c.v, in)
 			if h.Type == TypePingreq || h.Type == TypePingresp {
 				return
 			}
 			for n := range h.Remaining {
 				var p packets
 				_, err := p.decode(c.v, h, bytes.Clone(in[h.HeaderSize:h.HeaderSize+n]))
-				whole := false
-				for _, cut := range c.cuts {
-					whole = whole || cut == n
-				}
+				whole := slices.Contains(c.cuts, n)
 				var violation *Error
 				switch {
 				case whole && err != nil:
@@ -433,17 +435,13 @@ func TestPacketsTruncated(t *testing.T) {
 func TestPacketsTrailing(t *testing.T) {
 	for _, c := range packetCases {
 		in := unhex(t, c.bytes)
-		v := c.v
-		if in[0]>>4 == byte(TypeConnect) {
-			v = 0
-		}
-		h, _, _ := DecodeFixedHeader(in, v)
+		h, _, _ := frame(c.v, in)
 		switch {
 		case h.Type == TypePublish || h.Type == TypePingreq || h.Type == TypePingresp:
 			continue // payload, or no Decode
-		case h.Type == TypeSuback || h.Type == TypeUnsuback && v == V5:
+		case h.Type == TypeSuback || h.Type == TypeUnsuback && c.v == V5:
 			continue // another Reason Code
-		case h.Remaining < 4 && v == V5 && h.Type != TypeConnack:
+		case h.Remaining < 4 && c.v == V5 && h.Type != TypeConnack:
 			continue // a short form, which may go on
 		}
 		var p packets

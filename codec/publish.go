@@ -67,8 +67,10 @@ func (p *Publish) Decode(v Version, flags byte, body []byte) error {
 			}
 		}
 	}
-	if !ValidTopicName(topic) && (len(topic) > 0 || !p.Properties.Has(PropTopicAlias)) {
-		return topicNameError(topic)
+	if len(topic) == 0 || !plain(topic) {
+		if err := topicNameError(topic); err != nil && (err != ErrTopicNameEmpty || !p.Properties.Has(PropTopicAlias)) {
+			return err
+		}
 	}
 	p.TopicName, p.Payload = topic, b[:len(b):len(b)]
 	return nil

@@ -81,13 +81,12 @@ func plain(b []byte) bool {
 }
 
 // plainWord is plain for eight bytes at once. Each term sets the high bit of a byte to be refused; borrows and carries between
-// bytes can start only at such a byte, so the sum is zero exactly if there is none.
+// bytes can start only at such a byte, so the sum is zero exactly if there is none. The wildcards differ in one bit.
 func plainWord(x uint64) bool {
 	return (x| // not ASCII
 		(x-0x20*ones)| // below U+0020
 		(x+ones)| // U+007F
-		((x^'+'*ones)-ones)|
-		((x^'#'*ones)-ones))&highs == 0
+		(((x|('+'^'#')*ones)^'+'*ones)-ones))&highs == 0 // + and #
 }
 
 // nameError says why b can't be a Client Identifier, User Name, Topic Name or Topic Filter: what ValidUTF8String refuses, and
