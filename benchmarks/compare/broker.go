@@ -83,7 +83,7 @@ type running struct {
 	dir    string
 	log    string
 	ended  chan struct{} // closed when the process has ended
-	result error         // of the process, after ended
+	result string        // how it ended, after ended
 }
 
 // start runs b on a free port and returns when it accepts connections. What it writes goes to a file.
@@ -125,7 +125,8 @@ func (b broker) start(ctx context.Context) (_ *running, err error) {
 	}
 	r.process = process(cmd.Process.Pid)
 	go func() {
-		r.result = cmd.Wait()
+		_ = cmd.Wait()
+		r.result = cmd.ProcessState.String()
 		close(r.ended)
 	}()
 	if err := r.awaitListening(ctx); err != nil {
@@ -150,7 +151,7 @@ func (r *running) awaitListening(ctx context.Context) error {
 		select {
 		case <-tick.C:
 		case <-r.ended:
-			return fmt.Errorf("it ended at once: %v", r.result)
+			return fmt.Errorf("it ended at once: %s", r.result)
 		case <-deadline.C:
 			return fmt.Errorf("it doesn't listen after %v", startWait)
 		case <-ctx.Done():

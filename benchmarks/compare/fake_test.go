@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// A fault is what a fakeBroker does wrong, once, when it comes to faultAt.
+// A fault is what a fakeBroker does wrong, once, at its delivery or acknowledgement number faultAt (stallAt for a stall).
 type fault string
 
 const (
@@ -40,7 +40,9 @@ const (
 )
 
 const (
-	faultAt   = 40
+	// faultAt comes in every round: each part of one lasts until something was delivered.
+	faultAt   = 2
+	stallAt   = 40
 	stallTime = 200 * time.Millisecond
 )
 
@@ -255,7 +257,8 @@ func (b *fakeBroker) fanOut(topic string, first byte, payload []byte) error {
 func (b *fakeBroker) deliver(c *fakeConn, topic string, first byte, payload []byte) error {
 	b.mu.deliveries++
 	harm := noFault
-	if b.mu.deliveries == faultAt {
+	switch {
+	case b.fault == stall && b.mu.deliveries == stallAt, b.fault != stall && b.mu.deliveries == faultAt:
 		harm = b.fault
 	}
 	qos := first >> 1 & 3

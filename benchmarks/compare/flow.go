@@ -125,13 +125,13 @@ func (f *flow) run(target process, warmUp, length time.Duration) (sample, error)
 	return s, f.verify()
 }
 
-// drive keeps the load up for d.
+// drive keeps the load up for d, and until something has been delivered.
 func (f *flow) drive(d time.Duration) error {
 	end := f.g.now() + int64(d)
-	progress, seen := f.g.now(), f.delivered
+	progress, seen, before := f.g.now(), f.delivered, f.delivered
 	for {
 		now := f.g.now()
-		if now >= end {
+		if now >= end && f.delivered > before {
 			return nil
 		}
 		if f.delivered != seen {

@@ -13,8 +13,11 @@ import (
 	"time"
 )
 
-// mustGenerate runs s once against the broker on port and returns what came of it.
-func mustGenerate(t *testing.T, port int, target process, version byte, s scenario) (sample, error) {
+// brief is how long most rounds of these tests measure.
+const brief = 60 * time.Millisecond
+
+// mustGenerate runs s once, for length, against the broker on port and returns what came of it.
+func mustGenerate(t *testing.T, port int, target process, version byte, s scenario, length time.Duration) (sample, error) {
 	t.Helper()
 	var stop atomic.Bool
 	g, err := newGenerator(version, port, &stop)
@@ -23,7 +26,7 @@ func mustGenerate(t *testing.T, port int, target process, version byte, s scenar
 	}
 	defer g.close()
 	g.patience = 300 * time.Millisecond
-	return s.run(g, target, timing{warmUp: 20 * time.Millisecond, length: 60 * time.Millisecond, settled: 10 * time.Millisecond})
+	return s.run(g, target, timing{warmUp: 20 * time.Millisecond, length: length, settled: 10 * time.Millisecond})
 }
 
 // small are the real scenarios with few clients, so that both tests and the fake broker stay quick.
@@ -46,7 +49,7 @@ func TestEveryScenarioCountsWhatArrives(t *testing.T) {
 		for _, s := range small() {
 			t.Run(fmt.Sprintf("%s/version=%d", s.name, version), func(t *testing.T) {
 				t.Parallel()
-				got, err := mustGenerate(t, startFake(t, noFault), process(os.Getpid()), version, s)
+				got, err := mustGenerate(t, startFake(t, noFault), process(os.Getpid()), version, s, brief)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -94,7 +97,7 @@ func TestFaultsOfABrokerFailTheRound(t *testing.T) {
 		{dropDelivery, "latency-10k", "lost, doubled or out of order"},
 		{doubleIt, "p2p-qos0", "lost, doubled or out of order"},
 		{doubleIt, "shared-qos1", "publisher"},
-		{swapIt, "fan-in-qos0", "lost, doubled or out of order"},
+		{swapIt, "p2p-qos0", "lost, doubled or out of order"},
 		{changeQoS, "p2p-qos1", "PUBLISH with QoS 2"},
 		{shorten, "p2p-qos0", "and 63 bytes"},
 		{stranger, "p2p-qos0", "nobody sent"},
@@ -102,7 +105,7 @@ func TestFaultsOfABrokerFailTheRound(t *testing.T) {
 		{noAck, "p2p-qos2", "no progress"},
 		{extraAck, "p2p-qos1", "unexpected packet type 4"},
 		{failAck, "p2p-qos1", "Reason Code 0x97"},
-		{hangUp, "p2p-qos0", "closed the connection"},
+		{hangUp, "p2p-qos0", "ended the connection"},
 		{garbage, "p2p-qos0", "malformed"},
 		{odd, "p2p-qos0", "unexpected packet type 1"},
 		{refuse, "idle", "CONNACK with code 0x05"},
@@ -116,10 +119,10 @@ func TestFaultsOfABrokerFailTheRound(t *testing.T) {
 			if c.fault == doubleIt && s.shape == shared {
 				s.publishers, s.window = 1, 1 // the second copy then has nothing that it could pass for
 			}
-			if s.window == 1 && c.fault == dropDelivery {
-				s.publishers, s.subscribers = 1, 1 // nothing else goes on
+			if c.fault == swapIt || s.window == 1 {
+				s.publishers, s.subscribers = 1, 1 // the next message is the same publisher's, or there is none
 			}
-			_, err := mustGenerate(t, startFake(t, c.fault), process(os.Getpid()), 4, s)
+			_, err := mustGenerate(t, startFake(t, c.fault), process(os.Getpid()), 4, s, brief)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got error %v, want one with %q", err, c.want)
 			}
@@ -133,17 +136,13 @@ func TestOpenLoopCountsFromTheTimeAMessageWasDue(t *testing.T) {
 		if s.rate == 0 {
 			continue
 		}
-		s.lengths = 10
-		got, err := mustGenerate(t, startFake(t, stall), process(os.Getpid()), 4, s)
+		got, err := mustGenerate(t, startFake(t, stall), process(os.Getpid()), 4, s, 3*stallTime)
 		if err != nil {
 			t.Fatal(err)
 		}
-		// faultAt is due at the end of the warm-up, so up to 200 ms of 600 ms were spoilt.
+		// stallAt is due at the end of the warm-up: a third of the messages measured came due during the stall.
 		if want := stallTime.Seconds() * 1e6 / 2; got.P99Micros < want {
 			t.Errorf("got p99 %v µs, want at least %v", got.P99Micros, want)
-		}
-		if got.P50Micros > got.P99Micros/2 {
-			t.Errorf("got p50 %v µs beside p99 %v: the stall was shorter", got.P50Micros, got.P99Micros)
 		}
 	}
 }

@@ -3,8 +3,10 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
 	"sync/atomic"
 	"time"
@@ -259,6 +261,11 @@ func (g *generator) wait(timeout time.Duration) (int, error) {
 	return 0, fmt.Errorf("epoll_pwait2 (Linux 5.11 or later): %w", errno)
 }
 
+// broken is the error for a connection that the broker has ended: it may show in a read or in a write.
+func (c *conn) broken(err error) error {
+	return fmt.Errorf("the broker ended the connection of %s: %w", c.clientID, err)
+}
+
 // writable goes on with a connect or with a write that the socket took in part.
 func (g *generator) writable(c *conn) error {
 	if c.state == connecting {
@@ -284,10 +291,8 @@ func (g *generator) read(c *conn) error {
 	case c.state == leaving && (err != nil || n == 0):
 		g.drop(c)
 		return nil
-	case err != nil:
-		return fmt.Errorf("read %s: %w", c.clientID, err)
-	case n == 0:
-		return fmt.Errorf("the broker closed the connection of %s", c.clientID)
+	case err != nil || n == 0:
+		return c.broken(cmp.Or(err, io.EOF))
 	}
 	b := g.buffer[:have+n]
 	for {
@@ -371,7 +376,7 @@ func (g *generator) flush() error {
 			n, err = 0, nil
 		}
 		if err != nil {
-			return fmt.Errorf("write %s: %w", c.clientID, err)
+			return c.broken(err)
 		}
 		if n < len(c.out) {
 			c.out = c.out[:copy(c.out, c.out[n:])]

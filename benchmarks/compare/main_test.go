@@ -3,9 +3,12 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -132,40 +135,40 @@ func TestRunFailsWhenAFileCannotBeWritten(t *testing.T) {
 
 // After a Ctrl-C the broker that was running is gone, with everything that its command had started.
 func TestRunStopsWhatItStarted(t *testing.T) {
-	dir := t.TempDir()
-	pids, fifo := filepath.Join(dir, "pids"), filepath.Join(dir, "fifo")
+	fifo := filepath.Join(t.TempDir(), "fifo")
 	if err := unix.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// A background process of the command holds the fifo open: reading it ends when that process has.
-	command := "fake=sleep 1000 >" + quote(fifo) + " & echo {port} >" + quote(pids) + "; COMPARE_FAKE_PORT={port} exec " + quote(os.Args[0])
+	// A background process of the command holds the fifo open: its end is read when that process has ended.
+	command := fmt.Sprintf("fake={ echo {port}; exec sleep 1000; } >%s & COMPARE_FAKE_PORT={port} exec %s", quote(fifo), quote(os.Args[0]))
 	ctx, cancel := context.WithCancel(t.Context())
-	gone := make(chan error, 1)
+	ports := make(chan string, 1)
 	go func() {
-		_, err := os.ReadFile(fifo)
-		gone <- err
+		defer close(ports)
+		f, err := os.Open(fifo)
+		if err != nil {
+			return
+		}
+		defer f.Close()
+		r := bufio.NewReader(f)
+		port, _ := r.ReadString('\n')
+		cancel()
+		_, _ = io.Copy(io.Discard, r)
+		ports <- strings.TrimSpace(port)
 	}()
 	var out bytes.Buffer
-	time.AfterFunc(300*time.Millisecond, cancel)
 	args := []string{"--brokers", "", "--seconds", "30", "--only", "^p2p-qos0$", command}
 	if code := run(ctx, args, small(), &out, &out); code != 130 {
 		t.Errorf("got exit status %d, want 130:\n%s", code, &out)
 	}
 	select {
-	case err := <-gone:
-		if err != nil {
-			t.Error(err)
+	case port := <-ports:
+		if c, err := net.Dial("tcp", "127.0.0.1:"+port); err == nil {
+			c.Close()
+			t.Error("the broker still listens")
 		}
 	case <-time.After(5 * time.Second):
 		t.Error("the command's background process still runs")
-	}
-	port, err := os.ReadFile(pids)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if c, err := net.Dial("tcp", "127.0.0.1:"+strings.TrimSpace(string(port))); err == nil {
-		c.Close()
-		t.Error("the broker still listens")
 	}
 }
 
@@ -181,7 +184,7 @@ func TestMosquitto(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, s := range small() {
-			got, err := mustGenerate(t, r.port, r.process, version, s)
+			got, err := mustGenerate(t, r.port, r.process, version, s, brief)
 			if err != nil {
 				t.Errorf("version %d, %s: %v", version, s.name, err)
 				continue

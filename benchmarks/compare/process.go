@@ -61,14 +61,11 @@ func startMeter(target process, g *generator) (meter, error) {
 	return m, err
 }
 
-// stop returns the rates and costs per unit for the units that were done since startMeter.
+// stop returns the rates and costs per unit for the units, at least one, that were done since startMeter.
 func (m meter) stop(units uint64) (sample, error) {
 	now, err := startMeter(m.target, m.g)
 	if err != nil {
 		return sample{}, err
-	}
-	if units == 0 {
-		return sample{}, fmt.Errorf("nothing was delivered while it was measured")
 	}
 	n := float64(units)
 	return sample{
