@@ -7,10 +7,9 @@ import (
 // OpKind says what an Op does.
 //
 // Guarded by Epoch means: the result is Gone if there is no session of that
-// ClientID, or not this Incarnation of it, and Fenced if Epoch is not that of
-// its last claim, whatever its Incarnation is; nothing changes then. An
-// operation on state that the session does not have, because it was never
-// durable, is Gone as well.
+// ClientID, and Fenced if Epoch is not that of the ClientID's last claim, and
+// nothing has changed then. An operation on state that the session does not
+// have, because it was never durable, is Gone as well.
 type OpKind uint8
 
 const (

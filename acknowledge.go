@@ -1,0 +1,223 @@
+package loopmq
+
+import (
+	"loopmq/codec"
+	"loopmq/session"
+	"loopmq/store"
+)
+
+// owedAcks are the PUBACKs and PUBRECs that a client is owed, in the order of
+// its PUBLISH packets: one that needs no commit waits behind one that does
+// [MQTT-4.6.0-2, MQTT-4.6.0-3].
+type owedAcks struct {
+	acks []owedAck
+	head uint64 // the number of acks[0]
+}
+
+type owedAck struct {
+	t        codec.PacketType
+	reason   codec.ReasonCode
+	ready    bool
+	packetID uint16
+}
+
+// Len returns how many are owed.
+func (o *owedAcks) Len() int { return len(o.acks) }
+
+// acknowledge answers a PUBLISH that needs no commit.
+func (c *Client) acknowledge(t codec.PacketType, packetID uint16, reason codec.ReasonCode) {
+	if c.flow == nil || c.flow.owed.Len() == 0 {
+		c.sendAck(t, packetID, reason)
+		return
+	}
+	o := &c.flow.owed
+	o.acks = append(o.acks, owedAck{t: t, packetID: packetID, reason: reason, ready: true})
+}
+
+// acknowledgeLater reserves the place of an acknowledgement that waits for a
+// commit, and returns what ends the wait.
+func (c *Client) acknowledgeLater(t codec.PacketType, packetID uint16, reason codec.ReasonCode) doneFunc {
+	o := &c.flows().owed
+	n := o.head + uint64(len(o.acks))
+	o.acks = append(o.acks, owedAck{t: t, packetID: packetID, reason: reason})
+	if len(o.acks) >= c.loop.b.opts.Limits.ReceiveMaximum { // of a 3.x client
+		c.wait(waitAcks)
+	}
+	return func(op *store.Op, err error) { c.stored(n, op, err) }
+}
+
+// stored ends the wait of the acknowledgement with number n.
+func (c *Client) stored(n uint64, op *store.Op, err error) {
+	if c.state == stateClosed {
+		return
+	}
+	if err == nil && op.Result == store.Fenced {
+		c.disconnect(codec.SessionTakenOver, errTakenOver)
+		return
+	}
+	a := &c.flow.owed.acks[n-c.flow.owed.head]
+	a.ready = true
+	if reason := reasonFor(op, err); reason != codec.Success {
+		if c.info.ProtocolVersion != codec.V5 { // 3.x has no way to say so but to close
+			c.close(errQuota)
+			return
+		}
+		a.reason = reason
+		if a.t == codec.TypePubrec { // the handshake ends here
+			c.flow.in.Release(a.packetID)
+		}
+	}
+	c.sendOwed()
+}
+
+// sendOwed sends what is ready, in order.
+func (c *Client) sendOwed() {
+	o := &c.flow.owed
+	i := 0
+	for ; i < len(o.acks) && o.acks[i].ready; i++ {
+		c.sendAck(o.acks[i].t, o.acks[i].packetID, o.acks[i].reason)
+	}
+	o.head += uint64(i)
+	if o.acks = o.acks[i:]; len(o.acks) == 0 {
+		o.acks = nil
+	}
+	if len(o.acks) < c.loop.b.opts.Limits.ReceiveMaximum {
+		c.resume(waitAcks)
+	}
+}
+
+// exceedsReceiveMaximum reports whether a 5.0 client sent more than it was told
+// it may [MQTT-3.3.4-9]. A QoS 2 message counts from its PUBLISH, which is noted
+// already, to its PUBREL, a QoS 1 message while its PUBACK is owed.
+func (c *Client) exceedsReceiveMaximum(qos byte) bool {
+	if c.info.ProtocolVersion != codec.V5 || c.flow == nil {
+		return false
+	}
+	n := c.flow.owed.Len() + c.flow.in.Len()
+	if qos == 1 {
+		n++
+	}
+	return n > c.loop.b.opts.Limits.ReceiveMaximum
+}
+
+// puback handles the end of a QoS 1 delivery.
+func (c *Client) puback(a *codec.Ack) {
+	if c.flow == nil || c.flow.out.State(a.PacketID) != session.AwaitingPuback {
+		return // a late one, of before a new start
+	}
+	n, _ := c.flow.out.Finish(a.PacketID)
+	c.delivered(a.PacketID, n)
+	return
+}
+
+// delivered ends a delivery: the client has the message, or has refused it.
+func (c *Client) delivered(packetID uint16, n store.Number) {
+	c.loop.m.MessagesAcked.Inc()
+	if f := c.loop.b.opts.Events.OnAcked; f != nil {
+		f(&c.info, packetID)
+	}
+	if c.session.durable {
+		c.finishEntry(n)
+	}
+	c.advance()
+}
+
+// pubrec handles the first half of a QoS 2 delivery: the client has the message,
+// and PUBREL goes out once the store knows [MQTT-4.3.3-4].
+func (c *Client) pubrec(a *codec.Ack) {
+	state := session.Unknown
+	if c.flow != nil {
+		state = c.flow.out.State(a.PacketID)
+	}
+	switch state {
+	case session.AwaitingPubrec:
+	case session.AwaitingPubcomp: // the PUBREL was lost in a reconnect, or the PUBREC came twice
+		if !a.ReasonCode.IsError() {
+			c.sendAck(codec.TypePubrel, a.PacketID, codec.Success)
+		}
+		return
+	case session.Releasing:
+		return
+	default:
+		if !a.ReasonCode.IsError() {
+			c.sendAck(codec.TypePubrel, a.PacketID, codec.PacketIdentifierNotFound)
+		}
+		return
+	}
+	if a.ReasonCode.IsError() { // refused: the Packet Identifier is free again
+		n, _ := c.flow.out.Finish(a.PacketID)
+		c.delivered(a.PacketID, n)
+		return
+	}
+	if !c.session.durable {
+		c.flow.out.SetState(a.PacketID, session.AwaitingPubcomp)
+		c.sendAck(codec.TypePubrel, a.PacketID, codec.Success)
+		return
+	}
+	packetID := a.PacketID
+	n := c.flow.out.SetState(packetID, session.Releasing)
+	c.loop.commits.add(c.op(store.OpRelease, n), func(op *store.Op, err error) {
+		switch {
+		case c.state == stateClosed:
+		case err != nil:
+			c.disconnect(codec.ServerUnavailable, errStoreUnavailable)
+		case op.Result == store.Fenced:
+			c.disconnect(codec.SessionTakenOver, errTakenOver)
+		default:
+			c.flow.out.SetState(packetID, session.AwaitingPubcomp)
+			c.sendAck(codec.TypePubrel, packetID, codec.Success)
+		}
+	})
+	return
+}
+
+// op is an operation on the client's own session.
+func (c *Client) op(k store.OpKind, numbers ...store.Number) store.Op {
+	return store.Op{Kind: k, Session: c.session.id, Epoch: c.epoch, Numbers: numbers}
+}
+
+// pubcomp handles the end of a QoS 2 delivery.
+func (c *Client) pubcomp(a *codec.Ack) {
+	if c.flow == nil || c.flow.out.State(a.PacketID) != session.AwaitingPubcomp {
+		return
+	}
+	n, _ := c.flow.out.Finish(a.PacketID)
+	c.loop.m.MessagesAcked.Inc()
+	if f := c.loop.b.opts.Events.OnAcked; f != nil {
+		f(&c.info, a.PacketID)
+	}
+	if c.session.durable {
+		c.loop.commits.add(c.op(store.OpComplete, n), nil)
+	}
+	c.advance()
+	return
+}
+
+// pubrel handles the second half of a QoS 2 PUBLISH of the client: its Packet
+// Identifier is free again. PUBCOMP waits until the store knows, else the
+// client's next message under it would be taken for a duplicate.
+func (c *Client) pubrel(a *codec.Ack) {
+	packetID := a.PacketID
+	if c.flow == nil || !c.flow.in.Release(packetID) {
+		c.sendAck(codec.TypePubcomp, packetID, codec.PacketIdentifierNotFound)
+		return
+	}
+	if !c.session.durable {
+		c.sendAck(codec.TypePubcomp, packetID, codec.Success)
+		return
+	}
+	op := c.op(store.OpUnhold)
+	op.PacketID = packetID
+	c.loop.commits.add(op, func(op *store.Op, err error) {
+		switch {
+		case c.state == stateClosed:
+		case err != nil:
+			c.disconnect(codec.ServerUnavailable, errStoreUnavailable)
+		case op.Result == store.Fenced:
+			c.disconnect(codec.SessionTakenOver, errTakenOver)
+		default:
+			c.sendAck(codec.TypePubcomp, packetID, codec.Success)
+		}
+	})
+	return
+}

@@ -1,0 +1,261 @@
+package loopmq
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"loopmq/codec"
+	"loopmq/eventloop"
+	"loopmq/metrics"
+	"loopmq/store"
+	"loopmq/trie"
+)
+
+// Broker is an MQTT broker. Its exported methods are safe for concurrent use.
+type Broker struct {
+	// Immutable after New.
+	opts    Options
+	log     *slog.Logger
+	store   store.Store
+	metrics *metrics.Set
+	engine  *eventloop.Engine
+	loops   []*loop
+	started time.Time
+	v3      *V3Handler
+	v5      *V5Handler
+
+	registry      registry
+	subscriptions *trie.Trie[*Session]
+	retained      *trie.Index[*store.Message]
+	retainedBytes atomic.Int64
+	workers       *workers
+	scheduler     *scheduler
+	sys           *sys
+	groups        groups
+	commitGroup   sync.WaitGroup // the goroutines of the loops' committers
+
+	nextLoop     atomic.Uint64 // of Publish
+	running      atomic.Bool
+	shuttingDown atomic.Bool
+	degraded     atomic.Pointer[error] // why durable publishes fail at the moment
+}
+
+// New returns a Broker that is not started yet.
+func New(o Options) (*Broker, error) {
+	if err := o.setDefaults(); err != nil {
+		return nil, err
+	}
+	if o.NodeID == "" {
+		o.NodeID = rand.Text()
+	}
+	b := &Broker{
+		opts:          o,
+		log:           o.Logger,
+		store:         o.Store,
+		metrics:       o.Metrics,
+		subscriptions: trie.New[*Session](),
+		retained:      trie.NewIndex[*store.Message](),
+		workers:       newWorkers(maxWorkers),
+		started:       time.Now(),
+	}
+	b.v3, b.v5 = &V3Handler{b}, &V5Handler{b}
+	engine, err := eventloop.New(eventloop.Config{
+		Loops:          o.Loops,
+		Handler:        connections{b},
+		Logger:         o.Logger,
+		MaxConnections: o.Limits.Connections,
+		MaxOutputBytes: o.Limits.OutputBytes,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("loopmq: %w", err)
+	}
+	b.engine = engine
+	if b.metrics == nil {
+		b.metrics = metrics.New(len(engine.Loops()))
+	}
+	for i, el := range engine.Loops() {
+		b.loops = append(b.loops, newLoop(b, el, b.metrics.Loop(i)))
+	}
+	for _, l := range b.loops {
+		l.outboxes = make([]*outbox, len(b.loops))
+	}
+	b.scheduler = newScheduler(b)
+	b.sys = newSys(b)
+	b.registerGauges()
+	return b, nil
+}
+
+// Start loads what the store holds and starts the event loops. Call it once,
+// before Listen.
+func (b *Broker) Start() error {
+	if err := b.load(context.Background()); err != nil {
+		return fmt.Errorf("loopmq: load from the store: %w", err)
+	}
+	if err := b.engine.Start(); err != nil {
+		return fmt.Errorf("loopmq: start event loops: %w", err)
+	}
+	b.running.Store(true)
+	b.scheduler.start()
+	b.sys.start()
+	return nil
+}
+
+// Listen accepts MQTT connections at address, and returns the address bound,
+// which differs if the port was 0. network is "tcp".
+func (b *Broker) Listen(network, address string) (net.Addr, error) {
+	return b.engine.Listen(network, address)
+}
+
+// Shutdown stops accepting, disconnects the clients (5.0: Server shutting down,
+// 0x8B), publishes the Wills that are due, commits what is pending, and stops the
+// loops. It returns ctx's error if that ended first. The store stays open.
+func (b *Broker) Shutdown(ctx context.Context) error {
+	if b.shuttingDown.Swap(true) {
+		return errors.New("loopmq: Shutdown was called before")
+	}
+	b.engine.CloseListeners()
+	if !b.running.Load() {
+		return b.engine.Stop(ctx)
+	}
+	b.sys.stop()
+	for _, l := range b.loops {
+		l.el.Post(l.disconnectAll)
+	}
+	err := b.drained(ctx)
+	b.scheduler.stop()
+	b.workers.stop()
+	for _, l := range b.loops {
+		l.el.Post(l.commits.stop)
+	}
+	b.commitGroup.Wait()
+	b.running.Store(false)
+	return errors.Join(err, b.engine.Stop(ctx))
+}
+
+// drained waits until no client is connected and no commit is under way.
+func (b *Broker) drained(ctx context.Context) error {
+	for _, l := range b.loops {
+		done := make(chan struct{})
+		l.el.Post(func() { l.whenDrained(func() { close(done) }) })
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return fmt.Errorf("loopmq: shutdown: %w", ctx.Err())
+		}
+	}
+	return nil
+}
+
+// Metrics returns the set that the broker counts in.
+func (b *Broker) Metrics() *metrics.Set { return b.metrics }
+
+// Ready returns nil if the broker takes connections, or why it doesn't.
+func (b *Broker) Ready() error {
+	switch {
+	case b.shuttingDown.Load():
+		return errors.New("shutting down")
+	case !b.running.Load():
+		return errors.New("not started")
+	}
+	return nil
+}
+
+// Health is the state of a Broker, for people and load balancers.
+type Health struct {
+	Status        string  `json:"status"` // ok, degraded, stopped
+	Reason        string  `json:"reason,omitempty"`
+	Version       string  `json:"version"`
+	Node          string  `json:"node"`
+	UptimeSeconds float64 `json:"uptime_seconds"`
+	Connections   int     `json:"connections"`
+	Sessions      int     `json:"sessions"`
+	Subscriptions int     `json:"subscriptions"`
+	Retained      int     `json:"retained"`
+}
+
+// Health returns the broker's state.
+func (b *Broker) Health() Health {
+	h := Health{
+		Status:        "ok",
+		Version:       b.opts.Version,
+		Node:          b.opts.NodeID,
+		UptimeSeconds: time.Since(b.started).Seconds(),
+		Connections:   b.connected(),
+		Sessions:      b.registry.len(),
+		Subscriptions: b.subscriptions.Len(),
+		Retained:      b.retained.Len(),
+	}
+	if err := b.Ready(); err != nil {
+		h.Status, h.Reason = "stopped", err.Error()
+	} else if err := b.degraded.Load(); err != nil {
+		h.Status, h.Reason = "degraded", (*err).Error()
+	}
+	return h
+}
+
+func (b *Broker) connected() int {
+	n := 0
+	for _, l := range b.loops {
+		n += int(l.connected.Load())
+	}
+	return n
+}
+
+// load fills the trie and the retained index from the store, page by page.
+func (b *Broker) load(ctx context.Context) error {
+	const page = 1000
+	for after := ""; ; {
+		sessions, err := b.store.Sessions().List(ctx, after, page)
+		if err != nil {
+			return err
+		}
+		for i := range sessions {
+			subscriptions, err := b.store.Subscriptions().Of(ctx, sessions[i].ID)
+			if err != nil && !errors.Is(err, store.ErrGone) {
+				return err
+			}
+			s := b.registry.restore(&sessions[i])
+			for _, sub := range subscriptions {
+				s.subscribe(b, sub)
+			}
+			after = sessions[i].ID.ClientID
+		}
+		if len(sessions) < page {
+			break
+		}
+	}
+	for after := ""; ; {
+		topics, err := b.store.Retained().List(ctx, after, page)
+		if err != nil {
+			return err
+		}
+		messages, err := b.store.Retained().Read(ctx, topics)
+		if err != nil {
+			return err
+		}
+		for i, m := range messages {
+			if m != nil {
+				b.indexRetained(topics[i], m)
+			}
+		}
+		if len(topics) < page {
+			return nil
+		}
+		after = topics[len(topics)-1]
+	}
+}
+
+// handler returns the handler for a protocol version.
+func (b *Broker) handler(v codec.Version) Handler {
+	if v == codec.V5 {
+		return b.v5
+	}
+	return b.v3
+}

@@ -1,0 +1,430 @@
+package loopmq
+
+import (
+	"errors"
+	"time"
+
+	"loopmq/codec"
+	"loopmq/eventloop"
+	"loopmq/metrics"
+	"loopmq/session"
+	"loopmq/store"
+)
+
+// Client is one connection, from its first byte to its end, with the state of
+// its session's deliveries. It belongs to its loop: only the pointer itself may
+// be used elsewhere.
+//
+// It is kept small, since most clients are idle: what only some need hangs off
+// pointers that are nil until then.
+type Client struct {
+	info      ClientInfo
+	conn      *eventloop.Conn
+	loop      *loop
+	handler   Handler
+	session   *Session    // nil until the CONNECT is through
+	flow      *flow       // nil until something at QoS 1 or 2 is under way
+	v5        *v5State    // nil unless the client uses something of it
+	connect   *connecting // nil unless stateConnecting
+	takenOver *takeover   // another connection has the session now
+	will      *store.Will
+
+	stash []byte // a partial packet, or input that waits for a reason in waits
+
+	timer    eventloop.Timer // CONNECT's time limit, then the Keep Alive
+	lastSeen int64           // nanoseconds of the loop's clock at the last packet
+
+	epoch                 uint64
+	sessionExpiryInterval uint32
+	maximumPacketSize     uint32 // the client's; 0: no limit
+	receiveMaximum        uint16 // the client's, within Limits.Inflight
+	state                 clientState
+	waits                 wait
+	noReasonStrings       bool // Request Problem Information was 0
+	retrying              bool // is in loop.retries
+	bridge                bool // the CONNECT said it is a bridge: RETAIN is kept as published
+}
+
+type clientState uint8
+
+const (
+	stateNew        clientState = iota // no CONNECT yet
+	stateConnecting                    // CONNECT is being decided on
+	stateConnected
+	stateClosed
+)
+
+// wait is a set of reasons why no input of a client is handled for now.
+type wait uint8
+
+const (
+	// waitDecision: an Authenticator, an Authorizer or a claim is at work.
+	waitDecision wait = 1 << iota
+	// waitCommit: too much collects for the next commit.
+	waitCommit
+	// waitAcks: too many packets of this client wait for their acknowledgement.
+	waitAcks
+	// waitMailbox: another loop doesn't keep up.
+	waitMailbox
+)
+
+const (
+	// stashMax is how much input is kept while a client waits before its
+	// connection is not read any more.
+	stashMax = 64 << 10
+	// stashKept is the largest buffer for partial packets that a loop keeps.
+	stashKept = 4 << 10
+	// progressBytes of a packet that is still incomplete count as a sign of
+	// life: a large packet on a slow line is not a silent client, a byte now and
+	// then is.
+	progressBytes = 512
+)
+
+// connections hands what the event loops see to clients.
+type connections struct{ b *Broker }
+
+// OnOpen starts a client.
+func (h connections) OnOpen(conn *eventloop.Conn) {
+	h.b.HandleConnection(conn)
+}
+
+// OnData hands input to its client.
+func (h connections) OnData(conn *eventloop.Conn, in []byte) {
+	conn.Context().(*Client).input(in)
+}
+
+// OnClose tells the client that its connection is gone.
+func (h connections) OnClose(conn *eventloop.Conn, err error) {
+	if c, ok := conn.Context().(*Client); ok {
+		c.closed(err)
+	}
+}
+
+// HandleConnection makes conn an MQTT connection. The version of the protocol is
+// detected from its first packet. It is called on the loop of conn.
+func (b *Broker) HandleConnection(conn *eventloop.Conn) {
+	l := b.loops[conn.Loop().Index()]
+	c := &Client{conn: conn, loop: l, info: ClientInfo{conn: conn}}
+	conn.SetContext(c)
+	c.timer.Init(c)
+	l.el.Schedule(&c.timer, b.opts.ConnectTimeout)
+	l.clients[c] = struct{}{}
+	b.metrics.ConnectionsOpened.Inc()
+	if b.shuttingDown.Load() {
+		conn.Close(errShutdown)
+	}
+}
+
+// input takes bytes from the connection. They are valid until it returns.
+func (c *Client) input(in []byte) {
+	c.loop.m.BytesReceived.Add(uint64(len(in)))
+	if c.waits != 0 {
+		c.stash = append(c.stash, in...)
+		if len(c.stash) > stashMax {
+			c.conn.Pause()
+		}
+		return
+	}
+	if len(c.stash) > 0 {
+		if in = c.completeStash(in); in == nil {
+			return
+		}
+	}
+	c.packetsOf(in)
+}
+
+// packetsOf handles the packets in in and stashes what is left.
+func (c *Client) packetsOf(in []byte) {
+	for len(in) > 0 && c.state != stateClosed {
+		if c.waits != 0 {
+			break
+		}
+		h, ok, err := codec.DecodeFixedHeader(in, c.version())
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		if !ok {
+			break
+		}
+		if h.Size > c.loop.b.opts.Limits.PacketSize {
+			c.fail(errPacketTooLarge)
+			return
+		}
+		if len(in) < h.Size {
+			break
+		}
+		c.packet(h, in[h.HeaderSize:h.Size])
+		in = in[h.Size:]
+	}
+	if len(in) > 0 && c.state != stateClosed {
+		c.stashBytes(in)
+	}
+}
+
+// completeStash adds to the partial packet in the stash just what it lacks, and
+// handles it once it is whole. It returns what is left of in, nil if nothing is.
+func (c *Client) completeStash(in []byte) []byte {
+	for len(in) > 0 {
+		h, ok, err := codec.DecodeFixedHeader(c.stash, c.version())
+		if err != nil {
+			c.fail(err)
+			return nil
+		}
+		if !ok { // the fixed header itself is incomplete
+			c.stash = append(c.stash, in[0])
+			in = in[1:]
+			continue
+		}
+		if h.Size > c.loop.b.opts.Limits.PacketSize {
+			c.fail(errPacketTooLarge)
+			return nil
+		}
+		if n := min(h.Size-len(c.stash), len(in)); n > 0 {
+			c.stash = append(c.stash, in[:n]...)
+			in = in[n:]
+			if n >= progressBytes {
+				c.lastSeen = c.loop.el.Nanotime()
+			}
+		}
+		if len(c.stash) < h.Size {
+			return nil
+		}
+		return c.unstash(h, in)
+	}
+	// Only a whole packet is missing now if its body is empty.
+	if h, ok, err := codec.DecodeFixedHeader(c.stash, c.version()); err != nil {
+		c.fail(err)
+	} else if ok && len(c.stash) == h.Size {
+		return c.unstash(h, nil)
+	}
+	return nil
+}
+
+// unstash handles the packet that fills the stash.
+func (c *Client) unstash(h codec.FixedHeader, rest []byte) []byte {
+	whole := c.stash
+	c.stash = nil
+	c.packet(h, whole[h.HeaderSize:h.Size])
+	if cap(whole) <= stashKept && len(c.loop.stashes) < 64 {
+		c.loop.stashes = append(c.loop.stashes, whole[:0])
+	}
+	if len(rest) == 0 {
+		return nil
+	}
+	return rest
+}
+
+// stashBytes keeps input for later.
+func (c *Client) stashBytes(in []byte) {
+	if n := len(c.loop.stashes); c.stash == nil && n > 0 && len(in) <= stashKept {
+		c.stash = c.loop.stashes[n-1]
+		c.loop.stashes = c.loop.stashes[:n-1]
+	}
+	c.stash = append(c.stash, in...)
+	if c.waits != 0 && len(c.stash) > stashMax {
+		c.conn.Pause()
+	}
+}
+
+// wait stops handling input for a reason; resume ends that reason, and goes on
+// once there is none left.
+func (c *Client) wait(w wait) { c.waits |= w }
+
+func (c *Client) resume(w wait) {
+	if c.waits&w == 0 {
+		return
+	}
+	c.waits &^= w
+	if c.waits != 0 || c.state == stateClosed {
+		return
+	}
+	c.conn.Resume()
+	if in := c.stash; len(in) > 0 {
+		c.stash = nil
+		c.packetsOf(in)
+	}
+}
+
+// packet handles one whole packet.
+func (c *Client) packet(h codec.FixedHeader, body []byte) {
+	c.lastSeen = c.loop.el.Nanotime()
+	c.loop.m.PacketsReceived[h.Type].Inc()
+	var err error
+	switch {
+	case c.state == stateNew:
+		err = c.loop.b.detect(c, h, body)
+	case h.Type == codec.TypeConnect:
+		err = errSecondConnect
+	default:
+		err = c.handler.Packet(c, h, body)
+	}
+	if err != nil {
+		c.fail(err)
+	}
+}
+
+// version is the protocol version, 0 before CONNECT.
+func (c *Client) version() codec.Version { return c.info.ProtocolVersion }
+
+// OnTimer is called by the timer: for a CONNECT that did not come, or a Keep Alive
+// that may have run out. Packets don't touch the timer, they set lastSeen.
+func (c *Client) OnTimer(*eventloop.Timer) {
+	if c.state != stateConnected {
+		c.close(errConnectTimeout)
+		return
+	}
+	silent := time.Duration(c.loop.el.Nanotime() - c.lastSeen)
+	limit := session.KeepAliveLimit(c.info.KeepAlive)
+	switch {
+	case c.waits != 0: // it is not read, so its silence is ours
+		c.loop.el.Schedule(&c.timer, limit)
+	case silent < limit:
+		c.loop.el.Schedule(&c.timer, limit-silent)
+	default:
+		c.disconnect(codec.KeepAliveTimeout, errKeepAlive)
+	}
+}
+
+// fail ends the connection for an error in what the client sent.
+func (c *Client) fail(err error) {
+	if c.state == stateClosed {
+		return
+	}
+	e := asError(err)
+	c.loop.b.metrics.ProtocolErrors[e.ReasonCode].Inc()
+	if c.handler != nil {
+		c.handler.Refuse(c, e)
+	}
+	c.close(e)
+}
+
+// disconnect ends the connection with a reason that the server has.
+func (c *Client) disconnect(reason codec.ReasonCode, err error) {
+	if c.state == stateConnected {
+		c.handler.Disconnect(c, reason, err.Error())
+	}
+	c.close(err)
+}
+
+// close ends the connection after what was written is flushed.
+func (c *Client) close(err error) {
+	if c.state == stateClosed {
+		return
+	}
+	c.finish(err)
+	c.conn.Close(err)
+}
+
+// closed is called when the connection is gone, whoever ended it.
+func (c *Client) closed(err error) {
+	if c.state != stateClosed {
+		c.finish(err)
+	}
+}
+
+// finish ends the client's life on its loop. It runs once.
+func (c *Client) finish(err error) {
+	was := c.state
+	c.state = stateClosed
+	c.timer.Stop()
+	c.stash = nil
+	delete(c.loop.clients, c)
+	c.loop.b.metrics.ConnectionsClosed[closeReason(was, err)].Inc()
+	if was == stateConnected {
+		c.loop.connected.Add(-1)
+		c.loop.b.disconnected(c, err)
+	}
+	c.loop.b.logDisconnect(c, was, err)
+	c.loop.checkDrained()
+}
+
+// logDisconnect writes the one line that the end of a connection has.
+func (b *Broker) logDisconnect(c *Client, was clientState, err error) {
+	if was == stateNew && err == nil {
+		b.log.Debug("disconnect", "remote_addr", c.conn.RemoteAddr())
+		return
+	}
+	if err == nil {
+		b.log.Info("disconnect", "client_id", c.info.ClientID, "remote_addr", c.conn.RemoteAddr(), "reason", "connection closed by the client")
+		return
+	}
+	var e *codec.Error
+	code := codec.UnspecifiedError
+	if errors.As(err, &e) {
+		code = e.ReasonCode
+	}
+	b.log.Info("disconnect", "client_id", c.info.ClientID, "remote_addr", c.conn.RemoteAddr(), "reason_code", code.String(), "reason", err.Error())
+}
+
+// sendAck writes a PUBACK, PUBREC, PUBREL or PUBCOMP.
+func (c *Client) sendAck(t codec.PacketType, packetID uint16, reason codec.ReasonCode) {
+	c.handler.Ack(c, t, packetID, reason)
+	c.loop.m.PacketsSent[t].Inc()
+}
+
+// accepts reports whether a packet of n bytes is within the client's Maximum
+// Packet Size [MQTT-3.1.2-24].
+func (c *Client) accepts(n int) bool {
+	return c.maximumPacketSize == 0 || n <= int(c.maximumPacketSize)
+}
+
+// block makes c wait for w until unblock(w). A client is in blocked as long as it
+// waits for one of the two reasons that concern the whole loop.
+func (l *loop) block(c *Client, w wait) {
+	if c.waits&(waitCommit|waitMailbox) == 0 {
+		l.blocked = append(l.blocked, c)
+	}
+	c.wait(w)
+}
+
+// unblock lets clients go on that waited for w and for nothing else.
+func (l *loop) unblock(w wait) {
+	if len(l.blocked) == 0 {
+		return
+	}
+	blocked := l.blocked
+	l.blocked = nil
+	for _, c := range blocked {
+		if rest := c.waits & (waitCommit | waitMailbox) &^ w; rest != 0 {
+			c.waits &^= w
+			l.blocked = append(l.blocked, c)
+			continue
+		}
+		c.resume(w)
+	}
+}
+
+// closeReason is the label under which the end of a connection is counted.
+func closeReason(was clientState, err error) metrics.CloseReason {
+	var e *codec.Error
+	switch {
+	case errors.Is(err, eventloop.ErrOutputOverflow):
+		return metrics.CloseOutputFull
+	case !errors.As(err, &e):
+		return metrics.CloseLost
+	case e == errConnectTimeout:
+		return metrics.CloseConnectTimeout
+	}
+	switch e.ReasonCode {
+	case codec.KeepAliveTimeout:
+		return metrics.CloseKeepAlive
+	case codec.SessionTakenOver:
+		return metrics.CloseTakenOver
+	case codec.ServerShuttingDown:
+		return metrics.CloseServerShutdown
+	case codec.AdministrativeAction:
+		return metrics.CloseAdministrative
+	case codec.QuotaExceeded, codec.ReceiveMaximumExceeded, codec.PacketTooLarge:
+		return metrics.CloseQuota
+	case codec.ServerUnavailable:
+		return metrics.CloseInternal
+	}
+	switch {
+	case was == stateConnecting:
+		return metrics.CloseRefused
+	case e == errNormal || e == errDisconnectWithWill || !e.ReasonCode.IsError():
+		return metrics.CloseDisconnect
+	}
+	return metrics.CloseProtocolError
+}

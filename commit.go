@@ -1,0 +1,180 @@
+package loopmq
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"loopmq/codec"
+	"loopmq/store"
+)
+
+// committer is the one writer of a loop. It has one batch in flight; what comes
+// meanwhile collects in the next one, and that is the group commit: the slower
+// the store, the larger the batches. Operations are committed in the order in
+// which they were added, and their done functions run on the loop in that order.
+type committer struct {
+	l          *loop
+	writer     store.Writer
+	collecting *commit
+	inFlight   *commit // nil: none
+	spare      *commit
+	requests   chan *commit // to the goroutine; nil until the first one
+	scheduled  bool
+}
+
+// commit is a batch with what is to be done when it has returned.
+type commit struct {
+	batch store.Batch
+	done  []doneFunc // one per operation
+	after []func()
+	err   error
+}
+
+// doneFunc learns the outcome of an operation. On an error nothing is known of
+// op's result.
+type doneFunc func(op *store.Op, err error)
+
+const (
+	// commitTimeout bounds one try of a commit.
+	commitTimeout = 10 * time.Second
+	// commitTries bounds how often a batch is tried before its publishers are
+	// told that the store is unavailable.
+	commitTries = 3
+	// collectMax is how many operations may collect before their publishers are
+	// not read any more until the batch is away.
+	collectMax = 8192
+)
+
+func newCommitter(l *loop) *committer {
+	return &committer{l: l, writer: l.b.store.NewWriter("loop-" + strconv.Itoa(l.index)), collecting: &commit{}}
+}
+
+// add collects an operation. The commit starts at the end of this turn, or when
+// the batch in flight returns.
+func (k *committer) add(op store.Op, done doneFunc) {
+	k.collecting.batch.Add(op)
+	k.collecting.done = append(k.collecting.done, done)
+	k.schedule()
+}
+
+// full reports whether publishers must wait.
+func (k *committer) full() bool { return len(k.collecting.batch.Ops) >= collectMax }
+
+// busy reports whether something is not committed yet.
+func (k *committer) busy() bool {
+	return k.inFlight != nil || len(k.collecting.batch.Ops) > 0 || len(k.collecting.after) > 0
+}
+
+// after calls f once all that was added so far has been committed; at once if
+// nothing is pending.
+func (k *committer) after(f func()) {
+	if !k.busy() {
+		f()
+		return
+	}
+	k.collecting.after = append(k.collecting.after, f)
+	k.schedule()
+}
+
+func (k *committer) schedule() {
+	if !k.scheduled && k.inFlight == nil {
+		k.scheduled = true
+		k.l.el.AtTurnEnd(k.start)
+	}
+}
+
+// start sends what has collected, unless a batch is in flight.
+func (k *committer) start() {
+	k.scheduled = false
+	if k.inFlight != nil || len(k.collecting.batch.Ops) == 0 && len(k.collecting.after) == 0 {
+		return
+	}
+	k.inFlight = k.collecting
+	k.collecting, k.spare = k.spare, nil
+	if k.collecting == nil {
+		k.collecting = &commit{}
+	}
+	if len(k.inFlight.batch.Ops) == 0 {
+		k.returned()
+		return
+	}
+	if k.requests == nil {
+		k.requests = make(chan *commit, 1)
+		k.l.b.commitGroup.Go(k.run)
+	}
+	k.requests <- k.inFlight // never blocks: one in flight
+}
+
+// run commits batch after batch. It is the only goroutine that uses the writer.
+func (k *committer) run() {
+	for c := range k.requests {
+		for try := 0; try < commitTries; try++ {
+			ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+			c.err = k.writer.Commit(ctx, &c.batch)
+			cancel()
+			if c.err == nil {
+				break
+			}
+		}
+		k.l.el.Post(k.returned)
+	}
+}
+
+// stop ends the goroutine. Nothing may be in flight.
+func (k *committer) stop() {
+	if k.requests != nil {
+		close(k.requests)
+	}
+}
+
+// returned handles the batch that was in flight.
+func (k *committer) returned() {
+	c := k.inFlight
+	k.l.b.storeAnswered(c.err)
+	for i, done := range c.done {
+		if done != nil {
+			done(&c.batch.Ops[i], c.err)
+		}
+	}
+	for _, f := range c.after {
+		f()
+	}
+	c.batch.Reset()
+	clear(c.done)
+	clear(c.after)
+	c.done, c.after, c.err = c.done[:0], c.after[:0], nil
+	if cap(c.done) <= collectMax {
+		k.spare = c
+	}
+	k.inFlight = nil
+	k.l.unblock(waitCommit)
+	k.start()
+	k.l.checkDrained()
+}
+
+// storeAnswered keeps what Health says of the store.
+func (b *Broker) storeAnswered(err error) {
+	if err == nil {
+		if b.degraded.Load() != nil {
+			b.degraded.Store(nil)
+			b.log.Info("store_recovered")
+		}
+		return
+	}
+	if b.degraded.Swap(&err) == nil {
+		b.log.Error("store_unavailable", "error", err)
+	}
+}
+
+// reasonFor maps the result of an operation to the reason code of the
+// acknowledgement that waited for it.
+func reasonFor(op *store.Op, err error) codec.ReasonCode {
+	switch {
+	case err != nil:
+		return codec.QuotaExceeded
+	case op.Result == store.Full:
+		return codec.QuotaExceeded
+	}
+	return codec.Success
+}

@@ -1,0 +1,433 @@
+package loopmq
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"time"
+
+	"loopmq/codec"
+	"loopmq/session"
+	"loopmq/store"
+)
+
+// connecting is what a CONNECT asks for, while it is decided on. Its bytes are
+// its own.
+type connecting struct {
+	request               ConnectRequest
+	identity              Identity
+	will                  *store.Will
+	sessionExpiryInterval uint32
+	keepAlive             uint16
+
+	challenge any // the authenticator's state of an enhanced authentication
+
+	cleanStart                 bool
+	assigned                   bool // the ClientID is the server's
+	expiryChanged              bool
+	serverKeepAlive            bool
+	requestResponseInformation bool
+	challenged                 bool // AUTH was sent, and the client's is awaited
+	claiming                   bool // the registry has the attempt
+	authenticationData         []byte
+}
+
+// authTimeout bounds one call of an Authenticator.
+const authTimeout = 10 * time.Second
+
+// newConnecting copies what both versions have in CONNECT.
+func newConnecting(c *Client, p *codec.Connect) *connecting {
+	k := &connecting{
+		cleanStart: p.CleanStart,
+		keepAlive:  p.KeepAlive,
+		request: ConnectRequest{
+			ClientID:        string(p.ClientID),
+			Username:        string(p.Username),
+			HasUsername:     p.UsernameFlag,
+			RemoteAddr:      c.conn.RemoteAddr(),
+			ProtocolVersion: p.Version,
+		},
+	}
+	if p.PasswordFlag {
+		k.request.Password = append([]byte{}, p.Password...)
+	}
+	if k.request.ClientID == "" {
+		k.request.ClientID, k.assigned = "auto-"+rand.Text(), true
+	}
+	if p.WillFlag {
+		k.will = newWill(k.request.ClientID, &p.Will)
+	}
+	c.receiveMaximum = uint16(c.loop.b.opts.Limits.Inflight)
+	return k
+}
+
+// newWill copies a Will.
+func newWill(clientID string, p *codec.Will) *store.Will {
+	w := &store.Will{ClientID: clientID, ExpirySeconds: -1}
+	m := publication{
+		topic: p.TopicName, payload: p.Payload, properties: p.Properties.AppendForward(nil),
+		qos: p.QoS, retain: p.Retain, publisherID: clientID,
+	}
+	w.Message = *m.keep()
+	if p.Properties.Has(codec.PropMessageExpiryInterval) {
+		w.ExpirySeconds = int64(p.Properties.MessageExpiryInterval)
+	}
+	if p.Properties.Has(codec.PropWillDelayInterval) {
+		w.DelayInterval = p.Properties.WillDelayInterval
+	}
+	return w
+}
+
+// begin starts the decision on a CONNECT: authentication, authorization of the
+// Will, the end of an earlier connection with the same ClientID, the claim of the
+// session. Nothing more of c's input is handled until it is made.
+func (c *Client) begin(k *connecting) {
+	c.state = stateConnecting
+	c.connect = k
+	c.info.ClientID, c.info.CleanStart, c.info.KeepAlive = k.request.ClientID, k.cleanStart, k.keepAlive
+	c.wait(waitDecision)
+	b := c.loop.b
+	switch {
+	case b.shuttingDown.Load():
+		c.refuse(codec.ServerShuttingDown, errShutdown.Error())
+	case b.tooManyLevelsIn(k.will):
+		c.refuse(codec.TopicNameInvalid, errTopicLevels.Error())
+	case b.opts.Authenticator != nil:
+		c.authenticate()
+	case k.request.AuthenticationMethod != "":
+		c.refuse(codec.BadAuthenticationMethod, errBadAuthMethod.Error())
+	default:
+		c.authenticated(Identity{Username: k.request.Username})
+	}
+}
+
+func (b *Broker) tooManyLevelsIn(w *store.Will) bool {
+	return w != nil && b.tooManyLevels(w.Message.TopicName)
+}
+
+// refuse answers a CONNECT with a refusal.
+func (c *Client) refuse(reason codec.ReasonCode, text string) {
+	b, k := c.loop.b, c.connect
+	switch reason {
+	case codec.BadUserNameOrPassword, codec.NotAuthorized, codec.BadAuthenticationMethod, codec.Banned:
+		b.metrics.AuthFailures.Inc()
+		if f := b.opts.Events.OnAuthFailed; f != nil {
+			f(&k.request, reason)
+		}
+	}
+	c.handler.Connack(c, false, reason, text)
+	c.close(codec.NewError(reason, text))
+}
+
+// authenticate asks the Authenticator, off the loop.
+func (c *Client) authenticate() {
+	k := c.connect
+	c.askAuthenticator(&k.request, k.challenge, k.challenged, func(id Identity, ch *Challenge, err error) {
+		switch {
+		case c.state == stateClosed:
+		case err != nil:
+			e := authError(err)
+			c.refuse(e.ReasonCode, e.Error())
+		case ch != nil:
+			k.challenge, k.challenged = ch.State, true
+			c.sendAuth(codec.ContinueAuthentication, ch.AuthenticationData)
+			c.resume(waitDecision) // for the client's AUTH
+		default:
+			c.authenticated(id)
+		}
+	})
+}
+
+// askAuthenticator calls the Authenticator off the loop, and done on it.
+func (c *Client) askAuthenticator(r *ConnectRequest, state any, goOn bool, done func(Identity, *Challenge, error)) {
+	l, a := c.loop, c.loop.b.opts.Authenticator
+	l.b.workers.do(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), authTimeout)
+		defer cancel()
+		var id Identity
+		var ch *Challenge
+		var err error
+		if goOn {
+			id, ch, err = a.Continue(ctx, r, state, r.AuthenticationData)
+		} else {
+			id, ch, err = a.Authenticate(ctx, r)
+		}
+		l.el.Post(func() { done(id, ch, err) })
+	})
+}
+
+// authError is the protocol error for what an Authenticator returned.
+func authError(err error) *codec.Error {
+	var e *codec.Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return errNotAuthorized
+}
+
+// authenticated goes on with a client whose identity is known.
+func (c *Client) authenticated(id Identity) {
+	b, k := c.loop.b, c.connect
+	c.info.Username, k.identity, k.authenticationData = id.Username, id, id.AuthenticationData
+	if k.will == nil || b.opts.Authorizer == nil {
+		c.takeTurn()
+		return
+	}
+	m, l, info := &k.will.Message, c.loop, c.info
+	b.workers.do(func() {
+		ok := b.opts.Authorizer.Authorize(context.Background(), &info, ActionPublish, string(m.TopicName), m.QoS, m.Retain)
+		l.el.Post(func() {
+			switch {
+			case c.state == stateClosed:
+			case !ok:
+				c.refuse(codec.NotAuthorized, "not authorized to publish the Will Message")
+			default:
+				c.takeTurn()
+			}
+		})
+	})
+}
+
+// takeTurn waits for other CONNECTs with the same ClientID. Of those that wait
+// the latest goes on.
+func (c *Client) takeTurn() {
+	c.connect.claiming = true
+	now, replaced := c.loop.b.registry.begin(c)
+	if replaced != nil {
+		replaced.loop.el.Post(func() { replaced.refuseReplaced() })
+	}
+	if now {
+		c.replaceOld()
+	}
+}
+
+// refuseReplaced ends a CONNECT whose turn did not come before a later one's.
+func (c *Client) refuseReplaced() {
+	if c.state == stateConnecting {
+		c.refuse(codec.SessionTakenOver, errTakenOver.Error())
+	}
+}
+
+// replaceOld ends the connection that has the session, if there is one, and
+// waits until all that it committed is in the store.
+func (c *Client) replaceOld() {
+	s := c.loop.b.registry.session(c.info.ClientID)
+	if s == nil {
+		c.claim()
+		return
+	}
+	l := s.owner.Load()
+	if l == nil { // no connection of this process had it
+		c.claim()
+		return
+	}
+	cleanStart := c.connect.cleanStart
+	l.el.Post(func() {
+		if old := s.client.Load(); old != nil {
+			old.takenOver = &takeover{cleanStart: cleanStart}
+			old.disconnect(codec.SessionTakenOver, errTakenOver)
+			if f := l.b.opts.Events.OnSessionTakenOver; f != nil {
+				f(s.id.ClientID)
+			}
+		}
+		l.commits.after(func() { c.loop.el.Post(c.claim) })
+	})
+}
+
+// takeover says how a connection was replaced.
+type takeover struct{ cleanStart bool }
+
+// claim makes this node and connection the owner of the session in the store.
+func (c *Client) claim() {
+	b, k, l := c.loop.b, c.connect, c.loop
+	if c.state == stateClosed {
+		b.turnEnded(c.info.ClientID)
+		return
+	}
+	claim := store.Claim{
+		ClientID:              c.info.ClientID,
+		Owner:                 b.opts.NodeID,
+		CleanStart:            k.cleanStart,
+		Durable:               k.sessionExpiryInterval > 0,
+		SessionExpiryInterval: k.sessionExpiryInterval,
+		Limits:                b.opts.Limits.queueLimits(int(c.receiveMaximum)),
+		Will:                  k.will,
+	}
+	b.workers.do(func() {
+		claimed, err := b.store.Sessions().Claim(context.Background(), claim)
+		l.el.Post(func() { c.claimed(&claimed, err) })
+	})
+}
+
+// turnEnded lets the next CONNECT with a ClientID go on.
+func (b *Broker) turnEnded(clientID string) {
+	if next := b.registry.end(clientID); next != nil {
+		next.loop.el.Post(next.replaceOld)
+	}
+}
+
+// claimed goes on with the answer to the claim.
+func (c *Client) claimed(res *store.Claimed, err error) {
+	b := c.loop.b
+	defer b.turnEnded(c.info.ClientID)
+	if err != nil {
+		b.storeAnswered(err)
+		if c.state != stateClosed {
+			c.refuse(codec.ServerUnavailable, errStoreUnavailable.Error())
+		}
+		return
+	}
+	s := b.sessionFor(res)
+	c.session, c.epoch = s, res.Session.Epoch
+	s.owner.Store(c.loop)
+	if c.state == stateClosed { // it left before it was accepted: nothing of it stays
+		c.connect.will = nil
+		c.sessionExpiryInterval = c.connect.sessionExpiryInterval
+		c.goOffline(false)
+		return
+	}
+	if c.info.ClientID = s.id.ClientID; res.OldWill != nil {
+		b.scheduler.nudge() // a clean start made it due
+	}
+	c.attach(s, res)
+}
+
+// sessionFor returns the session that a claim gave, in the registry.
+func (b *Broker) sessionFor(res *store.Claimed) *Session {
+	old := b.registry.session(res.Session.ID.ClientID)
+	if old != nil && res.Present && old.id == res.Session.ID {
+		return old
+	}
+	if old != nil {
+		old.end(b)
+	}
+	s := &Session{id: res.Session.ID, durable: res.Session.Durable || res.Present, known: !res.Present}
+	b.registry.put(s)
+	for _, sub := range res.Subscriptions {
+		s.subscribe(b, sub)
+	}
+	if !res.Present {
+		b.metrics.SessionsCreated.Inc()
+		if f := b.opts.Events.OnSessionCreated; f != nil {
+			f(s.id.ClientID)
+		}
+	}
+	return s
+}
+
+// attach makes c the connection of s, and answers the CONNECT.
+func (c *Client) attach(s *Session, res *store.Claimed) {
+	b, k, l := c.loop.b, c.connect, c.loop
+	c.will = k.will
+	if c.will != nil {
+		c.will.Epoch = c.epoch
+	}
+	c.info.KeepAlive = k.keepAlive
+	c.sessionExpiryInterval = k.sessionExpiryInterval
+	c.state = stateConnected
+	c.lastSeen = l.el.Nanotime()
+	c.timer.Stop()
+	if limit := session.KeepAliveLimit(k.keepAlive); limit > 0 {
+		l.el.Schedule(&c.timer, limit)
+	}
+	l.connected.Add(1)
+	c.handler.Connack(c, res.Present, codec.Success, "")
+	c.connect = nil
+	b.log.Info(connectEvents[c.info.ProtocolVersion], "client_id", c.info.ClientID, "remote_addr", c.conn.RemoteAddr(),
+		"username", c.info.Username, "clean_start", c.info.CleanStart, "keep_alive", c.info.KeepAlive, "session_present", res.Present)
+	if f := b.opts.Events.OnConnected; f != nil {
+		f(&c.info, res.Present)
+	}
+	if s.durable {
+		c.restore(res)
+	}
+	s.client.Store(c)
+	if res.Present {
+		c.drainGroups()
+	}
+	c.resume(waitDecision)
+}
+
+// connectEvents are the log's names of a CONNECT.
+var connectEvents = map[codec.Version]string{codec.V31: "v3_connect", codec.V311: "v3_connect", codec.V5: "v5_connect"}
+
+// restore takes up the deliveries of a session that goes on.
+func (c *Client) restore(res *store.Claimed) {
+	f := c.flows()
+	f.released = res.Released
+	f.heard = res.Last
+	for _, packetID := range res.Held {
+		f.in.Hold(packetID)
+	}
+	if !res.Present {
+		f.cursor = res.Last
+		return
+	}
+	if !c.session.known {
+		f.possibly = int(c.receiveMaximum)
+	}
+	f.behind = true
+	c.advance()
+}
+
+// auth handles an AUTH packet: it goes on with an enhanced authentication of
+// CONNECT, or with a re-authentication [MQTT-4.12.1-1].
+func (c *Client) auth(p *codec.Auth) error {
+	method, data := string(p.Properties.AuthenticationMethod), append([]byte(nil), p.Properties.AuthenticationData...)
+	if c.v5 == nil || c.v5.authMethod == "" || c.loop.b.opts.Authenticator == nil {
+		return errAuthUnexpected
+	}
+	if method != c.v5.authMethod {
+		return errAuthMethodChanged
+	}
+	if c.state == stateConnecting {
+		if !c.connect.challenged || p.ReasonCode != codec.ContinueAuthentication {
+			return errAuthUnexpected
+		}
+		c.connect.request.AuthenticationData = data
+		c.wait(waitDecision)
+		c.authenticate()
+		return nil
+	}
+	goOn := p.ReasonCode == codec.ContinueAuthentication
+	if goOn != c.v5.authBusy {
+		return errAuthUnexpected
+	}
+	r := &ConnectRequest{
+		ClientID: c.info.ClientID, Username: c.info.Username, RemoteAddr: c.conn.RemoteAddr(), ProtocolVersion: codec.V5,
+		AuthenticationMethod: method, AuthenticationData: data, Reauthentication: true,
+	}
+	c.wait(waitDecision)
+	c.askAuthenticator(r, c.v5.authState, goOn, func(_ Identity, ch *Challenge, err error) {
+		switch {
+		case c.state != stateConnected:
+			return
+		case err != nil:
+			c.loop.b.metrics.AuthFailures.Inc()
+			e := authError(err)
+			c.disconnect(e.ReasonCode, e)
+			return
+		case ch != nil:
+			c.v5.authState, c.v5.authBusy = ch.State, true
+			c.sendAuth(codec.ContinueAuthentication, ch.AuthenticationData)
+		default:
+			c.v5.authState, c.v5.authBusy = nil, false
+			c.sendAuth(codec.Success, nil)
+		}
+		c.resume(waitDecision)
+	})
+	return nil
+}
+
+// sendAuth sends an AUTH packet.
+func (c *Client) sendAuth(reason codec.ReasonCode, data []byte) {
+	p := codec.Auth{ReasonCode: reason}
+	p.Properties.AuthenticationMethod = []byte(c.v5.authMethod)
+	p.Properties.Set(codec.PropAuthenticationMethod)
+	if data != nil {
+		p.Properties.AuthenticationData = data
+		p.Properties.Set(codec.PropAuthenticationData)
+	}
+	c.conn.EndWrite(p.Append(c.conn.BeginWrite(), codec.V5))
+	c.loop.m.PacketsSent[codec.TypeAuth].Inc()
+}

@@ -1,0 +1,56 @@
+package loopmq
+
+import (
+	"errors"
+
+	"loopmq/codec"
+)
+
+// What a packet can do wrong that its decoder can't know.
+var (
+	errSecondConnect         = codec.NewError(codec.ProtocolError, "second CONNECT on a connection [MQTT-3.1.0-2]")
+	errUnexpectedPacket      = codec.NewError(codec.ProtocolError, "packet of a type that a Client doesn't send")
+	errPacketTooLarge        = codec.NewError(codec.PacketTooLarge, "packet exceeds the Maximum Packet Size [MQTT-3.2.2-15]")
+	errReceiveMaximum        = codec.NewError(codec.ReceiveMaximumExceeded, "more unacknowledged PUBLISH packets than the Receive Maximum [MQTT-3.3.4-9]")
+	errTopicAliasTooLarge    = codec.NewError(codec.TopicAliasInvalid, "Topic Alias exceeds the Topic Alias Maximum [MQTT-3.2.2-17]")
+	errTopicAliasUnknown     = codec.NewError(codec.ProtocolError, "Topic Alias is not set and the Topic Name is empty [MQTT-3.3.2-8]")
+	errSubscriptionIDInbound = codec.ErrSubscriptionIdentifierFromClient
+	errSessionExpiryZero     = codec.NewError(codec.ProtocolError, "DISCONNECT sets a Session Expiry Interval that was 0 in CONNECT [MQTT-3.14.2-2]")
+	errAuthMethodChanged     = codec.NewError(codec.ProtocolError, "AUTH names another Authentication Method than CONNECT [MQTT-4.12.1-1]")
+	errAuthUnexpected        = codec.NewError(codec.ProtocolError, "AUTH without an enhanced authentication under way [MQTT-4.12.0-7]")
+	errTopicLevels           = codec.NewError(codec.TopicNameInvalid, "Topic Name has more levels than are allowed")
+	errPayloadFormat         = codec.NewError(codec.PayloadFormatInvalid, "payload is not UTF-8 as its Payload Format Indicator says [MQTT-3.3.2-4]")
+)
+
+// Why the broker ends a connection.
+var (
+	errShutdown           = codec.NewError(codec.ServerShuttingDown, "server is shutting down")
+	errTakenOver          = codec.NewError(codec.SessionTakenOver, "another connection uses the Client Identifier [MQTT-3.1.4-3]")
+	errKeepAlive          = codec.NewError(codec.KeepAliveTimeout, "no packet within one and a half times the Keep Alive [MQTT-3.1.2-22]")
+	errConnectTimeout     = codec.NewError(codec.ProtocolError, "no CONNECT within the time allowed")
+	errClientIDNotValid   = codec.NewError(codec.ClientIdentifierNotValid, "Client Identifier is not valid [MQTT-3.1.3-8]")
+	errBadAuthMethod      = codec.NewError(codec.BadAuthenticationMethod, "Authentication Method is not supported [MQTT-4.12.0-1]")
+	errNotAuthorized      = codec.NewError(codec.NotAuthorized, "not authorized")
+	errStoreUnavailable   = codec.NewError(codec.ServerUnavailable, "the store is unavailable, try again later")
+	errQuota              = codec.NewError(codec.QuotaExceeded, "the store did not take the message, try again later")
+	errAdministrative     = codec.NewError(codec.AdministrativeAction, "disconnected by an administrator")
+	errUnspecified        = codec.NewError(codec.UnspecifiedError, "unspecified error")
+	errNormal             = codec.NewError(codec.NormalDisconnection, "client sent DISCONNECT")
+	errDisconnectWithWill = codec.NewError(codec.DisconnectWithWill, "client sent DISCONNECT and asks for its Will [MQTT-3.14.4-3]")
+)
+
+// Errors of Broker's methods.
+var (
+	// ErrNotRunning: the broker was not started, or was shut down.
+	ErrNotRunning = errors.New("loopmq: the broker is not running")
+	// ErrTopicName: the topic is empty, has wildcards or U+0000, or is not UTF-8.
+	ErrTopicName = errors.New("loopmq: not a valid Topic Name")
+	// ErrQoS: a QoS other than 0, 1 and 2.
+	ErrQoS = errors.New("loopmq: QoS must be 0, 1 or 2")
+	// ErrTooLarge: the message exceeds the limit of a packet.
+	ErrTooLarge = errors.New("loopmq: message exceeds Options.Limits.PacketSize")
+	// ErrNotStored: the store did not take the message; it may be published again.
+	ErrNotStored = errors.New("loopmq: the store did not take the message")
+	// ErrNoClient: no client with that Client Identifier is connected.
+	ErrNoClient = errors.New("loopmq: no such client is connected")
+)

@@ -1,0 +1,413 @@
+package loopmq
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"loopmq/codec"
+	"loopmq/eventloop"
+	"loopmq/metrics"
+	"loopmq/session"
+	"loopmq/store"
+)
+
+// flow is what a client has under way at QoS 1 and 2, in both directions. It
+// comes with the first such message.
+type flow struct {
+	out  session.Outbound
+	in   session.Inbound
+	owed owedAcks
+
+	// queue holds what waits for a session that is not durable.
+	queue session.Queue
+
+	// The rest is for durable sessions, whose queue is in the store. Entries are
+	// sent in the order of their numbers, up to cursor so far. A message that was
+	// just stored goes out from memory if its number is the next one; else, and
+	// whenever the window was full, the session is behind, and goes on by reading
+	// the store.
+	cursor   store.Number
+	behind   bool
+	reading  bool
+	heard    store.Number   // the largest number there was news of
+	possibly int            // how many of the next entries may have been sent by an earlier process
+	released []store.Number // whose PUBREL must be sent again
+	finished []store.Number // to be removed from the queue at the end of the turn
+	ahead    []*store.Entry // read and not sent yet
+}
+
+// readEntries and readBytes bound one read of a queue, and so what a session
+// that is behind holds in memory.
+const (
+	readEntries = 200
+	readBytes   = 1 << 20
+)
+
+// retryInterval is when a full output is looked at again.
+const retryInterval = 50 * time.Millisecond
+
+func (c *Client) flows() *flow {
+	if c.flow == nil {
+		c.flow = &flow{out: session.NewOutbound(int(c.receiveMaximum))}
+	}
+	return c.flow
+}
+
+// deliver sends p to the client or queues it. It runs on the client's loop.
+func (c *Client) deliver(p *publication, d *delivery) {
+	switch {
+	case d.qos > 0 && d.session.durable:
+		c.deliverStored(p, d)
+	case c.state != stateConnected || c.session != d.session:
+		c.loop.drop(p, d, metrics.DropSessionGone)
+	case d.qos == 0:
+		c.deliverQoS0(p, d)
+	default:
+		c.deliverLive(p, d)
+	}
+}
+
+func (c *Client) deliverQoS0(p *publication, d *delivery) {
+	switch reason, ok := c.send(p, d, 0, false); {
+	case ok:
+		c.loop.m.MessagesDelivered[0].Inc()
+	default:
+		c.loop.drop(p, d, reason)
+	}
+}
+
+// deliverLive sends a QoS 1 or 2 message of a session that ends with its
+// connection, or queues it in memory.
+func (c *Client) deliverLive(p *publication, d *delivery) {
+	f := c.flows()
+	if f.queue.Len() == 0 && f.out.CanSend() {
+		var e *store.Entry
+		if d.group != nil {
+			e = entryOf(p, d)
+		}
+		packetID := f.out.Send(d.qos, e)
+		reason, ok := c.send(p, d, packetID, false)
+		if ok {
+			c.loop.m.MessagesDelivered[d.qos].Inc()
+			return
+		}
+		f.out.Finish(packetID)
+		if reason != metrics.DropOutputFull {
+			c.loop.drop(p, d, reason)
+			return
+		}
+		c.retrySoon()
+	}
+	limits := c.loop.b.opts.Limits.queueLimits(0)
+	limits.Protected = 0
+	before := f.queue.Peek()
+	fits, dropped := f.queue.Push(entryOf(p, d), limits)
+	for range dropped {
+		c.loop.m.QueueDropped[before.QoS][metrics.DropQueueFull].Inc()
+	}
+	if !fits {
+		c.loop.drop(p, d, metrics.DropQueueFull)
+		return
+	}
+	c.loop.m.MessagesQueued[d.qos].Inc()
+}
+
+// entryOf makes a delivery an entry of a queue.
+func entryOf(p *publication, d *delivery) *store.Entry {
+	e := &store.Entry{Number: d.number, Message: p.keep(), QoS: d.qos, Retain: d.retain}
+	var one [1]uint32
+	e.SubscriptionIdentifiers = append(e.SubscriptionIdentifiers, d.identifiers(&one)...)
+	if d.group != nil {
+		e.ShareName, e.TopicFilter = d.group.ShareName(), d.group.TopicFilter()
+	}
+	return e
+}
+
+// deliverStored handles the news that a message is in the session's queue.
+func (c *Client) deliverStored(p *publication, d *delivery) {
+	m := c.loop.m
+	if c.state != stateConnected || c.session != d.session {
+		m.MessagesQueued[d.qos].Inc() // whoever has the session next reads it
+		return
+	}
+	f := c.flows()
+	next := d.number.Generation == f.cursor.Generation && d.number.Seq == f.cursor.Seq+1 ||
+		f.cursor.IsZero() && d.number.Seq == 1
+	switch {
+	case !f.cursor.Less(d.number):
+		// It was read from the store before the news came.
+		m.MessagesQueued[d.qos].Inc()
+		return
+	case next && !f.behind && f.out.CanSendNumber(d.number):
+		packetID := f.out.SendNumber(d.number, d.qos, nil)
+		reason, ok := c.send(p, d, packetID, false)
+		if ok {
+			f.cursor = d.number
+			m.MessagesDelivered[d.qos].Inc()
+			return
+		}
+		f.out.Finish(packetID)
+		if reason != metrics.DropOutputFull {
+			f.cursor = d.number
+			c.finishEntry(d.number)
+			c.loop.drop(p, d, reason)
+			return
+		}
+		c.retrySoon()
+	}
+	m.MessagesQueued[d.qos].Inc()
+	if f.heard.Less(d.number) {
+		f.heard = d.number
+	}
+	f.behind = true
+	c.advance()
+}
+
+// advance sends what waits, as far as the window and the output allow.
+func (c *Client) advance() {
+	if c.state != stateConnected || c.flow == nil {
+		return
+	}
+	if !c.session.durable {
+		c.advanceLive()
+		return
+	}
+	f := c.flow
+	for f.behind && !f.reading {
+		if len(f.ahead) == 0 {
+			if f.out.Len() < int(c.receiveMaximum) {
+				c.readQueue()
+			}
+			return
+		}
+		e := f.ahead[0]
+		if !c.sendEntry(e) {
+			return
+		}
+		f.ahead[0] = nil
+		f.ahead = f.ahead[1:]
+	}
+}
+
+// advanceLive is advance for the queue in memory.
+func (c *Client) advanceLive() {
+	f := c.flow
+	var p publication
+	for f.out.CanSend() {
+		e := f.queue.Peek()
+		if e == nil {
+			return
+		}
+		p.set(e.Message)
+		packetID := f.out.Send(e.QoS, keepShared(e))
+		d := deliveryOf(c, e)
+		reason, ok := c.send(&p, &d, packetID, false)
+		if !ok {
+			f.out.Finish(packetID)
+			if reason == metrics.DropOutputFull {
+				c.retrySoon()
+				return
+			}
+			c.loop.dropQueued(&p, &d, reason)
+		} else {
+			c.loop.m.QueueDelivered[e.QoS].Inc()
+		}
+		f.queue.Pop()
+	}
+}
+
+// keepShared returns what the window must keep of e: all of a message of a
+// shared subscription, since another member may have to get it.
+func keepShared(e *store.Entry) *store.Entry {
+	if e.ShareName != "" {
+		return e
+	}
+	return nil
+}
+
+func deliveryOf(c *Client, e *store.Entry) delivery {
+	return delivery{session: c.session, client: c, ids: e.SubscriptionIdentifiers, number: e.Number, qos: e.QoS, retain: e.Retain}
+}
+
+// sendEntry sends an entry of the session's queue, and before it the PUBRELs
+// whose numbers come first. It reports false if it has to wait.
+func (c *Client) sendEntry(e *store.Entry) bool {
+	f := c.flow
+	if !c.sendReleased(e.Number) {
+		return false
+	}
+	if !f.cursor.Less(e.Number) {
+		return true
+	}
+	if !f.out.CanSendNumber(e.Number) {
+		return false
+	}
+	var p publication
+	p.set(e.Message)
+	d := deliveryOf(c, e)
+	sent := !c.session.lastSent.Less(e.Number)
+	again := sent || f.possibly > 0
+	packetID := f.out.SendNumber(e.Number, e.QoS, nil)
+	reason, ok := c.send(&p, &d, packetID, again)
+	if !ok {
+		f.out.Finish(packetID)
+		if reason == metrics.DropOutputFull {
+			c.retrySoon()
+			return false
+		}
+		c.finishEntry(e.Number)
+	}
+	f.cursor = e.Number
+	f.possibly = max(0, f.possibly-1)
+	switch {
+	case sent: // counted when it was sent first
+	case ok:
+		c.loop.m.QueueDelivered[e.QoS].Inc()
+	default:
+		c.loop.dropQueued(&p, &d, reason)
+	}
+	return true
+}
+
+// sendReleased sends the PUBRELs again whose numbers are below limit (zero: all)
+// [MQTT-4.4.0-1].
+func (c *Client) sendReleased(limit store.Number) bool {
+	f := c.flow
+	for len(f.released) > 0 && (limit.IsZero() || f.released[0].Less(limit)) {
+		packetID, ok := f.out.Resume(f.released[0])
+		if !ok {
+			return false
+		}
+		f.released = f.released[1:]
+		c.sendAck(codec.TypePubrel, packetID, codec.Success)
+	}
+	return true
+}
+
+// readQueue reads on in the store, off the loop.
+func (c *Client) readQueue() {
+	f, l, b := c.flow, c.loop, c.loop.b
+	f.reading = true
+	id, after := store.QueueOf(c.session.id), f.cursor
+	limit, heard := min(readEntries, int(c.receiveMaximum)), f.heard
+	b.workers.do(func() {
+		entries, err := b.store.Messages().Read(context.Background(), id, after, limit, readBytes)
+		l.el.Post(func() { c.queueRead(entries, heard, err) })
+	})
+}
+
+// queueRead goes on with what was read. heard is the news there had been when the
+// read began.
+func (c *Client) queueRead(entries []store.Entry, heard store.Number, err error) {
+	if c.state != stateConnected {
+		return
+	}
+	f := c.flow
+	f.reading = false
+	if err != nil && !errors.Is(err, store.ErrGone) {
+		c.loop.b.storeAnswered(err)
+		c.retrySoon()
+		return
+	}
+	for i := range entries {
+		f.ahead = append(f.ahead, &entries[i])
+	}
+	if len(entries) == 0 && !heard.Less(f.heard) {
+		// The end of the queue: what is stored from now on comes as news.
+		f.behind = false
+		f.possibly = 0
+		if f.cursor.Less(heard) {
+			f.cursor = heard
+		}
+		c.sendReleased(store.Number{})
+		return
+	}
+	c.advance()
+}
+
+// finishEntry removes an entry from the session's queue, with others of this turn.
+func (c *Client) finishEntry(n store.Number) {
+	f := c.flow
+	f.finished = append(f.finished, n)
+	if len(f.finished) > 1 {
+		return
+	}
+	c.loop.el.AtTurnEnd(func() {
+		c.loop.commits.add(store.Op{Kind: store.OpFinish, Session: c.session.id, Numbers: f.finished}, nil)
+		f.finished = nil
+	})
+}
+
+// retrySoon tries again what the full output kept back.
+func (c *Client) retrySoon() {
+	if c.retrying {
+		return
+	}
+	c.retrying = true
+	c.loop.retries = append(c.loop.retries, c)
+	if len(c.loop.retries) == 1 {
+		c.loop.el.Schedule(&c.loop.retryTimer, retryInterval)
+	}
+}
+
+// OnTimer lets the clients go on whose output was full, or whose read failed.
+func (l *loop) OnTimer(*eventloop.Timer) {
+	retries := l.retries
+	l.retries = nil
+	for _, c := range retries {
+		c.retrying = false
+		c.advance()
+	}
+}
+
+// send writes a PUBLISH. If it can't, the reason says why: with DropOutputFull it
+// may be tried again, else never.
+func (c *Client) send(p *publication, d *delivery, packetID uint16, again bool) (metrics.DropReason, bool) {
+	l := c.loop
+	h := codec.PublishHeader{Dup: again, QoS: d.qos, Retain: d.retain, PacketID: packetID}
+	topic := p.topic
+	v := c.info.ProtocolVersion
+	if v == codec.V5 {
+		var one [1]uint32
+		h.SubscriptionIdentifiers = d.identifiers(&one)
+		if c.v5 != nil {
+			topic = c.v5.alias(&h, topic)
+		}
+	}
+	if !p.expiry.IsZero() && !(again && d.qos == 2) {
+		var ok bool
+		if h.MessageExpiry, h.HasMessageExpiry, ok = l.remaining(p); !ok {
+			return metrics.DropExpired, false
+		}
+	}
+	size := codec.PublishSize(v, &h, len(topic), len(p.properties), len(p.payload))
+	if !c.accepts(size) {
+		return metrics.DropTooLarge, false
+	}
+	if !c.conn.Room(size) {
+		return metrics.DropOutputFull, false
+	}
+	if h.TopicAlias != 0 && len(topic) > 0 {
+		c.v5.setAlias(h.TopicAlias, topic)
+	}
+	b := c.conn.BeginWrite()
+	b = codec.AppendPublish(b, v, &h, topic, p.properties, p.payload)
+	c.conn.EndWrite(b)
+	l.m.PacketsSent[codec.TypePublish].Inc()
+	if p.received != 0 && l.m.PublishToDeliver.Sample() {
+		l.observe(p.received)
+	}
+	if f := l.b.opts.Events.OnDelivered; f != nil {
+		f(&c.info, p.view())
+	}
+	return 0, true
+}
+
+// dropQueued counts an entry that was queued and is not delivered.
+func (l *loop) dropQueued(p *publication, d *delivery, reason metrics.DropReason) {
+	l.m.QueueDropped[d.qos][reason].Inc()
+	if f := l.b.opts.Events.OnDropped; f != nil {
+		f(d.session.id.ClientID, p.view(), reason.String())
+	}
+}

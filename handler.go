@@ -1,0 +1,78 @@
+package loopmq
+
+import (
+	"loopmq/codec"
+)
+
+// Handler turns the packets of one protocol version into calls of the Broker,
+// and the Broker's answers into packets. Handlers have no state of their own:
+// everything about a connection is in its Client, and each call is on that
+// client's loop.
+type Handler interface {
+	// Connect handles the CONNECT that c has sent.
+	Connect(c *Client, p *codec.Connect) error
+	// Packet handles any other packet. An error ends the connection, after
+	// Refuse.
+	Packet(c *Client, h codec.FixedHeader, body []byte) error
+	// Connack answers a CONNECT. text is for the Reason String of a refusal.
+	Connack(c *Client, sessionPresent bool, reason codec.ReasonCode, text string)
+	// Ack sends a PUBACK, PUBREC, PUBREL or PUBCOMP.
+	Ack(c *Client, t codec.PacketType, packetID uint16, reason codec.ReasonCode)
+	// Disconnect tells the client why the server ends the connection.
+	Disconnect(c *Client, reason codec.ReasonCode, text string)
+	// Refuse tells the client what was wrong with a packet, before the connection
+	// is closed.
+	Refuse(c *Client, e *codec.Error)
+}
+
+var (
+	_ Handler = (*V3Handler)(nil)
+	_ Handler = (*V5Handler)(nil)
+)
+
+// detect handles the first packet: its version picks the handler.
+func (b *Broker) detect(c *Client, h codec.FixedHeader, body []byte) error {
+	p := &c.loop.packets.connect
+	if h.Type != codec.TypeConnect {
+		return codec.ErrFirstPacketNotConnect
+	}
+	if err := p.Decode(h.Flags, body); err != nil {
+		if err == codec.ErrUnsupportedProtocolVersion { //nolint:errorlint // decoders return it bare
+			c.handler = b.v3 // every client understands return code 1 [MQTT-3.1.2-2 of 3.1.1]
+		} else if p.Version == codec.V5 {
+			c.handler = b.v5
+		}
+		return err
+	}
+	c.info.ProtocolVersion = p.Version
+	c.handler = b.handler(p.Version)
+	return c.handler.Connect(c, p)
+}
+
+// handshake decodes the packets that both versions handle alike, and hands them
+// on. handled is false for others.
+func (c *Client) handshake(h codec.FixedHeader, body []byte) (handled bool, err error) {
+	a := &c.loop.packets.ack
+	switch h.Type {
+	case codec.TypePuback, codec.TypePubrec, codec.TypePubrel, codec.TypePubcomp:
+		if err := a.Decode(c.info.ProtocolVersion, h.Type, body); err != nil {
+			return true, err
+		}
+	}
+	switch h.Type {
+	case codec.TypePuback:
+		c.puback(a)
+	case codec.TypePubrec:
+		c.pubrec(a)
+	case codec.TypePubrel:
+		c.pubrel(a)
+	case codec.TypePubcomp:
+		c.pubcomp(a)
+	case codec.TypePingreq:
+		c.conn.EndWrite(codec.AppendPingresp(c.conn.BeginWrite()))
+		c.loop.m.PacketsSent[codec.TypePingresp].Inc()
+	default:
+		return false, nil
+	}
+	return true, nil
+}

@@ -1,0 +1,102 @@
+package loopmq
+
+import (
+	"sync/atomic"
+	"time"
+
+	"loopmq/codec"
+	"loopmq/eventloop"
+	"loopmq/metrics"
+	"loopmq/store"
+	"loopmq/trie"
+)
+
+// loop is the broker's part of one event loop. All of it belongs to that loop,
+// except inbox, which other loops push to, and connected.
+type loop struct {
+	b     *Broker
+	el    *eventloop.Loop
+	m     *metrics.Loop
+	index int
+
+	strategy                      trie.Strategy
+	commits                       *committer
+	outboxes                      []*outbox // what goes to each other loop at the end of this turn
+	outboxesScheduled, outboxFull bool
+	outboxTimer                   outboxTimer
+	inbox                         *eventloop.Mailbox[*outbox]
+	blocked                       []*Client // not read until the outboxes could be pushed
+	clients                       map[*Client]struct{}
+	retries                       []*Client // whose output was full
+	drained                       func()    // called when the last client has gone and all is committed
+
+	retryTimer eventloop.Timer
+
+	// Scratch, so that a packet costs no allocation.
+	packets    packets
+	matches    trie.Matches[*Session]
+	deliveries []delivery
+	merged     map[*Session]int
+	targets    []store.Target
+	routed     []delivery // the durable deliveries behind targets
+	message    publication
+	forward    []byte // the properties of message
+	serial     uint64
+	stashes    [][]byte // free small buffers for partial packets
+
+	connected atomic.Int64
+}
+
+// packets are decoded into these and valid until the next packet of the loop.
+type packets struct {
+	connect     codec.Connect
+	publish     codec.Publish
+	ack         codec.Ack
+	subscribe   codec.Subscribe
+	unsubscribe codec.Unsubscribe
+	disconnect  codec.Disconnect
+	auth        codec.Auth
+}
+
+func newLoop(b *Broker, el *eventloop.Loop, m *metrics.Loop) *loop {
+	l := &loop{
+		b:       b,
+		el:      el,
+		m:       m,
+		index:   el.Index(),
+		clients: make(map[*Client]struct{}),
+		merged:  make(map[*Session]int),
+	}
+	l.commits = newCommitter(l)
+	l.retryTimer.Init(l)
+	l.strategy = b.opts.SharedSubscriptionStrategy.trie()
+	l.outboxTimer.l = l
+	l.outboxTimer.Init(&l.outboxTimer)
+	l.inbox = eventloop.NewMailbox(el, mailboxOutboxes, l.receive)
+	return l
+}
+
+// now is the store's clock.
+func (l *loop) now() time.Time { return l.b.store.Now() }
+
+// disconnectAll ends every connection of the loop because the broker stops.
+func (l *loop) disconnectAll() {
+	for c := range l.clients {
+		c.disconnect(codec.ServerShuttingDown, errShutdown)
+	}
+}
+
+// whenDrained calls f once no client is left and everything is committed.
+func (l *loop) whenDrained(f func()) {
+	l.drained = f
+	l.checkDrained()
+}
+
+func (l *loop) checkDrained() {
+	if l.drained == nil || len(l.clients) > 0 || l.commits.busy() {
+		return
+	}
+	f := l.drained
+	l.drained = nil
+	f()
+}

@@ -1,0 +1,201 @@
+package loopmq
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"loopmq/metrics"
+	"loopmq/store"
+	"loopmq/trie"
+)
+
+// Options configure a Broker. The zero value of each field means its default.
+type Options struct {
+	// Loops is the number of event loops; default: one per core.
+	Loops int
+	// Logger gets events as names with attributes; default: slog.Default().
+	Logger *slog.Logger
+	// Store keeps what outlives a connection. Required. The caller closes it
+	// after Shutdown.
+	Store store.Store
+	// Metrics is the set that the broker counts in; default: one of its own.
+	Metrics *metrics.Set
+	// Version is what $SYS/broker/version says.
+	Version string
+	// NodeID names this instance in the store; default: random.
+	NodeID string
+
+	// Authenticator decides on CONNECT; nil: everybody may connect.
+	Authenticator Authenticator
+	// Authorizer decides on PUBLISH and SUBSCRIBE; nil: everything is allowed.
+	Authorizer Authorizer
+	// Events are called as things happen.
+	Events Events
+
+	Limits Limits
+
+	// SharedSubscriptionStrategy picks the member of a shared subscription that
+	// gets a message; default: trie.RoundRobin.
+	SharedSubscriptionStrategy SharedSubscriptionStrategy
+	// CheckPayloadFormat makes the broker refuse a PUBLISH whose Payload Format
+	// Indicator says UTF-8 and whose payload is not [MQTT-3.3.2-4].
+	CheckPayloadFormat bool
+	// ReasonStrings adds Reason Strings to PUBACK, PUBREC, PUBREL and PUBCOMP
+	// with an error too, where the client allows it. CONNACK, SUBACK, UNSUBACK
+	// and DISCONNECT always have them.
+	ReasonStrings bool
+	// ResponseInformation is the prefix that a client which asks for Response
+	// Information gets, with its ClientID appended: "{prefix}{ClientID}/".
+	// Empty: none is sent.
+	ResponseInformation string
+	// SysInterval is how often $SYS topics are published; default 10 s; negative:
+	// never.
+	SysInterval time.Duration
+	// ConnectTimeout is how long a new connection may take to send its CONNECT;
+	// default 10 s.
+	ConnectTimeout time.Duration
+}
+
+// SharedSubscriptionStrategy says how a member of a shared subscription is chosen.
+type SharedSubscriptionStrategy uint8
+
+// The strategies. A hash gives the same key to the same member as long as the
+// group's members stay the same.
+const (
+	SharedRoundRobin SharedSubscriptionStrategy = iota
+	SharedRandom
+	SharedSticky
+	SharedHashClientID
+	SharedHashTopic
+)
+
+// Limits bound what a client may cost. Zero means the default given here; for
+// those that say so, a negative value means no limit.
+type Limits struct {
+	// Connections at one time. Default: what the process's limit of open files
+	// leaves after a reserve.
+	Connections int
+	// PacketSize is the largest packet accepted, in bytes, announced as Maximum
+	// Packet Size. Default 4 MiB.
+	PacketSize int
+	// ReceiveMaximum is how many QoS 1 and 2 messages of one client may wait for
+	// their acknowledgement, announced in CONNACK. A 3.x client beyond it is not
+	// read until some are done. Default 1024.
+	ReceiveMaximum int
+	// TopicAliasMaximum is how many Topic Aliases a client may set. Default 32;
+	// negative: none.
+	TopicAliasMaximum int
+	// Inflight bounds the unacknowledged messages sent to one client, within the
+	// client's own Receive Maximum. Default 65535.
+	Inflight int
+	// QueueMessages and QueueBytes bound what waits for one session, beyond what
+	// is in flight. Default 10,000 messages and 64 MiB; negative: no limit.
+	QueueMessages int
+	QueueBytes    int
+	// QueuePolicy says what goes when the queue is full. Default: drop newest.
+	QueuePolicy store.Policy
+	// OutputBytes bounds what one connection has not yet taken. Beyond it QoS 0
+	// messages for it are dropped, and QoS 1 and 2 wait in its queue. Default 1 MiB.
+	OutputBytes int
+	// KeepAlive is the largest Keep Alive in seconds: a 5.0 client that asks for
+	// more, or for none, is told this one as Server Keep Alive. Default: no limit.
+	KeepAlive uint16
+	// SessionExpiryInterval is the largest, in seconds. Default: no limit. A 3.x
+	// session with Clean Session 0 gets it.
+	SessionExpiryInterval uint32
+	// Subscriptions of one session. Default 10,000; negative: no limit.
+	Subscriptions int
+	// RetainedMessages and RetainedBytes bound the retained messages. Default
+	// 1,000,000 and 1 GiB; negative: no limit.
+	RetainedMessages int
+	RetainedBytes    int
+	// TopicLevels is the largest number of levels in a Topic Name or Topic
+	// Filter. Default 128; negative: no limit.
+	TopicLevels int
+	// MailboxMessages bounds the messages that wait at one event loop for another
+	// that does not keep up: QoS 0 beyond it is dropped, and publishers of QoS 1
+	// and 2 are not read for a while. Default 16384.
+	MailboxMessages int
+}
+
+// errNoStore and the like are what New says of Options it can't use.
+var errNoStore = errors.New("loopmq: Options.Store is required (store/memory keeps everything in memory)")
+
+func (o *Options) setDefaults() error {
+	if o.Store == nil {
+		return errNoStore
+	}
+	if o.Loops < 0 {
+		return fmt.Errorf("loopmq: Options.Loops is %d; allowed: 0 (one per core) or more", o.Loops)
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Version == "" {
+		o.Version = "dev"
+	}
+	o.SysInterval = cmp.Or(o.SysInterval, 10*time.Second)
+	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, 10*time.Second)
+	return o.Limits.setDefaults()
+}
+
+func (l *Limits) setDefaults() error {
+	l.PacketSize = cmp.Or(l.PacketSize, 4<<20)
+	l.ReceiveMaximum = cmp.Or(l.ReceiveMaximum, 1024)
+	l.TopicAliasMaximum = cmp.Or(l.TopicAliasMaximum, 32)
+	l.Inflight = cmp.Or(l.Inflight, 65535)
+	l.QueueMessages = cmp.Or(l.QueueMessages, 10_000)
+	l.QueueBytes = cmp.Or(l.QueueBytes, 64<<20)
+	l.OutputBytes = cmp.Or(l.OutputBytes, 1<<20)
+	l.SessionExpiryInterval = cmp.Or(l.SessionExpiryInterval, 0xFFFFFFFF)
+	l.Subscriptions = cmp.Or(l.Subscriptions, 10_000)
+	l.RetainedMessages = cmp.Or(l.RetainedMessages, 1_000_000)
+	l.RetainedBytes = cmp.Or(l.RetainedBytes, 1<<30)
+	l.TopicLevels = cmp.Or(l.TopicLevels, 128)
+	l.MailboxMessages = cmp.Or(l.MailboxMessages, 16384)
+	for _, c := range []struct {
+		name       string
+		value      int
+		low, limit int
+	}{
+		{"PacketSize", l.PacketSize, 64, 268435460},
+		{"ReceiveMaximum", l.ReceiveMaximum, 1, 65535},
+		{"Inflight", l.Inflight, 1, 65535},
+		{"TopicAliasMaximum", l.TopicAliasMaximum, -1 << 31, 65535},
+		{"OutputBytes", l.OutputBytes, 1024, 1 << 40},
+		{"MailboxMessages", l.MailboxMessages, 1, 1 << 30},
+	} {
+		if c.value < c.low || c.value > c.limit {
+			return fmt.Errorf("loopmq: Options.Limits.%s is %d; allowed: %d to %d", c.name, c.value, c.low, c.limit)
+		}
+	}
+	l.TopicAliasMaximum = max(0, l.TopicAliasMaximum)
+	return nil
+}
+
+// queueLimits are the limits of a session's queue, of which the first
+// inflight entries may have been sent.
+func (l *Limits) queueLimits(inflight int) store.Limits {
+	return store.Limits{
+		Messages:  max(0, l.QueueMessages),
+		Bytes:     max(0, l.QueueBytes),
+		Policy:    l.QueuePolicy,
+		Protected: inflight,
+	}
+}
+
+func (s SharedSubscriptionStrategy) trie() trie.Strategy {
+	switch s {
+	case SharedRandom:
+		return trie.Random
+	case SharedSticky:
+		return trie.Sticky
+	case SharedHashClientID, SharedHashTopic:
+		return trie.Hash
+	default:
+		return trie.RoundRobin
+	}
+}

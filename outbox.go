@@ -1,0 +1,191 @@
+package loopmq
+
+import (
+	"sync"
+	"time"
+
+	"loopmq/eventloop"
+	"loopmq/metrics"
+	"loopmq/store"
+)
+
+// outbox collects, during one turn of a loop, the messages for clients of
+// another loop. It travels as a whole: one wake of the other loop for all of it,
+// and one copy of each message however many clients it goes to.
+type outbox struct {
+	from       *loop
+	arena      []byte
+	parcels    []parcel
+	deliveries []delivery
+	last       uint64 // the serial of the publication that the last parcel is made of
+}
+
+// parcel is one message in an outbox with its deliveries. The bytes of small
+// messages are in the arena, large ones and those that are kept anyway are
+// shared.
+type parcel struct {
+	kept                        *store.Message
+	from                        *Session
+	publisherID                 string
+	expiry                      time.Time
+	received                    int64
+	offset                      int
+	topic, properties, payload  int // lengths
+	qos                         byte
+	retain                      bool
+	firstDelivery, deliveryEnds int
+}
+
+const (
+	// arenaMessage is the size from which a message is kept and shared rather
+	// than copied into the arena.
+	arenaMessage = 2 << 10
+	// mailboxOutboxes is how many outboxes wait for a loop that does not keep up.
+	// More collects in one outbox of each other loop.
+	mailboxOutboxes = 64
+	// arenaKept is the largest arena that a free outbox keeps.
+	arenaKept = 1 << 20
+)
+
+var outboxes = sync.Pool{New: func() any { return new(outbox) }}
+
+// outbox returns the outbox for another loop.
+func (l *loop) outbox(to *loop) *outbox {
+	o := l.outboxes[to.index]
+	if o == nil {
+		o = outboxes.Get().(*outbox)
+		o.from = l
+		l.outboxes[to.index] = o
+		l.scheduleOutboxes()
+	}
+	return o
+}
+
+func (l *loop) scheduleOutboxes() {
+	if !l.outboxesScheduled {
+		l.outboxesScheduled = true
+		l.el.AtTurnEnd(l.pushOutboxes)
+	}
+}
+
+// pushOutboxes hands the outboxes of this turn to their loops. One whose mailbox
+// is full stays, and is tried again.
+func (l *loop) pushOutboxes() {
+	l.outboxesScheduled = false
+	kept := false
+	for i, o := range l.outboxes {
+		if o == nil {
+			continue
+		}
+		if l.b.loops[i].inbox.Push(o) {
+			l.outboxes[i] = nil
+		} else {
+			kept = true
+		}
+	}
+	if kept {
+		l.el.Schedule(&l.outboxTimer.Timer, outboxRetry)
+		return
+	}
+	l.outboxFull = false
+	l.unblock(waitMailbox)
+}
+
+// outboxRetry is when a full mailbox is tried again.
+const outboxRetry = 2 * time.Millisecond
+
+// outboxTimer is the loop's timer for full mailboxes.
+type outboxTimer struct {
+	eventloop.Timer
+	l *loop
+}
+
+// OnTimer tries again.
+func (t *outboxTimer) OnTimer(*eventloop.Timer) { t.l.pushOutboxes() }
+
+// add puts a delivery of p into the outbox.
+func (o *outbox) add(p *publication, d *delivery) {
+	if len(o.parcels) >= o.from.b.opts.Limits.MailboxMessages {
+		if d.qos == 0 {
+			o.from.drop(p, d, metrics.DropMailboxFull)
+			return
+		}
+		o.from.outboxFull = true
+	}
+	if o.last != p.serial || len(o.parcels) == 0 {
+		o.begin(p)
+	}
+	if d.ids != nil {
+		c := *d
+		c.ids = append([]uint32(nil), d.ids...)
+		d = &c
+	}
+	o.deliveries = append(o.deliveries, *d)
+	o.parcels[len(o.parcels)-1].deliveryEnds = len(o.deliveries)
+}
+
+// begin starts the parcel of a message.
+func (o *outbox) begin(p *publication) {
+	o.last = p.serial
+	k := parcel{
+		from: p.from, publisherID: p.publisherID, expiry: p.expiry, received: p.received, qos: p.qos, retain: p.retain,
+		firstDelivery: len(o.deliveries), deliveryEnds: len(o.deliveries),
+	}
+	if size := len(p.topic) + len(p.properties) + len(p.payload); p.kept != nil || size > arenaMessage {
+		k.kept = p.keep()
+	} else {
+		k.offset = len(o.arena)
+		k.topic, k.properties, k.payload = len(p.topic), len(p.properties), len(p.payload)
+		o.arena = append(append(append(o.arena, p.topic...), p.properties...), p.payload...)
+	}
+	o.parcels = append(o.parcels, k)
+}
+
+// publication makes p the message of a parcel.
+func (o *outbox) publication(k *parcel, p *publication) {
+	if k.kept != nil {
+		p.set(k.kept)
+	} else {
+		b := o.arena[k.offset:]
+		t, q := k.topic, k.topic+k.properties
+		*p = publication{
+			topic: b[:t], properties: b[t:q], payload: b[q : q+k.payload],
+			qos: k.qos, retain: k.retain, expiry: k.expiry, publisherID: k.publisherID,
+		}
+	}
+	p.from, p.received = k.from, k.received
+}
+
+// receive is called on the loop with the outboxes that other loops pushed.
+func (l *loop) receive(batch []*outbox) {
+	var p publication
+	for _, o := range batch {
+		for i := range o.parcels {
+			k := &o.parcels[i]
+			o.publication(k, &p)
+			for j := k.firstDelivery; j < k.deliveryEnds; j++ {
+				d := &o.deliveries[j]
+				if d.client.loop != l {
+					l.drop(&p, d, metrics.DropSessionGone)
+					continue
+				}
+				d.client.deliver(&p, d)
+			}
+		}
+		o.release()
+	}
+}
+
+// release gives an outbox back.
+func (o *outbox) release() {
+	clear(o.parcels)
+	clear(o.deliveries)
+	o.parcels, o.deliveries, o.arena = o.parcels[:0], o.deliveries[:0], o.arena[:0]
+	o.from, o.last = nil, 0
+	if cap(o.arena) > arenaKept {
+		o.arena = nil
+	}
+	if cap(o.deliveries) <= arenaKept/64 {
+		outboxes.Put(o)
+	}
+}

@@ -1,0 +1,591 @@
+package loopmq
+
+import (
+	"context"
+	"time"
+	"unicode/utf8"
+
+	"loopmq/codec"
+	"loopmq/metrics"
+	"loopmq/session"
+	"loopmq/store"
+	"loopmq/trie"
+)
+
+// Message is what Broker.Publish takes.
+type Message struct {
+	TopicName string
+	Payload   []byte
+	QoS       byte
+	Retain    bool
+	// MessageExpiryInterval in seconds; 0: none.
+	MessageExpiryInterval  uint32
+	PayloadFormatIndicator byte
+	ContentType            string
+	ResponseTopic          string
+	CorrelationData        []byte
+	UserProperties         []UserProperty
+	// PublisherID is the ClientID it counts as coming from, for the hash of shared
+	// subscriptions and for events.
+	PublisherID string
+}
+
+// UserProperty is one name and value.
+type UserProperty struct{ Key, Value string }
+
+// publication is a message on its way through the broker. Its bytes are views,
+// of a read buffer or an outbox, and valid until the call that has it returns;
+// keep makes a copy that lasts.
+type publication struct {
+	topic, payload, properties []byte
+	qos                        byte
+	retain                     bool
+	expiry                     time.Time // zero: never
+	from                       *Session  // for No Local; nil: not from a client
+	publisherID                string
+	received                   int64          // nanoseconds of a loop's clock; 0: not measured
+	kept                       *store.Message // the copy, once it was made
+	serial                     uint64         // tells publications of a loop apart
+}
+
+// keep returns the message as a copy that lasts. It is made once.
+func (p *publication) keep() *store.Message {
+	if p.kept == nil {
+		b := make([]byte, 0, len(p.topic)+len(p.payload)+len(p.properties))
+		b = append(append(append(b, p.topic...), p.properties...), p.payload...)
+		t, q := len(p.topic), len(p.topic)+len(p.properties)
+		p.kept = &store.Message{
+			TopicName:   b[:t:t],
+			Properties:  b[t:q:q],
+			Payload:     b[q:],
+			QoS:         p.qos,
+			Retain:      p.retain,
+			Expiry:      p.expiry,
+			PublisherID: p.publisherID,
+		}
+	}
+	return p.kept
+}
+
+// set makes p the publication of a kept message.
+func (p *publication) set(m *store.Message) {
+	*p = publication{
+		topic: m.TopicName, payload: m.Payload, properties: m.Properties,
+		qos: m.QoS, retain: m.Retain, expiry: m.Expiry, publisherID: m.PublisherID, kept: m,
+	}
+}
+
+func (p *publication) view() *MessageView {
+	return &MessageView{TopicName: p.topic, Payload: p.payload, QoS: p.qos, Retain: p.retain}
+}
+
+// delivery is one message for one client: which, how, and for durable sessions
+// under which number of its queue.
+type delivery struct {
+	session *Session
+	client  *Client // nil: offline
+	group   *trie.Group[*Session]
+	ids     []uint32 // Subscription Identifiers, if there are several
+	number  store.Number
+	id      uint32 // the only Subscription Identifier, 0: none
+	qos     byte
+	retain  bool
+}
+
+// identifiers returns the Subscription Identifiers of d; one holds a single one.
+func (d *delivery) identifiers(one *[1]uint32) []uint32 {
+	if d.ids != nil {
+		return d.ids
+	}
+	if d.id == 0 {
+		return nil
+	}
+	one[0] = d.id
+	return one[:]
+}
+
+// routed is the outcome of route: what must be committed before the message may
+// be acknowledged.
+type routed struct {
+	matched int
+	// commit says that op must be committed. Its Targets are the loop's scratch.
+	commit bool
+	op     store.Op
+}
+
+// route passes p on to whatever matches: it delivers at once what needs no
+// commit, and returns what does.
+//
+// At once go QoS 0, and QoS 1 to sessions that end with their connection. QoS 2
+// goes to such sessions after the commit if there is one (durable targets, a
+// retained message, or force), so that its order is that of the PUBRECs.
+func (l *loop) route(p *publication, force bool) (r routed) {
+	l.match(p)
+	r.matched = len(l.deliveries)
+	l.targets, l.routed = l.targets[:0], l.routed[:0]
+	r.op.Kind = store.OpPublish
+	if p.retain {
+		r.op.Retain = l.retain(p)
+		r.commit = r.op.Retain && p.qos > 0
+	}
+	for i := range l.deliveries {
+		d := &l.deliveries[i]
+		l.m.MessagesMatched[d.qos].Inc()
+		if d.qos > 0 && (d.session == nil || d.session.durable) {
+			l.addTarget(d)
+			r.commit = true
+		}
+	}
+	r.commit = r.commit || force
+	for i := range l.deliveries {
+		d := &l.deliveries[i]
+		if d.qos > 0 && (d.session == nil || d.session.durable) {
+			continue
+		}
+		if d.qos == 2 && r.commit {
+			l.routed = append(l.routed, *d) // behind the targets: no number
+			continue
+		}
+		l.dispatch(p, d)
+	}
+	if r.commit || r.op.Retain {
+		r.op.Message = p.keep()
+		r.op.Targets = l.targets
+	}
+	return r
+}
+
+// match fills l.deliveries with what p goes to: one delivery per session, and
+// one per shared-subscription group.
+func (l *loop) match(p *publication) {
+	m := &l.matches
+	l.serial++
+	p.serial = l.serial
+	l.b.subscriptions.Match(p.topic, m)
+	l.deliveries = l.deliveries[:0]
+	overlap := m.Filters > 1 && len(m.Subscribers) > 1
+	if overlap {
+		clear(l.merged)
+	}
+	for i := range m.Subscribers {
+		s, o := m.Subscribers[i].Subscriber, &m.Subscribers[i].Options
+		if o.NoLocal && s == p.from { // [MQTT-3.8.3-3]
+			continue
+		}
+		d := delivery{
+			session: s,
+			client:  s.client.Load(),
+			qos:     min(p.qos, o.QoS), // [MQTT-3.8.4-8]
+			retain:  p.retain && o.RetainAsPublished,
+			id:      o.SubscriptionIdentifier,
+		}
+		if overlap {
+			if j, again := l.merged[s]; again {
+				l.deliveries[j].merge(&d)
+				continue
+			}
+			l.merged[s] = len(l.deliveries)
+		}
+		l.deliveries = append(l.deliveries, d)
+	}
+	for _, g := range m.Groups {
+		if d, ok := l.selectMember(g, p); ok {
+			l.deliveries = append(l.deliveries, d)
+		}
+	}
+}
+
+// merge adds another subscription of the same session to d: the message goes out
+// once, with the maximum QoS and all Subscription Identifiers [MQTT-3.3.4-2, -3, -4].
+func (d *delivery) merge(o *delivery) {
+	d.qos = max(d.qos, o.qos)
+	d.retain = d.retain || o.retain
+	if o.id == 0 {
+		return
+	}
+	if d.id == 0 {
+		d.id = o.id
+		return
+	}
+	if d.ids == nil {
+		d.ids = append(make([]uint32, 0, 4), d.id)
+	}
+	d.ids = append(d.ids, o.id)
+}
+
+// addTarget makes d a target of the commit.
+func (l *loop) addTarget(d *delivery) {
+	t := store.Target{QoS: d.qos, Retain: d.retain}
+	var one [1]uint32
+	t.SubscriptionIdentifiers = append([]uint32(nil), d.identifiers(&one)...)
+	if d.group != nil {
+		t.ShareName, t.TopicFilter = d.group.ShareName(), d.group.TopicFilter()
+	}
+	if d.session == nil {
+		t.Queue = store.GroupQueue(t.ShareName, t.TopicFilter)
+	} else {
+		t.Queue = store.QueueOf(d.session.id)
+	}
+	l.targets = append(l.targets, t)
+	l.routed = append(l.routed, *d)
+}
+
+// dispatch brings p to the client of d, on this loop or on its own.
+func (l *loop) dispatch(p *publication, d *delivery) {
+	c := d.client
+	switch {
+	case c == nil && d.qos == 0:
+		l.drop(p, d, metrics.DropOffline)
+	case c == nil:
+		l.drop(p, d, metrics.DropSessionGone)
+	case c.loop == l:
+		c.deliver(p, d)
+	default:
+		l.outbox(c.loop).add(p, d)
+	}
+}
+
+// drop counts a delivery that does not take place.
+func (l *loop) drop(p *publication, d *delivery, reason metrics.DropReason) {
+	l.m.MessagesDropped[d.qos][reason].Inc()
+	if f := l.b.opts.Events.OnDropped; f != nil && d.session != nil {
+		f(d.session.id.ClientID, p.view(), reason.String())
+	}
+}
+
+// commit adds what route returned to the next batch. done learns on this loop
+// whether it was stored. It reports what became of each target before.
+func (l *loop) commit(p *publication, r *routed, done func(op *store.Op, err error)) {
+	r.op.Targets = append([]store.Target(nil), r.op.Targets...)
+	deliveries := append([]delivery(nil), l.routed...)
+	for i := range deliveries {
+		if deliveries[i].ids != nil {
+			deliveries[i].ids = append([]uint32(nil), deliveries[i].ids...)
+		}
+	}
+	kept, from, received := p.keep(), p.from, p.received
+	l.commits.add(r.op, func(op *store.Op, err error) {
+		var q publication
+		q.set(kept)
+		l.serial++
+		q.from, q.received, q.serial = from, received, l.serial
+		l.committed(&q, op, deliveries, err)
+		if done != nil {
+			done(op, err)
+		}
+	})
+}
+
+// committed passes on what has been stored: the owner of each queue that got the
+// message learns of it, and QoS 2 for sessions that are not durable goes out.
+func (l *loop) committed(p *publication, op *store.Op, deliveries []delivery, err error) {
+	stored := err == nil && op.Result == store.Done
+	for i := range deliveries {
+		d := &deliveries[i]
+		switch {
+		case !stored && err == nil && op.Result == store.Duplicate:
+			// It was delivered when its Packet Identifier came first.
+		case !stored:
+			reason := metrics.DropStoreUnavailable
+			if err == nil && op.Result == store.Full {
+				reason = metrics.DropStoreFull
+			}
+			l.drop(p, d, reason)
+		case i >= len(op.Targets):
+			d.client = d.session.client.Load()
+			l.dispatch(p, d)
+		default:
+			l.stored(p, d, &op.Targets[i])
+		}
+	}
+}
+
+// stored handles one queue that a message was to go into.
+func (l *loop) stored(p *publication, d *delivery, t *store.Target) {
+	for range t.Dropped {
+		l.m.MessagesDropped[d.qos][metrics.DropQueueFull].Inc()
+	}
+	switch t.Result {
+	case store.Done:
+	case store.Refused:
+		l.drop(p, d, metrics.DropQueueFull)
+		return
+	case store.Full:
+		l.drop(p, d, metrics.DropStoreFull)
+		return
+	default:
+		l.drop(p, d, metrics.DropSessionGone)
+		return
+	}
+	if d.session == nil { // a group with no connected member: it waits there
+		l.m.MessagesQueued[d.qos].Inc()
+		l.b.groupGotEntry(t.ShareName, t.TopicFilter)
+		return
+	}
+	d.number = t.Number
+	d.client = d.session.client.Load()
+	if d.client == nil {
+		l.m.MessagesQueued[d.qos].Inc()
+		if d.group != nil {
+			l.redistribute(d.session)
+		}
+		return
+	}
+	l.dispatch(p, d)
+}
+
+// judge judges a PUBLISH of a client beyond its syntax.
+func (c *Client) judge(p *publication) *codec.Error {
+	switch {
+	case startsWith(p.topic, "$SYS"):
+		return errNotAuthorized
+	case c.loop.b.tooManyLevels(p.topic):
+		return errTopicLevels
+	case c.loop.b.opts.CheckPayloadFormat && declaresUTF8(p.properties) && !utf8.Valid(p.payload):
+		return errPayloadFormat
+	}
+	return nil
+}
+
+func startsWith(b []byte, prefix string) bool {
+	return len(b) >= len(prefix) && string(b[:len(prefix)]) == prefix
+}
+
+func (b *Broker) tooManyLevels(topic []byte) bool {
+	limit := b.opts.Limits.TopicLevels
+	if limit < 0 || len(topic) < limit {
+		return false
+	}
+	levels := 1
+	for _, ch := range topic {
+		if ch == '/' {
+			levels++
+		}
+	}
+	return levels > limit
+}
+
+// declaresUTF8 reports whether the Payload Format Indicator says UTF-8: it is
+// the first of the properties that are passed on.
+func declaresUTF8(properties []byte) bool {
+	return len(properties) >= 2 && properties[0] == byte(codec.PropPayloadFormatIndicator) && properties[1] == 1
+}
+
+// publishFrom is the way of a PUBLISH that a client sent: it is judged, passed
+// on, and acknowledged when everything that must be stored is.
+func (l *loop) publishFrom(c *Client, p *publication, packetID uint16) error {
+	if p.qos == 2 && !c.flows().in.Hold(packetID) {
+		// Its message is on its way, or was passed on. Its PUBREC waits behind that
+		// of the first copy, should that still wait for a commit [MQTT-4.3.3-10].
+		c.acknowledge(codec.TypePubrec, packetID, codec.Success)
+		return nil
+	}
+	if p.qos > 0 && c.exceedsReceiveMaximum(p.qos) {
+		return errReceiveMaximum
+	}
+	l.m.MessagesReceived[p.qos].Inc()
+	if e := c.judge(p); e != nil {
+		c.refusePublish(p.qos, packetID, e)
+		return nil
+	}
+	if l.b.opts.Authorizer != nil {
+		c.authorizePublish(p, packetID)
+		return nil
+	}
+	l.publishAllowed(c, p, packetID)
+	return nil
+}
+
+// ackType is the packet that acknowledges a PUBLISH.
+func ackType(qos byte) codec.PacketType {
+	if qos == 2 {
+		return codec.TypePubrec
+	}
+	return codec.TypePuback
+}
+
+// publishAllowed passes on what a client may publish.
+func (l *loop) publishAllowed(c *Client, p *publication, packetID uint16) {
+	if f := l.b.opts.Events.OnPublished; f != nil {
+		f(&c.info, p.view())
+	}
+	hold := p.qos == 2 && c.session.durable
+	r := l.route(p, hold || p.qos == 2 && c.flow.owed.Len() > 0)
+	reason := codec.Success
+	if r.matched == 0 {
+		reason = codec.NoMatchingSubscribers
+	}
+	switch {
+	case r.commit:
+		if hold {
+			r.op.Session, r.op.Epoch, r.op.PacketID = c.session.id, c.epoch, packetID
+		}
+		l.commit(p, &r, c.acknowledgeLater(ackType(p.qos), packetID, reason))
+	case p.qos > 0:
+		c.acknowledge(ackType(p.qos), packetID, reason)
+	}
+	if !r.commit && r.op.Retain { // QoS 0: it is stored, but nobody waits for that
+		l.commit(p, &r, nil)
+	}
+	if l.commits.full() {
+		l.block(c, waitCommit)
+	}
+	if l.outboxFull && p.qos > 0 {
+		l.block(c, waitMailbox)
+	}
+}
+
+// authorizePublish asks the Authorizer, and reads nothing more from c meanwhile.
+func (c *Client) authorizePublish(p *publication, packetID uint16) {
+	l, info := c.loop, &c.info
+	q := *p
+	m := q.keep()
+	c.wait(waitDecision)
+	l.b.workers.do(func() {
+		ok := l.b.opts.Authorizer.Authorize(context.Background(), info, ActionPublish, string(m.TopicName), m.QoS, m.Retain)
+		l.el.Post(func() {
+			if c.state != stateConnected {
+				return
+			}
+			from, received := q.from, q.received
+			q.set(m)
+			q.from, q.received = from, received
+			if ok {
+				l.publishAllowed(c, &q, packetID)
+			} else {
+				c.refusePublish(q.qos, packetID, errNotAuthorized)
+			}
+			c.resume(waitDecision)
+		})
+	})
+}
+
+// refusePublish answers a PUBLISH that is not passed on. 3.x has no negative
+// acknowledgement: there it is acknowledged and dropped [MQTT-3.3.5-2 of 3.1.1].
+func (c *Client) refusePublish(qos byte, packetID uint16, e *codec.Error) {
+	c.loop.b.metrics.ProtocolErrors[e.ReasonCode].Inc()
+	reason := e.ReasonCode
+	if c.info.ProtocolVersion != codec.V5 {
+		reason = codec.Success
+	}
+	if qos == 2 && reason.IsError() {
+		c.flow.in.Release(packetID) // the handshake ends with this PUBREC
+	}
+	if qos > 0 {
+		c.acknowledge(ackType(qos), packetID, reason)
+	}
+}
+
+// Publish passes a message on as if a client had sent it, and returns when it is
+// stored as its QoS demands. matched is the number of sessions and
+// shared-subscription groups that it went to.
+func (b *Broker) Publish(ctx context.Context, m Message) (matched int, err error) {
+	p, err := b.publicationOf(&m)
+	if err != nil {
+		return 0, err
+	}
+	if !b.running.Load() {
+		return 0, ErrNotRunning
+	}
+	type answer struct {
+		matched int
+		err     error
+	}
+	answers := make(chan answer, 1)
+	l := b.loops[b.nextLoop.Add(1)%uint64(len(b.loops))]
+	l.el.Post(func() {
+		l.publishOwn(p, func(matched int, err error) { answers <- answer{matched, err} })
+	})
+	select {
+	case a := <-answers:
+		return a.matched, a.err
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+// publishOwn is the way of a message that no client's packet brought. done may
+// be nil.
+func (l *loop) publishOwn(p *publication, done func(matched int, err error)) {
+	l.m.MessagesReceived[p.qos].Inc()
+	p.received = l.el.Nanotime()
+	if f := l.b.opts.Events.OnPublished; f != nil {
+		f(nil, p.view())
+	}
+	r := l.route(p, false)
+	if !r.commit && !r.op.Retain {
+		if done != nil {
+			done(r.matched, nil)
+		}
+		return
+	}
+	matched := r.matched
+	l.commit(p, &r, func(op *store.Op, err error) {
+		if done == nil {
+			return
+		}
+		if err != nil || reasonFor(op, err) != codec.Success {
+			done(matched, ErrNotStored)
+			return
+		}
+		done(matched, nil)
+	})
+}
+
+// publicationOf checks a Message and makes it a publication that lasts.
+func (b *Broker) publicationOf(m *Message) (*publication, error) {
+	topic := []byte(m.TopicName)
+	switch {
+	case !codec.ValidTopicName(topic) || b.tooManyLevels(topic):
+		return nil, ErrTopicName
+	case m.QoS > 2:
+		return nil, ErrQoS
+	case len(m.Payload)+len(m.TopicName)+64 > b.opts.Limits.PacketSize:
+		return nil, ErrTooLarge
+	}
+	var props codec.Properties
+	if m.PayloadFormatIndicator != 0 {
+		props.PayloadFormatIndicator = m.PayloadFormatIndicator
+		props.Set(codec.PropPayloadFormatIndicator)
+	}
+	if m.ContentType != "" {
+		props.ContentType = []byte(m.ContentType)
+		props.Set(codec.PropContentType)
+	}
+	if m.ResponseTopic != "" {
+		props.ResponseTopic = []byte(m.ResponseTopic)
+		props.Set(codec.PropResponseTopic)
+	}
+	if m.CorrelationData != nil {
+		props.CorrelationData = m.CorrelationData
+		props.Set(codec.PropCorrelationData)
+	}
+	for _, u := range m.UserProperties {
+		props.UserProperties = append(props.UserProperties, codec.UserProperty{Key: []byte(u.Key), Value: []byte(u.Value)})
+		props.Set(codec.PropUserProperty)
+	}
+	view := publication{
+		topic:       topic,
+		payload:     m.Payload,
+		properties:  props.AppendForward(nil),
+		qos:         m.QoS,
+		retain:      m.Retain,
+		publisherID: m.PublisherID,
+	}
+	if m.MessageExpiryInterval > 0 {
+		view.expiry = b.store.Now().Add(time.Duration(m.MessageExpiryInterval) * time.Second)
+	}
+	p := new(publication)
+	p.set(view.keep())
+	return p, nil
+}
+
+// remaining returns the Message Expiry Interval to send; ok is false if p has
+// expired [MQTT-3.3.2-5].
+func (l *loop) remaining(p *publication) (seconds uint32, has, ok bool) {
+	if p.expiry.IsZero() {
+		return 0, false, true
+	}
+	seconds, ok = session.RemainingExpiry(l.now(), p.expiry)
+	return seconds, true, ok
+}

@@ -1,0 +1,266 @@
+package loopmq
+
+import (
+	"hash/maphash"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"loopmq/codec"
+	"loopmq/store"
+	"loopmq/trie"
+)
+
+// Session is what the broker knows of a session as a whole: who it is, what it
+// subscribes to, and which connection it has. The trie points to it. The state
+// of its deliveries belongs to that connection (see flow.go), and what outlives
+// the connection is in the store.
+type Session struct {
+	id      store.SessionID
+	durable bool
+	client  atomic.Pointer[Client] // nil: offline
+
+	// owner is the loop of that connection, or of the last one: what it has to
+	// commit for the session goes before what others do.
+	owner atomic.Pointer[loop]
+
+	// lastSent is the last entry of the queue that a connection of this process
+	// sent; known is false if the session is older than this process, so that
+	// another one may have sent more. They belong to the loop of the connection,
+	// and are handed over when the session is.
+	lastSent store.Number
+	known    bool
+
+	mu struct {
+		sync.Mutex
+		filters []string
+		shared  int  // how many of them are shared
+		left    bool // the trie, for good
+		ended   bool
+	}
+}
+
+// registry finds sessions by ClientID and orders the CONNECTs of each: one
+// attempt at a time goes on, and of those that wait the latest wins.
+type registry struct {
+	once   sync.Once
+	seed   maphash.Seed
+	shards [64]registryShard
+}
+
+type registryShard struct {
+	mu struct {
+		sync.Mutex
+		sessions map[string]*Session
+		attempts map[string]*attempt
+	}
+	_ [40]byte // a cache line of its own
+}
+
+type attempt struct {
+	current *Client
+	next    *Client
+}
+
+func (r *registry) shard(clientID string) *registryShard {
+	r.once.Do(func() { r.seed = maphash.MakeSeed() })
+	return &r.shards[maphash.String(r.seed, clientID)%uint64(len(r.shards))]
+}
+
+// begin says whether c's CONNECT may go on now. If not it is started by the end
+// of the one under way, or replaced by a later one: that one is returned by the
+// later call, to be refused.
+func (r *registry) begin(c *Client) (now bool, replaced *Client) {
+	sh := r.shard(c.info.ClientID)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if a := sh.mu.attempts[c.info.ClientID]; a != nil {
+		replaced, a.next = a.next, c
+		return false, replaced
+	}
+	if sh.mu.attempts == nil {
+		sh.mu.attempts = make(map[string]*attempt)
+	}
+	sh.mu.attempts[c.info.ClientID] = &attempt{current: c}
+	return true, nil
+}
+
+// end ends the attempt under way for a ClientID, and returns the one to go on
+// with, nil if there is none.
+func (r *registry) end(clientID string) (next *Client) {
+	sh := r.shard(clientID)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	a := sh.mu.attempts[clientID]
+	if a.next == nil {
+		delete(sh.mu.attempts, clientID)
+		return nil
+	}
+	a.current, a.next = a.next, nil
+	return a.current
+}
+
+// session returns the session of a ClientID, nil if there is none.
+func (r *registry) session(clientID string) *Session {
+	sh := r.shard(clientID)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.mu.sessions[clientID]
+}
+
+// put makes s the session of its ClientID.
+func (r *registry) put(s *Session) {
+	sh := r.shard(s.id.ClientID)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.mu.sessions == nil {
+		sh.mu.sessions = make(map[string]*Session)
+	}
+	sh.mu.sessions[s.id.ClientID] = s
+}
+
+// remove forgets s, if it is still the session of its ClientID.
+func (r *registry) remove(s *Session) bool {
+	sh := r.shard(s.id.ClientID)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.mu.sessions[s.id.ClientID] != s {
+		return false
+	}
+	delete(sh.mu.sessions, s.id.ClientID)
+	return true
+}
+
+// restore puts a session that the store had when the broker started.
+func (r *registry) restore(stored *store.Session) *Session {
+	s := &Session{id: stored.ID, durable: true}
+	r.put(s)
+	return s
+}
+
+func (r *registry) len() int {
+	n := 0
+	for i := range r.shards {
+		sh := &r.shards[i]
+		sh.mu.Lock()
+		n += len(sh.mu.sessions)
+		sh.mu.Unlock()
+	}
+	return n
+}
+
+// subscribe puts a subscription into the trie, and reports whether it existed.
+func (s *Session) subscribe(b *Broker, sub store.Subscription) (existed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.left {
+		return false
+	}
+	existed = b.subscriptions.Subscribe(sub.TopicFilter, s, trie.Options{
+		QoS:                    sub.Options.QoS,
+		NoLocal:                sub.Options.NoLocal,
+		RetainAsPublished:      sub.Options.RetainAsPublished,
+		RetainHandling:         sub.Options.RetainHandling,
+		SubscriptionIdentifier: sub.SubscriptionIdentifier,
+	})
+	if !existed {
+		s.mu.filters = append(s.mu.filters, sub.TopicFilter)
+		if isShared(sub.TopicFilter) {
+			s.mu.shared++
+		}
+	}
+	return existed
+}
+
+// unsubscribe takes a subscription out of the trie, and reports whether it was
+// there.
+func (s *Session) unsubscribe(b *Broker, topicFilter string) (existed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !b.subscriptions.Unsubscribe(topicFilter, s) {
+		return false
+	}
+	for i, f := range s.mu.filters {
+		if f == topicFilter {
+			last := len(s.mu.filters) - 1
+			s.mu.filters[i] = s.mu.filters[last]
+			s.mu.filters[last] = ""
+			s.mu.filters = s.mu.filters[:last]
+			break
+		}
+	}
+	if isShared(topicFilter) {
+		s.mu.shared--
+	}
+	return true
+}
+
+// subscriptionCount returns how many subscriptions there are, and how many of
+// them are shared.
+func (s *Session) subscriptionCount() (all, shared int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.mu.filters), s.mu.shared
+}
+
+// has reports whether the session has a subscription.
+func (s *Session) has(topicFilter string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Contains(s.mu.filters, topicFilter)
+}
+
+// sharedFilters returns the subscriptions that are shared.
+func (s *Session) sharedFilters() (filters []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.shared == 0 {
+		return nil
+	}
+	for _, f := range s.mu.filters {
+		if isShared(f) {
+			filters = append(filters, f)
+		}
+	}
+	return filters
+}
+
+// leaveTrie takes the subscriptions out of the trie for good.
+func (s *Session) leaveTrie(b *Broker) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.left = true
+	for _, f := range s.mu.filters {
+		b.subscriptions.Unsubscribe(f, s)
+	}
+	s.mu.filters, s.mu.shared = nil, 0
+}
+
+// end takes a session out of the trie and the registry. Only the first call does
+// anything.
+func (s *Session) end(b *Broker) {
+	s.leaveTrie(b)
+	s.mu.Lock()
+	ended := s.mu.ended
+	s.mu.ended = true
+	s.mu.Unlock()
+	if ended {
+		return
+	}
+	b.registry.remove(s)
+	if f := b.opts.Events.OnSessionTerminated; f != nil {
+		f(s.id.ClientID)
+	}
+}
+
+func isShared(topicFilter string) bool {
+	return len(topicFilter) > 7 && topicFilter[:7] == "$share/"
+}
+
+// asError returns err as the protocol error it is, or as an unspecified one.
+func asError(err error) *codec.Error {
+	if e, ok := err.(*codec.Error); ok { //nolint:errorlint // decoders return it bare
+		return e
+	}
+	return errUnspecified
+}

@@ -1,0 +1,190 @@
+package loopmq
+
+import (
+	"context"
+
+	"loopmq/codec"
+	"loopmq/store"
+)
+
+// subscribing is a SUBSCRIBE while it is decided on. Its bytes are its own.
+type subscribing struct {
+	packetID      uint16
+	subscriptions []store.Subscription
+	reasons       []codec.ReasonCode
+	// existed says of each subscription whether it replaced one; granted, whether
+	// it takes effect.
+	existed, granted []bool
+}
+
+// subscribe handles a SUBSCRIBE: SUBACK goes out when the subscriptions are in
+// the trie and, for a durable session, in the store; then the retained messages.
+func (c *Client) subscribe(p *codec.Subscribe) {
+	n := len(p.Subscriptions)
+	s := &subscribing{
+		packetID: p.PacketID, subscriptions: make([]store.Subscription, n), reasons: make([]codec.ReasonCode, n),
+		existed: make([]bool, n), granted: make([]bool, n),
+	}
+	var id uint32
+	if ids := p.Properties.SubscriptionIdentifiers; len(ids) > 0 {
+		id = ids[0]
+	}
+	for i := range p.Subscriptions {
+		sub := &p.Subscriptions[i]
+		s.subscriptions[i] = store.Subscription{TopicFilter: string(sub.TopicFilter), Options: sub.Options, SubscriptionIdentifier: id}
+		if c.bridge { // a bridge wants RETAIN as it was published
+			s.subscriptions[i].Options.RetainAsPublished = true
+		}
+		s.reasons[i] = codec.ReasonCode(sub.Options.QoS)
+		switch {
+		case sub.Invalid:
+			s.reasons[i] = codec.TopicFilterInvalid
+		case c.loop.b.tooManyLevels(sub.TopicFilter):
+			s.reasons[i] = codec.TopicFilterInvalid
+		}
+	}
+	if c.loop.b.opts.Authorizer == nil {
+		c.subscribeAllowed(s)
+		return
+	}
+	c.authorizeSubscribe(s)
+}
+
+// authorizeSubscribe asks the Authorizer, and reads nothing more from c meanwhile.
+func (c *Client) authorizeSubscribe(s *subscribing) {
+	l, info := c.loop, &c.info
+	c.wait(waitDecision)
+	l.b.workers.do(func() {
+		for i := range s.subscriptions {
+			sub := &s.subscriptions[i]
+			if s.reasons[i].IsError() {
+				continue
+			}
+			_, filter, _ := codec.SplitShare([]byte(sub.TopicFilter))
+			if !l.b.opts.Authorizer.Authorize(context.Background(), info, ActionSubscribe, string(filter), sub.Options.QoS, false) {
+				s.reasons[i] = codec.NotAuthorized
+			}
+		}
+		l.el.Post(func() {
+			if c.state == stateConnected {
+				c.subscribeAllowed(s)
+				c.resume(waitDecision)
+			}
+		})
+	})
+}
+
+// subscribeAllowed registers what is granted.
+func (c *Client) subscribeAllowed(s *subscribing) {
+	b, l := c.loop.b, c.loop
+	limit := b.opts.Limits.Subscriptions
+	op := c.op(store.OpSubscribe)
+	for i := range s.subscriptions {
+		sub := &s.subscriptions[i]
+		if s.reasons[i].IsError() {
+			continue
+		}
+		if n, _ := c.session.subscriptionCount(); limit >= 0 && n >= limit && !c.session.has(sub.TopicFilter) {
+			s.reasons[i] = codec.QuotaExceeded
+			continue
+		}
+		s.granted[i] = true
+		s.existed[i] = c.session.subscribe(b, *sub)
+		op.Subscriptions = append(op.Subscriptions, *sub)
+		if f := b.opts.Events.OnSubscribed; f != nil {
+			f(&c.info, sub.TopicFilter, sub.Options)
+		}
+	}
+	if !c.session.durable || len(op.Subscriptions) == 0 {
+		c.subscribed(s)
+		return
+	}
+	l.commits.add(op, func(op *store.Op, err error) {
+		switch {
+		case c.state != stateConnected:
+		case err != nil:
+			c.disconnect(codec.ServerUnavailable, errStoreUnavailable)
+		case op.Result == store.Fenced:
+			c.disconnect(codec.SessionTakenOver, errTakenOver)
+		default:
+			c.subscribed(s)
+		}
+	})
+}
+
+// subscribed answers a SUBSCRIBE and sends the retained messages.
+func (c *Client) subscribed(s *subscribing) {
+	p := codec.Suback{PacketID: s.packetID, ReasonCodes: s.reasons}
+	if c.info.ProtocolVersion != codec.V5 {
+		for i, r := range s.reasons {
+			if r.IsError() {
+				s.reasons[i] = codec.UnspecifiedError // 0x80 is the one failure code of 3.1.1
+			}
+			if r.IsError() && c.info.ProtocolVersion == codec.V31 {
+				s.reasons[i] = 0 // 3.1 has none at all
+			}
+		}
+	}
+	c.conn.EndWrite(p.Append(c.conn.BeginWrite(), c.info.ProtocolVersion))
+	c.loop.m.PacketsSent[codec.TypeSuback].Inc()
+	for i := range s.subscriptions {
+		sub := &s.subscriptions[i]
+		if !s.granted[i] {
+			continue
+		}
+		if isShared(sub.TopicFilter) { // no retained messages [MQTT-4.8.2-7 has none; section 4.8.2]
+			c.drainGroup(sub.TopicFilter)
+			continue
+		}
+		switch sub.Options.RetainHandling {
+		case 0:
+			c.replayRetained(sub.TopicFilter, sub)
+		case 1:
+			if !s.existed[i] {
+				c.replayRetained(sub.TopicFilter, sub)
+			}
+		}
+	}
+}
+
+// unsubscribe handles an UNSUBSCRIBE.
+func (c *Client) unsubscribe(p *codec.Unsubscribe) {
+	b := c.loop.b
+	ack := codec.Unsuback{PacketID: p.PacketID, ReasonCodes: make([]codec.ReasonCode, len(p.TopicFilters))}
+	op := c.op(store.OpUnsubscribe)
+	for i, filter := range p.TopicFilters {
+		if !codec.ValidTopicFilter(filter) {
+			ack.ReasonCodes[i] = codec.TopicFilterInvalid
+			continue
+		}
+		f := string(filter)
+		if !c.session.unsubscribe(b, f) {
+			ack.ReasonCodes[i] = codec.NoSubscriptionExisted // [MQTT-3.11.3-2]
+			continue
+		}
+		op.Subscriptions = append(op.Subscriptions, store.Subscription{TopicFilter: f})
+		if ev := b.opts.Events.OnUnsubscribed; ev != nil {
+			ev(&c.info, f)
+		}
+	}
+	if !c.session.durable || len(op.Subscriptions) == 0 {
+		c.unsubscribed(&ack)
+		return
+	}
+	c.loop.commits.add(op, func(op *store.Op, err error) {
+		switch {
+		case c.state != stateConnected:
+		case err != nil:
+			c.disconnect(codec.ServerUnavailable, errStoreUnavailable)
+		case op.Result == store.Fenced:
+			c.disconnect(codec.SessionTakenOver, errTakenOver)
+		default:
+			c.unsubscribed(&ack)
+		}
+	})
+}
+
+func (c *Client) unsubscribed(p *codec.Unsuback) {
+	c.conn.EndWrite(p.Append(c.conn.BeginWrite(), c.info.ProtocolVersion))
+	c.loop.m.PacketsSent[codec.TypeUnsuback].Inc()
+}
