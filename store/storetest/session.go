@@ -1,0 +1,262 @@
+package storetest
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"loopmq/store"
+)
+
+// clientIDs returns the ClientIDs of sessions.
+func clientIDs(sessions []store.Session) []string {
+	ids := []string{}
+	for _, se := range sessions {
+		ids = append(ids, se.ID.ClientID)
+	}
+	return ids
+}
+
+func (h *harness) list(after string, limit int) []string {
+	h.Helper()
+	sessions, err := h.s.Sessions().List(h.Context(), after, limit)
+	h.noError(err)
+	return clientIDs(sessions)
+}
+
+func (h *harness) expired(now time.Time, limit int) []string {
+	h.Helper()
+	sessions, err := h.s.Sessions().Expired(h.Context(), now, limit)
+	h.noError(err)
+	return clientIDs(sessions)
+}
+
+// nextExpiry checks when the next session is due; zero: none is.
+func (h *harness) nextExpiry(want time.Time) {
+	h.Helper()
+	got, ok, err := h.s.Sessions().NextExpiry(h.Context())
+	h.noError(err)
+	equal(h, "a session is due", ok, !want.IsZero())
+	if ok && !got.Equal(want) {
+		h.Errorf("NextExpiry: got %v, want %v", got, want)
+	}
+}
+
+// offlineUntil claims a session and takes it offline.
+func (h *harness) offlineUntil(clientID string, due time.Time) store.Session {
+	h.Helper()
+	se := h.session(clientID)
+	op := offline(se)
+	op.Due = due
+	h.do(op)
+	return se
+}
+
+var sessionTests = []test{
+	{"Lookup finds what is stored", func(h *harness) {
+		h.lookupGone("c")
+		se := h.session("c")
+		h.sameSession("Lookup", h.lookup("c"), se)
+		h.lookupGone("C")
+		h.lookupGone("")
+	}},
+	{"List goes through durable sessions in order", func(h *harness) {
+		equal(h, "List of nothing", h.list("", 10), []string{})
+		want := []string{}
+		for i := range 25 {
+			want = append(want, fmt.Sprint("client", i))
+		}
+		for _, clientID := range want {
+			h.session(clientID)
+		}
+		h.claim(store.Claim{ClientID: "client0.not durable", Owner: "node"})
+		slices.Sort(want)
+		for _, limit := range []int{1, 3, 24, 25, 100} {
+			var got []string
+			for after := ""; ; {
+				page := h.list(after, limit)
+				if len(page) > limit {
+					h.Fatalf("got %d sessions, want at most %d", len(page), limit)
+				}
+				if len(page) == 0 {
+					break
+				}
+				got = append(got, page...)
+				after = page[len(page)-1]
+			}
+			equal(h, fmt.Sprint("List by ", limit), got, want)
+		}
+		equal(h, "after one that is not there", h.list("client24x", 1), []string{"client3"})
+		equal(h, "limit 0", h.list("", 0), []string{})
+	}},
+	{"List has sessions online and offline as they are", func(h *harness) {
+		a := h.session("a")
+		b := h.offlineUntil("b", h.in(100))
+		b.Owner, b.Due = "", h.in(100)
+		sessions, err := h.s.Sessions().List(h.Context(), "", 10)
+		h.noError(err)
+		if len(sessions) != 2 {
+			h.Fatalf("got %d sessions, want 2", len(sessions))
+		}
+		h.sameSession("a", sessions[0], a)
+		h.sameSession("b", sessions[1], b)
+	}},
+	{"offline has no owner, an interval and a due time", func(h *harness) {
+		se := h.session("c")
+		op := offline(se)
+		op.SessionExpiryInterval, op.Due = 77, h.in(77)
+		h.do(op)
+		se.Owner, se.SessionExpiryInterval, se.Due = "", 77, h.in(77)
+		h.sameSession("Lookup", h.lookup("c"), se)
+		h.nextExpiry(h.in(77))
+	}},
+	{"offline twice is offline", func(h *harness) {
+		se := h.session("c")
+		op := offline(se)
+		op.Due = h.in(100)
+		h.do(op)
+		op.Due = h.in(50)
+		h.do(op)
+		h.nextExpiry(h.in(50))
+	}},
+	{"Expired has the longest overdue first", func(h *harness) {
+		h.nextExpiry(time.Time{})
+		due := map[string]int{"a": -10, "b": -30, "c": 1000, "d": -20, "e": 2000}
+		for clientID, seconds := range due {
+			h.offlineUntil(clientID, h.in(seconds))
+		}
+		h.offlineUntil("never", time.Time{})
+		h.session("online")
+		equal(h, "before", h.expired(h.in(-31), 10), []string{})
+		equal(h, "at the due time", h.expired(h.in(-30), 10), []string{"b"})
+		equal(h, "now", h.expired(h.in(0), 10), []string{"b", "d", "a"})
+		equal(h, "limit", h.expired(h.in(0), 2), []string{"b", "d"})
+		equal(h, "limit 0", h.expired(h.in(0), 0), []string{})
+		equal(h, "all", h.expired(h.in(5000), 10), []string{"b", "d", "a", "c", "e"})
+		h.nextExpiry(h.in(-30))
+	}},
+	{"Expired deletes nothing", func(h *harness) {
+		se := h.offlineUntil("c", h.in(-5))
+		for range 2 {
+			equal(h, "expired", h.expired(h.in(0), 10), []string{"c"})
+		}
+		se.Owner, se.Due = "", h.in(-5)
+		h.sameSession("Lookup", h.lookup("c"), se)
+	}},
+	{"a claim takes a session out of Expired", func(h *harness) {
+		h.offlineUntil("a", h.in(100))
+		h.offlineUntil("b", h.in(200))
+		h.session("a")
+		h.nextExpiry(h.in(200))
+		equal(h, "expired", h.expired(h.in(5000), 10), []string{"b"})
+	}},
+	{"ending deletes all state", func(h *harness) {
+		claimed, _ := h.stateful("c")
+		h.do(endSession(claimed.Session))
+		h.lookupGone("c")
+		h.gone(store.QueueOf(claimed.Session.ID))
+		_, err := h.s.Subscriptions().Of(h.Context(), claimed.Session.ID)
+		h.isError("Subscriptions", err, store.ErrGone)
+		equal(h, "List", h.list("", 10), []string{})
+		equal(h, "again", h.result(endSession(claimed.Session)), store.Gone)
+		h.sameState(h.claim(durable("c")), store.Claimed{})
+	}},
+	{"ending an expired session takes it out of Expired", func(h *harness) {
+		a := h.offlineUntil("a", h.in(-5))
+		h.offlineUntil("b", h.in(100))
+		h.do(endSession(a))
+		equal(h, "expired", h.expired(h.in(0), 10), []string{})
+		h.nextExpiry(h.in(100))
+	}},
+	{"ending needs no Epoch", func(h *harness) {
+		se := h.session("c")
+		other := se
+		other.ID.Incarnation++
+		other.Epoch = 0
+		equal(h, "other incarnation", h.result(endSession(other)), store.Gone)
+		se.Epoch = 0
+		h.do(endSession(se))
+		h.lookupGone("c")
+	}},
+	{"ending leaves alone what was claimed again", func(h *harness) {
+		se := h.offlineUntil("c", h.in(-5))
+		expired, err := h.s.Sessions().Expired(h.Context(), h.in(0), 10)
+		h.noError(err)
+		claimed := h.session("c")
+		equal(h, "result", h.result(endSession(expired[0])), store.Fenced)
+		equal(h, "result", h.result(endSession(se)), store.Fenced)
+		h.sameSession("Lookup", h.lookup("c"), claimed)
+	}},
+}
+
+// fenceTests show that a connection that lost its session changes nothing of
+// it.
+var fenceTests = []test{
+	{"guarded operations of a former connection are Fenced", func(h *harness) {
+		old, want := h.stateful("c")
+		now := h.session("c")
+		h.fenced(old.Session, store.Fenced)
+		h.sameSession("session", h.lookup("c"), now)
+		h.sameState(h.claim(durable("c")), want)
+	}},
+	{"guarded operations of a session that began anew are Fenced", func(h *harness) {
+		old, _ := h.stateful("c")
+		c := durable("c")
+		c.CleanStart = true
+		now := h.claim(c).Session
+		h.fenced(old.Session, store.Fenced)
+		h.sameSession("session", h.lookup("c"), now)
+		h.sameState(h.claim(durable("c")), store.Claimed{Present: true})
+	}},
+	{"guarded operations of a session that ended are Gone", func(h *harness) {
+		old, _ := h.stateful("c")
+		h.do(endSession(old.Session))
+		h.fenced(old.Session, store.Gone)
+		h.lookupGone("c")
+	}},
+	{"an Epoch that was never given is Fenced", func(h *harness) {
+		se := h.session("c")
+		forged := se
+		forged.Epoch++
+		h.fenced(forged, store.Fenced)
+		h.sameSession("session", h.lookup("c"), se)
+	}},
+	{"finishing needs no Epoch", func(h *harness) {
+		q := h.queue("c")
+		numbers := h.enqueue(q, "1")
+		h.session("c")
+		h.do(store.Op{Kind: store.OpFinish, Session: q.Session, Numbers: numbers})
+		equal(h, "queue", h.payloads(q), []string{})
+	}},
+}
+
+// fenced commits each guarded operation as se and expects the result want.
+func (h *harness) fenced(se store.Session, want store.Result) {
+	h.Helper()
+	other := h.queue("other")
+	numbers := []store.Number{{Generation: 1, Seq: 1}, {Generation: 1, Seq: 2}}
+	subscriptions := []store.Subscription{{TopicFilter: "a"}}
+	for what, op := range map[string]store.Op{
+		"OpPublish": {
+			Kind: store.OpPublish, PacketID: 9, Retain: true, Message: message("fenced"),
+			Targets: []store.Target{{Queue: other, QoS: 1}},
+		},
+		"OpRelease":     {Kind: store.OpRelease, Numbers: numbers},
+		"OpComplete":    {Kind: store.OpComplete, Numbers: numbers},
+		"OpUnhold":      {Kind: store.OpUnhold, PacketID: 7},
+		"OpSubscribe":   {Kind: store.OpSubscribe, Subscriptions: subscriptions},
+		"OpUnsubscribe": {Kind: store.OpUnsubscribe, Subscriptions: subscriptions},
+		"OpOffline":     {Kind: store.OpOffline, Due: h.in(1)},
+		"OpEndSession":  {Kind: store.OpEndSession},
+	} {
+		op.Session, op.Epoch = se.ID, se.Epoch
+		done := h.commit(op)[0]
+		equal(h, what, done.Result, want)
+		for _, t := range done.Targets {
+			equal(h, what+": target", t.Result, want)
+		}
+	}
+	equal(h, "other queue", h.payloads(other), []string{})
+	equal(h, "retained", h.retained("topic"), []string{""})
+	h.nextExpiry(time.Time{})
+}
