@@ -28,7 +28,7 @@ func FuzzDecode(f *testing.F) {
 			switch {
 			case cutOK && (h != whole || !ok):
 				t.Fatalf("first %d bytes give %+v, all give %+v, %v", cut, h, whole, err)
-			case cutErr != nil && (cutErr != err || cut == 0):
+			case cutErr != nil && (!errors.Is(cutErr, err) || cut == 0):
 				t.Fatalf("first %d bytes give %v, all give %v", cut, cutErr, err)
 			case !cutOK && cutErr == nil && ok && cut >= whole.HeaderSize:
 				t.Fatalf("first %d bytes don't give a header of %d", cut, whole.HeaderSize)
@@ -45,7 +45,7 @@ func FuzzDecode(f *testing.F) {
 		pkt, err := alone.decode(v, whole, body[:len(body):len(body)])
 		pkt2, err2 := amid.decode(v, whole, among[whole.HeaderSize:whole.Size])
 		checkError(t, err)
-		if err != err2 {
+		if !errors.Is(err, err2) {
 			t.Fatalf("alone: %v, amid other bytes: %v", err, err2)
 		}
 		if err != nil {
@@ -122,7 +122,7 @@ func (s *source) text(valid func([]byte) bool) []byte {
 func validName(b []byte) bool { return nameError(b) == nil }
 
 func (s *source) properties(t PacketType) (p Properties) {
-	allowed := packetProperties[t]
+	allowed := packetProperties[t].allowed
 	for n := s.byte() % 24; n > 0; n-- {
 		id := PropertyID(s.byte() % propertyEnd)
 		if allowed>>id&1 == 0 || p.Has(id) && id != PropUserProperty && (id != PropSubscriptionIdentifier || t != TypePublish) {

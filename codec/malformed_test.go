@@ -246,7 +246,7 @@ func TestMalformed(t *testing.T) {
 		t.Run(fmt.Sprintf("%s %s", c.name, c.v), func(t *testing.T) {
 			var p packets
 			_, _, err := p.decodePacket(c.v, unhex(t, c.bytes))
-			if err != c.want {
+			if !is(err, c.want) {
 				t.Errorf("got %v, want %v", err, c.want)
 			}
 		})
@@ -269,7 +269,7 @@ func TestFlagsInDecode(t *testing.T) {
 		var p packets
 		_, err := p.decode(c.v, h, in[h.HeaderSize:])
 		var violation *Error
-		if !errors.As(err, &violation) || !strings.Contains(err.Error(), "MQTT-2.1.3-1") && err != ErrQoS3 {
+		if !errors.As(err, &violation) || !strings.Contains(err.Error(), "MQTT-2.1.3-1") && !is(err, ErrQoS3) {
 			t.Errorf("%s %s: got %v, want an error for flags 0110", c.name, c.v, err)
 		}
 	}
@@ -327,7 +327,7 @@ func TestReasonCodesPerPacket(t *testing.T) {
 			var p packets
 			_, _, err := p.decodePacket(V5, in)
 			want := strings.Contains(" "+table.codes+" ", fmt.Sprintf(" %02X ", code))
-			if (err == nil) != want || err != nil && err != ErrReasonCode && err != ErrDisconnectReasonCode {
+			if (err == nil) != want || err != nil && !is(err, ErrReasonCode) && !is(err, ErrDisconnectReasonCode) {
 				t.Errorf("%s with Reason Code 0x%02X: got %v, want allowed == %t", typ, code, err, want)
 			}
 		}

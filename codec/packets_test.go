@@ -93,6 +93,14 @@ func (p *packets) decodePacket(v Version, in []byte) (packet, FixedHeader, error
 	return pkt, h, err
 }
 
+// is reports whether err is want, which may be nil.
+func is(err error, want *Error) bool {
+	if want == nil {
+		return err == nil
+	}
+	return errors.Is(err, want)
+}
+
 // show prints a packet so that two are equal if and only if they print the same; an empty slice is as good as none.
 func show(p packet) string { return fmt.Sprintf("%+v", p) }
 
@@ -181,7 +189,8 @@ var packetCases = []struct {
 			ProtocolName: b("MQIsdp"), Version: V31, CleanStart: true, KeepAlive: 65535, ClientID: b("p"), WillFlag: true,
 			Will:         Will{QoS: 2, Retain: true, TopicName: b("t"), Payload: b("\x00h")},
 			UsernameFlag: true, PasswordFlag: true, Username: b("u"), Password: b("\x00\x01"),
-		}, []int{22, 25}, // without User Name, without Password
+		},
+		[]int{22, 25}, // without User Name, without Password
 	},
 	{
 		"CONNECT all fields", V311, "10 [0004 4D515454 04 EE 003C 0001 70 0001 74 0002 0068 0001 75 0002 0001]",
@@ -258,11 +267,13 @@ var packetCases = []struct {
 	{"PUBLISH QoS 0", V311, "31 07 0003 612F62 6869", &Publish{Retain: true, TopicName: b("a/b"), Payload: b("hi")}, []int{5, 6}},
 	{
 		"PUBLISH QoS 1", V311, "3A 08 0003 612F62 0102 68",
-		&Publish{Dup: true, QoS: 1, TopicName: b("a/b"), PacketID: 0x0102, Payload: b("h")}, []int{7},
+		&Publish{Dup: true, QoS: 1, TopicName: b("a/b"), PacketID: 0x0102, Payload: b("h")},
+		[]int{7},
 	},
 	{
 		"PUBLISH QoS 2", V5, "3D 09 0003 612F62 FFFF 00 68",
-		&Publish{Dup: true, QoS: 2, Retain: true, TopicName: b("a/b"), PacketID: 0xFFFF, Payload: b("h")}, []int{8},
+		&Publish{Dup: true, QoS: 2, Retain: true, TopicName: b("a/b"), PacketID: 0xFFFF, Payload: b("h")},
+		[]int{8},
 	},
 	{
 		"PUBLISH alias only", V5, "30 06 0000 03 23 0001",
@@ -281,7 +292,8 @@ var packetCases = []struct {
 				p.UserProperties = userProperties("", "", "k", "v")
 			}, PropPayloadFormatIndicator, PropMessageExpiryInterval, PropContentType, PropResponseTopic, PropCorrelationData,
 				PropSubscriptionIdentifier, PropTopicAlias, PropUserProperty),
-		}, []int{52, 53},
+		},
+		[]int{52, 53},
 	},
 
 	{"PUBACK", V31, "40 02 0102", &Ack{Type: TypePuback, PacketID: 0x0102}, nil},
@@ -292,11 +304,13 @@ var packetCases = []struct {
 	{"PUBREL reason", V5, "62 03 0102 92", &Ack{Type: TypePubrel, PacketID: 0x0102, ReasonCode: PacketIdentifierNotFound}, []int{2}},
 	{
 		"PUBREC properties", V5, "50 [0102 97" + allReasonHex + "]",
-		&Ack{Type: TypePubrec, PacketID: 0x0102, ReasonCode: QuotaExceeded, Properties: allReason}, []int{2, 3},
+		&Ack{Type: TypePubrec, PacketID: 0x0102, ReasonCode: QuotaExceeded, Properties: allReason},
+		[]int{2, 3},
 	},
 	{
 		"PUBREL properties", V5, "62 [0102 00" + allReasonHex + "]",
-		&Ack{Type: TypePubrel, PacketID: 0x0102, Properties: allReason}, []int{2, 3},
+		&Ack{Type: TypePubrel, PacketID: 0x0102, Properties: allReason},
+		[]int{2, 3},
 	},
 
 	{
@@ -308,7 +322,8 @@ var packetCases = []struct {
 		&Subscribe{PacketID: 1, Subscriptions: []Subscription{
 			{TopicFilter: b("#"), Options: SubscriptionOptions{QoS: 2}},
 			{TopicFilter: b("+/a")},
-		}}, []int{6},
+		}},
+		[]int{6},
 	},
 	{
 		"SUBSCRIBE all properties", V5, "82 [0001 [0B 8001 26 0001 6B 0002 7676]" +
@@ -323,21 +338,25 @@ var packetCases = []struct {
 				p.SubscriptionIdentifiers = []uint32{128}
 				p.UserProperties = userProperties("k", "vv")
 			}, PropSubscriptionIdentifier, PropUserProperty),
-		}, []int{20},
+		},
+		[]int{20},
 	},
 	{
 		"SUBSCRIBE invalid filter", V5, "82 0C 0001 00 0002 2361 00 0001 74 00",
-		&Subscribe{PacketID: 1, Subscriptions: []Subscription{{TopicFilter: b("#a"), Invalid: true}, {TopicFilter: b("t")}}}, []int{8},
+		&Subscribe{PacketID: 1, Subscriptions: []Subscription{{TopicFilter: b("#a"), Invalid: true}, {TopicFilter: b("t")}}},
+		[]int{8},
 	},
 	{"SUBACK", V311, "90 06 0001 00010280", &Suback{PacketID: 1, ReasonCodes: []ReasonCode{0, 1, 2, 0x80}}, []int{3, 4, 5}},
 	{
 		"SUBACK properties", V5, "90 [0001" + allReasonHex + "02 8F]",
-		&Suback{PacketID: 1, ReasonCodes: []ReasonCode{GrantedQoS2, TopicFilterInvalid}, Properties: allReason}, []int{22},
+		&Suback{PacketID: 1, ReasonCodes: []ReasonCode{GrantedQoS2, TopicFilterInvalid}, Properties: allReason},
+		[]int{22},
 	},
 	{"UNSUBSCRIBE", V31, "A2 05 0001 0001 74", &Unsubscribe{PacketID: 1, TopicFilters: [][]byte{b("t")}}, nil},
 	{
 		"UNSUBSCRIBE", V311, "A2 0A 0001 0001 74 0003 612F2B",
-		&Unsubscribe{PacketID: 1, TopicFilters: [][]byte{b("t"), b("a/+")}}, []int{5},
+		&Unsubscribe{PacketID: 1, TopicFilters: [][]byte{b("t"), b("a/+")}},
+		[]int{5},
 	},
 	{
 		"UNSUBSCRIBE properties", V5, "A2 0D 0001 07 26 0001 6B 0001 76 0001 74",
@@ -349,7 +368,8 @@ var packetCases = []struct {
 	{"UNSUBACK", V311, "B0 02 0001", &Unsuback{PacketID: 1}, nil},
 	{
 		"UNSUBACK properties", V5, "B0 [0001" + allReasonHex + "00 11]",
-		&Unsuback{PacketID: 1, ReasonCodes: []ReasonCode{Success, NoSubscriptionExisted}, Properties: allReason}, []int{22},
+		&Unsuback{PacketID: 1, ReasonCodes: []ReasonCode{Success, NoSubscriptionExisted}, Properties: allReason},
+		[]int{22},
 	},
 	{"PINGREQ", V311, "C0 00", &ping{TypePingreq}, nil},
 	{"PINGRESP", V5, "D0 00", &ping{TypePingresp}, nil},
@@ -361,7 +381,8 @@ var packetCases = []struct {
 		&Disconnect{ReasonCode: DisconnectWithWill, Properties: props(func(p *Properties) {
 			p.ServerReference = b("s")
 			p.UserProperties = userProperties("a", "b/c")
-		}, PropSessionExpiryInterval, PropServerReference, PropReasonString, PropUserProperty)}, []int{0, 1},
+		}, PropSessionExpiryInterval, PropServerReference, PropReasonString, PropUserProperty)},
+		[]int{0, 1},
 	},
 	{"AUTH success", V5, "F0 00", &Auth{}, nil},
 	{
@@ -369,7 +390,8 @@ var packetCases = []struct {
 		&Auth{ReasonCode: ContinueAuthentication, Properties: props(func(p *Properties) {
 			p.AuthenticationMethod, p.AuthenticationData, p.ReasonString = b("m"), b("d"), b("r")
 			p.UserProperties = userProperties("k", "vv")
-		}, PropAuthenticationMethod, PropAuthenticationData, PropReasonString, PropUserProperty)}, []int{0},
+		}, PropAuthenticationMethod, PropAuthenticationData, PropReasonString, PropUserProperty)},
+		[]int{0},
 	},
 }
 
@@ -407,7 +429,7 @@ func TestPacketsTruncated(t *testing.T) {
 			in := unhex(t, c.bytes)
 			for n := range in {
 				var p packets
-				if _, _, err := p.decodePacket(c.v, in[:n]); err != errMore {
+				if _, _, err := p.decodePacket(c.v, in[:n]); !errors.Is(err, errMore) {
 					t.Errorf("first %d bytes: got %v, want %v", n, err, errMore)
 				}
 			}
@@ -445,7 +467,7 @@ func TestPacketsTrailing(t *testing.T) {
 			continue // a short form, which may go on
 		}
 		var p packets
-		if _, err := p.decode(c.v, h, append(in, 0)[h.HeaderSize:]); err != ErrTrailingBytes && err != ErrTruncated {
+		if _, err := p.decode(c.v, h, append(in, 0)[h.HeaderSize:]); !is(err, ErrTrailingBytes) && !is(err, ErrTruncated) {
 			t.Errorf("%s %s with a byte more: got %v, want %v", c.name, c.v, err, ErrTrailingBytes)
 		}
 	}

@@ -105,20 +105,40 @@ var properties = [propertyEnd]struct {
 	PropSharedSubscriptionAvailable:     {"Shared Subscription Available", kindByte, inConnack},
 }
 
-// packetProperties is the same table by packet: a bit for each property that it may carry.
-var packetProperties = func() (masks [16]uint64) {
-	for id, p := range properties {
-		for t := range masks {
-			masks[t] |= uint64(p.packets>>t&1) << id
+// propertyRules is the same table from the side of a packet.
+type propertyRules struct {
+	allowed    uint64 // a bit for each property that the packet may carry
+	repeatable uint64 // of those, the ones it may carry more than once
+
+	// Two violations are answered with one Reason Code in SUBSCRIBE and UNSUBSCRIBE and with another elsewhere.
+	notAllowed     *Error
+	identifierZero *Error
+}
+
+var packetProperties = func() (rules [16]propertyRules) {
+	for t := range rules {
+		r := &rules[t]
+		for id, p := range properties {
+			r.allowed |= uint64(p.packets>>t&1) << id
 		}
+		r.repeatable = 1 << PropUserProperty
+		r.notAllowed, r.identifierZero = ErrPropertyNotAllowed, ErrSubscriptionIdentifierZero
 	}
-	return masks
+	rules[TypePublish].repeatable |= 1 << PropSubscriptionIdentifier // of all that matched (section 3.3.2.3.8)
+	for _, t := range []PacketType{TypeSubscribe, TypeUnsubscribe} {
+		rules[t].notAllowed, rules[t].identifierZero = ErrSubscribePropertyNotAllowed, ErrSubscribeSubscriptionIdentifierZero
+	}
+	return rules
 }()
 
 // forwardProperties are the properties that a Server sends on unaltered to the receivers of a message [MQTT-3.3.2-4,
 // MQTT-3.3.2-15, MQTT-3.3.2-16, MQTT-3.3.2-17, MQTT-3.3.2-20].
-const forwardProperties = 1<<PropPayloadFormatIndicator | 1<<PropContentType | 1<<PropResponseTopic | 1<<PropCorrelationData |
-	1<<PropUserProperty
+var forwardProperties = propertyRules{
+	allowed: 1<<PropPayloadFormatIndicator | 1<<PropContentType | 1<<PropResponseTopic | 1<<PropCorrelationData |
+		1<<PropUserProperty,
+	repeatable: 1 << PropUserProperty,
+	notAllowed: ErrPropertyNotAllowed,
+}
 
 // String returns the name that the standard gives to the property.
 func (id PropertyID) String() string {
@@ -188,12 +208,14 @@ func (p *Properties) Reset() {
 // AppendForward appends, without a length in front, exactly those properties of a PUBLISH or Will which a Server forwards
 // unaltered: Payload Format Indicator, Content Type, Response Topic, Correlation Data, and the User Properties in their order
 // [MQTT-3.3.2-18]. The result is what [AppendPublish] takes and [DecodeForward] reads.
-func (p *Properties) AppendForward(dst []byte) []byte { return p.appendFields(dst, forwardProperties) }
+func (p *Properties) AppendForward(dst []byte) []byte {
+	return p.appendFields(dst, forwardProperties.allowed)
+}
 
 // DecodeForward reads into p, which it resets, what [Properties.AppendForward] wrote. The fields of p are views of forward.
 func DecodeForward(forward []byte, p *Properties) error {
 	p.Reset()
-	return p.decodeFields(forward, forwardProperties, 1<<PropUserProperty)
+	return p.decodeFields(forward, &forwardProperties)
 }
 
 // cut reads the Property Length and the properties at the start of b, which is a packet of type t (typeWill for Will
@@ -212,17 +234,7 @@ func (p *Properties) cut(b []byte, t PacketType) (rest []byte, err error) {
 	if n == 0 || len(b)-n < length {
 		return nil, ErrTruncated
 	}
-	repeatable := uint64(1 << PropUserProperty)
-	if t == TypePublish { // a message may match several subscriptions (section 3.3.2.3.8)
-		repeatable |= 1 << PropSubscriptionIdentifier
-	}
-	err = p.decodeFields(b[n:n+length], packetProperties[t], repeatable)
-	switch {
-	case err == ErrPropertyNotAllowed && (t == TypeSubscribe || t == TypeUnsubscribe):
-		err = ErrSubscribePropertyNotAllowed
-	case err == ErrSubscriptionIdentifierZero && t == TypeSubscribe:
-		err = ErrSubscribeSubscriptionIdentifierZero
-	}
+	err = p.decodeFields(b[n:n+length], &packetProperties[t])
 	if err == nil && p.Has(PropAuthenticationData) && !p.Has(PropAuthenticationMethod) {
 		err = ErrAuthenticationDataWithoutMethod
 	}
@@ -231,7 +243,7 @@ func (p *Properties) cut(b []byte, t PacketType) (rest []byte, err error) {
 
 // decodeFields reads properties up to the end of b. What can't be read at all goes before what makes no sense, wherever the
 // two stand: a Malformed Packet isn't interpreted, so it can't break the protocol.
-func (p *Properties) decodeFields(b []byte, allowed, repeatable uint64) error {
+func (p *Properties) decodeFields(b []byte, rules *propertyRules) error {
 	var nonsense error
 	for len(b) > 0 {
 		id := PropertyID(b[0]) // a variable byte integer, but all that are known have one byte
@@ -241,14 +253,14 @@ func (p *Properties) decodeFields(b []byte, allowed, repeatable uint64) error {
 		bit := uint64(1) << id
 		switch {
 		case nonsense != nil: // read on, for errors in the encoding only
-		case allowed&bit == 0:
-			nonsense = ErrPropertyNotAllowed
-		case p.present&bit&^repeatable != 0:
+		case rules.allowed&bit == 0:
+			nonsense = rules.notAllowed
+		case p.present&bit&^rules.repeatable != 0:
 			nonsense = ErrPropertyDuplicate
 		}
 		p.present |= bit
 
-		rest, invalid, err := p.decodeField(id, b[1:])
+		rest, invalid, err := p.decodeField(id, b[1:], rules)
 		if err != nil {
 			return err
 		}
@@ -261,7 +273,7 @@ func (p *Properties) decodeFields(b []byte, allowed, repeatable uint64) error {
 }
 
 // decodeField reads the value of one property into its field. It returns invalid if the value can be read but isn't allowed.
-func (p *Properties) decodeField(id PropertyID, b []byte) (rest []byte, invalid, err error) {
+func (p *Properties) decodeField(id PropertyID, b []byte, rules *propertyRules) (rest []byte, invalid, err error) {
 	switch properties[id].kind {
 	case kindByte:
 		if len(b) < 1 {
@@ -303,7 +315,7 @@ func (p *Properties) decodeField(id PropertyID, b []byte) (rest []byte, invalid,
 		case n == 0:
 			return nil, nil, ErrTruncated
 		case value == 0:
-			invalid = ErrSubscriptionIdentifierZero
+			invalid = rules.identifierZero
 		}
 		p.SubscriptionIdentifiers = append(p.SubscriptionIdentifiers, uint32(value))
 		return b[n:], invalid, nil
@@ -342,7 +354,7 @@ func (p *Properties) size(t PacketType) int {
 	if p.present == 0 {
 		return 1
 	}
-	n := p.fieldsSize(packetProperties[t])
+	n := p.fieldsSize(packetProperties[t].allowed)
 	return varintSize(n) + n
 }
 
@@ -351,7 +363,7 @@ func (p *Properties) append(dst []byte, t PacketType) []byte {
 	if p.present == 0 {
 		return append(dst, 0)
 	}
-	allowed := packetProperties[t]
+	allowed := packetProperties[t].allowed
 	return p.appendFields(appendVarint(dst, p.fieldsSize(allowed)), allowed)
 }
 

@@ -101,7 +101,7 @@ func TestPropertyMatrix(t *testing.T) {
 						if out := pkt.Append(nil, V5); !bytes.Equal(out, in) {
 							t.Errorf("[%s]: encodes to %x, want %x", properties, out, in)
 						}
-					} else if err != error(want) {
+					} else if !is(err, want) {
 						t.Errorf("[%s]: got %v, want %v", properties, err, want)
 					}
 				}
@@ -144,7 +144,7 @@ func TestPropertyUnknown(t *testing.T) {
 			}
 			var p packets
 			_, _, err := p.decodePacket(V5, unhex(t, fmt.Sprintf("%s [%02X 01 00] %s", col.before, id, col.after)))
-			if err != ErrPropertyUnknown {
+			if !is(err, ErrPropertyUnknown) {
 				t.Errorf("%s with property 0x%02X: got %v, want %v", col.name, id, err, ErrPropertyUnknown)
 			}
 		}
@@ -205,7 +205,7 @@ func TestForward(t *testing.T) {
 		bytes string
 		want  *Error
 	}{{"02 00000001", ErrPropertyNotAllowed}, {"01", ErrTruncated}, {"01 00 01 00", ErrPropertyDuplicate}} {
-		if err := DecodeForward(unhex(t, c.bytes), &back); err != c.want {
+		if err := DecodeForward(unhex(t, c.bytes), &back); !is(err, c.want) {
 			t.Errorf("%s: got %v, want %v", c.bytes, err, c.want)
 		}
 	}

@@ -67,8 +67,13 @@ func (p *Publish) Decode(v Version, flags byte, body []byte) error {
 			}
 		}
 	}
-	if len(topic) == 0 || !plain(topic) {
-		if err := topicNameError(topic); err != nil && (err != ErrTopicNameEmpty || !p.Properties.Has(PropTopicAlias)) {
+	switch {
+	case len(topic) == 0:
+		if !p.Properties.Has(PropTopicAlias) {
+			return ErrTopicNameEmpty
+		}
+	case !plain(topic):
+		if err := topicNameError(topic); err != nil {
 			return err
 		}
 	}

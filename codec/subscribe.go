@@ -70,12 +70,14 @@ func (s *Subscribe) Decode(v Version, flags byte, body []byte) error {
 
 // check judges the Topic Filter.
 func (s *Subscription) check(v Version) error {
-	err := topicFilterError(s.TopicFilter)
-	if err == ErrTopicFilterWildcard && v == V5 {
-		s.Invalid = true
-		return nil
+	if err := filterTextError(s.TopicFilter); err != nil {
+		return err
 	}
-	return err
+	s.Invalid = !validWildcards(s.TopicFilter)
+	if s.Invalid && v != V5 {
+		return ErrTopicFilterWildcard
+	}
+	return nil
 }
 
 func (o *SubscriptionOptions) decode(v Version, b byte) error {

@@ -128,8 +128,19 @@ func topicNameError(b []byte) error {
 	return nil
 }
 
-// topicFilterError says why b isn't a Topic Filter. ErrTopicFilterWildcard is the last thing that it looks for.
+// topicFilterError says why b isn't a Topic Filter.
 func topicFilterError(b []byte) error {
+	if err := filterTextError(b); err != nil {
+		return err
+	}
+	if !validWildcards(b) {
+		return ErrTopicFilterWildcard
+	}
+	return nil
+}
+
+// filterTextError is topicFilterError but for the places of wildcards.
+func filterTextError(b []byte) error {
 	if len(b) == 0 {
 		return ErrTopicFilterEmpty
 	}
@@ -140,12 +151,10 @@ func topicFilterError(b []byte) error {
 	if shared && (len(shareName) == 0 || len(filter) == 0 || bytes.IndexByte(shareName, '+') >= 0 || bytes.IndexByte(shareName, '#') >= 0) {
 		return ErrSharedSubscription
 	}
-	if !validWildcards(filter) {
-		return ErrTopicFilterWildcard
-	}
 	return nil
 }
 
+// validWildcards reports whether each wildcard is a whole level, and # the last one. A ShareName in front has none.
 func validWildcards(filter []byte) bool {
 	for i, c := range filter {
 		if c != '+' && c != '#' {
