@@ -137,19 +137,11 @@ func (m *shardedMap[K, E, P]) edit(hash uint64, key K, change func(entry *E) *E)
 // each calls visit for every entry until it returns false, and reports whether it never did. Entries that were there during the whole
 // call are visited once.
 func (m *shardedMap[K, E, P]) each(visit func(entry *E) bool) bool {
-	directory := m.directory.Load()
-	if directory == nil {
-		return true
-	}
-	shift := directoryShift(len(*directory))
-	for at := 0; at < len(*directory); {
-		s := (*directory)[at].Load()
-		first := int(s.prefix >> shift)
+	return m.eachShard(func(s *shard[E], from uint64) bool {
 		for i := range s.buckets {
 			for j := range s.buckets[i].slots {
 				entry := s.buckets[i].slots[j].Load()
-				// Shards that were merged since the last one was visited begin before it ended.
-				if entry == nil || first < at && int(P(entry).hash()>>shift) < at {
+				if entry == nil || from > s.prefix && P(entry).hash() < from {
 					continue
 				}
 				if !visit(entry) {
@@ -157,7 +149,43 @@ func (m *shardedMap[K, E, P]) each(visit func(entry *E) bool) bool {
 				}
 			}
 		}
-		at = first + len(*directory)>>s.depth
+		return true
+	})
+}
+
+// appendTo appends copies of all entries, as each visits them. It is half as fast again.
+func (m *shardedMap[K, E, P]) appendTo(entries []E) []E {
+	m.eachShard(func(s *shard[E], from uint64) bool {
+		all := entries
+		for i := range s.buckets {
+			for j := range s.buckets[i].slots {
+				entry := s.buckets[i].slots[j].Load()
+				if entry == nil || from > s.prefix && P(entry).hash() < from {
+					continue
+				}
+				all = append(all, *entry)
+			}
+		}
+		entries = all
+		return true
+	})
+	return entries
+}
+
+// eachShard calls visit for shards that together hold all entries, until it returns false, and reports whether it never did. Entries
+// whose hashes are lower than from were in the shards before: two were merged since.
+func (m *shardedMap[K, E, P]) eachShard(visit func(s *shard[E], from uint64) bool) bool {
+	directory := m.directory.Load()
+	if directory == nil {
+		return true
+	}
+	shift := directoryShift(len(*directory))
+	for at := 0; at < len(*directory); {
+		s := (*directory)[at].Load()
+		if !visit(s, uint64(at)<<shift) {
+			return false
+		}
+		at = int(s.prefix>>shift) + len(*directory)>>s.depth
 	}
 	return true
 }

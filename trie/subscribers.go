@@ -48,10 +48,7 @@ func (v *subscribers[S]) appendTo(m *Matches[S]) {
 	before := len(m.Subscribers)
 	m.Subscribers = append(m.Subscribers, v.many.subs...)
 	if v.many.crowd != nil {
-		v.many.crowd.bySubscriber.each(func(match *Match[S]) bool {
-			m.Subscribers = append(m.Subscribers, *match)
-			return true
-		})
+		m.Subscribers = v.many.crowd.bySubscriber.appendTo(m.Subscribers)
 	}
 	if len(m.Subscribers) > before {
 		m.Filters++
@@ -195,12 +192,7 @@ func (c *crowd[S]) remove(s S) (existed bool) {
 }
 
 func (c *crowd[S]) all() []Match[S] {
-	subs := make([]Match[S], 0, c.len)
-	c.bySubscriber.each(func(m *Match[S]) bool {
-		subs = append(subs, *m)
-		return true
-	})
-	return subs
+	return c.bySubscriber.appendTo(make([]Match[S], 0, c.len))
 }
 
 func (gs *groups[S]) join(shareName, topicFilter string, match Match[S]) (existed bool) {
