@@ -21,7 +21,7 @@ const (
 	// lingerTimeout is how long a connection that we closed waits for the peer to close, see Conn.Close.
 	lingerTimeout = 2 * time.Second
 
-	// stopLinger is the same while the engine stops.
+	// stopLinger is the same while the engine stops, for those who are still sending.
 	stopLinger = 250 * time.Millisecond
 )
 
@@ -303,17 +303,25 @@ func (l *Loop) finish(c *Conn, err error) {
 
 // linger closes the file, at once or after the peer had time to read, when everything is sent.
 func (l *Loop) linger(c *Conn) {
-	if c.state&telling == 0 || c.state&inputEnded != 0 || unix.Shutdown(int(c.fd), unix.SHUT_WR) != nil {
+	timeout := lingerTimeout
+	if l.stopping {
+		timeout = stopLinger
+	}
+	if c.state&telling == 0 || c.state&inputEnded != 0 || l.stopping && !hasInput(c) ||
+		unix.Shutdown(int(c.fd), unix.SHUT_WR) != nil {
 		l.destroy(c)
 		return
 	}
 	c.state |= lingering
 	l.watch(c)
-	if l.stopping {
-		l.destroyAfter(c, stopLinger)
-	} else {
-		l.destroyAfter(c, lingerTimeout)
-	}
+	l.destroyAfter(c, timeout)
+}
+
+// hasInput reports whether bytes wait to be read.
+func hasInput(c *Conn) bool {
+	var b [1]byte
+	n, _, _ := unix.Recvfrom(int(c.fd), b[:], unix.MSG_PEEK)
+	return n > 0
 }
 
 func (l *Loop) destroyAfter(c *Conn, d time.Duration) {
