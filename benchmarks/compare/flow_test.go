@@ -3,14 +3,18 @@
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // brief is how long most rounds of these tests measure.
@@ -25,7 +29,7 @@ func mustGenerate(t *testing.T, port int, target process, version byte, s scenar
 		t.Fatal(err)
 	}
 	defer g.close()
-	g.patience = 300 * time.Millisecond
+	g.patience = time.Second
 	return s.run(g, target, timing{warmUp: 20 * time.Millisecond, length: length, settled: 10 * time.Millisecond})
 }
 
@@ -231,6 +235,106 @@ func TestMessageAllocatesNothing(t *testing.T) {
 		}
 		if f.delivered != 101 || f.unacked != 0 {
 			t.Errorf("QoS %d: got %d deliveries and %d open handshakes, want 101 and 0", qos, f.delivered, f.unacked)
+		}
+	}
+}
+
+// recorder is a handler that keeps what it is given.
+type recorder struct{ packets []string }
+
+func (r *recorder) packet(_ *conn, first byte, body []byte) error {
+	r.packets = append(r.packets, string(first)+string(body))
+	return nil
+}
+
+func (r *recorder) turn() {}
+
+func TestReadJoinsAPacketThatCameInPieces(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[0])
+	defer unix.Close(pair[1])
+	var got recorder
+	g := &generator{version: 4, buffer: make([]byte, readBytes), handler: &got}
+	c := &conn{fd: pair[0], state: ready}
+	sent := appendAck(appendAck(appendAck(nil, typePuback, []byte{0, 1}), typePuback, []byte{0, 2}), typePuback, []byte{0, 3})
+	for _, b := range [][]byte{sent[:1], sent[1:7], sent[7:8], sent[8:]} {
+		if _, err := unix.Write(pair[1], b); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.read(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := []string{"@\x00\x01", "@\x00\x02", "@\x00\x03"}; !slices.Equal(got.packets, want) {
+		t.Errorf("got packets %q, want %q", got.packets, want)
+	}
+}
+
+// A socket that takes only a part gets the rest when it has room, in order.
+func TestFlushGoesOnWithAPartialWrite(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[1])
+	var stop atomic.Bool
+	g, err := newGenerator(4, 0, &stop)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.close()
+	c := &conn{fd: pair[0], state: ready}
+	g.conns = append(g.conns, c)
+	if err := unix.EpollCtl(g.epoll, unix.EPOLL_CTL_ADD, c.fd, &unix.EpollEvent{Events: unix.EPOLLIN}); err != nil {
+		t.Fatal(err)
+	}
+	want := make([]byte, 4<<20)
+	for i := range want {
+		want[i] = byte(i >> 8)
+	}
+	c.out = append(c.out, want...)
+	g.markDirty(c)
+	var got []byte
+	chunk := make([]byte, 64<<10)
+	for deadline := g.now() + int64(10*time.Second); len(got) < len(want); {
+		if err := g.turn(turnMax); err != nil {
+			t.Fatal(err)
+		}
+		n, err := unix.Read(pair[1], chunk)
+		if err != nil && !errors.Is(err, unix.EAGAIN) {
+			t.Fatal(err)
+		}
+		got = append(got, chunk[:max(n, 0)]...)
+		if g.now() > deadline {
+			t.Fatalf("got %d of %d bytes", len(got), len(want))
+		}
+	}
+	if !bytes.Equal(got, want) || c.blocked || len(c.out) != 0 {
+		t.Errorf("got other bytes, or %d left", len(c.out))
+	}
+}
+
+// A generator that comes late sends what is due at once, each message with its own time.
+func TestLateMessagesKeepTheTimeTheyWereDue(t *testing.T) {
+	g := &generator{version: 4}
+	f := &flow{g: g, publishers: make([]publisher, 1), perMessage: 1, period: int64(time.Second)}
+	p := &f.publishers[0]
+	p.conn = &conn{}
+	p.template, p.idAt, p.payloadAt = publishTemplate(4, 0, "t", payloadBytes)
+	first := g.now() - 3*f.period - f.period/2
+	f.due = first
+	f.turn()
+	size := len(p.template)
+	if got := len(p.conn.out); got != 4*size {
+		t.Fatalf("got %d bytes, want 4 messages of %d", got, size)
+	}
+	for i := range 4 {
+		at := p.conn.out[i*size+p.payloadAt+dueAt:]
+		if got, want := int64(binary.BigEndian.Uint64(at)), first+int64(i)*f.period; got != want {
+			t.Errorf("message %d: got due %d, want %d", i, got, want)
 		}
 	}
 }
