@@ -61,6 +61,11 @@ func (c *Client) deliver(p *publication, d *delivery) {
 		c.deliverStored(p, d)
 	case c.state != stateConnected || c.session != d.session:
 		c.loop.drop(p, d, metrics.DropSessionGone)
+	case c.local != nil:
+		v := p.view()
+		v.Retain = d.retain
+		c.local(v)
+		c.loop.m.MessagesDelivered[d.qos].Inc()
 	case d.qos == 0:
 		c.deliverQoS0(p, d)
 	default:

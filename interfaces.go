@@ -118,4 +118,13 @@ type MessageView struct {
 	Payload   []byte
 	QoS       byte
 	Retain    bool
+
+	properties []byte
+}
+
+// Properties decodes the properties that a server passes on: Payload Format
+// Indicator, Content Type, Response Topic, Correlation Data and User Properties.
+// What p points to is valid as long as the message.
+func (m *MessageView) Properties(p *codec.Properties) error {
+	return codec.DecodeForward(m.properties, p)
 }

@@ -76,7 +76,7 @@ func (p *publication) set(m *store.Message) {
 }
 
 func (p *publication) view() *MessageView {
-	return &MessageView{TopicName: p.topic, Payload: p.payload, QoS: p.qos, Retain: p.retain}
+	return &MessageView{TopicName: p.topic, Payload: p.payload, QoS: p.qos, Retain: p.retain, properties: p.properties}
 }
 
 // delivery is one message for one client: which, how, and for durable sessions
