@@ -28,6 +28,7 @@ type Client struct {
 	connect   *connecting // nil unless stateConnecting
 	takenOver *takeover   // another connection has the session now
 	will      *store.Will
+	local     func(*MessageView) // a subscriber in this process, which has no connection
 
 	stash []byte // a partial packet, or input that waits for a reason in waits
 
