@@ -68,16 +68,6 @@ type Set struct {
 	// ConnectionsClosed counts the accepted Network Connections that ended.
 	// Opened minus the sum of closed is the number of open connections.
 	ConnectionsClosed [NumCloseReasons]*Count
-	// ConnectionsRejected counts the connections that were closed before a byte
-	// was read, because the limit on connections was reached. They are in no
-	// other counter.
-	ConnectionsRejected *Count
-	// AcceptPauses counts how often accepting stopped for a while because file
-	// descriptors or memory ran out.
-	AcceptPauses *Count
-	// ReadPauses counts how often a connection was not read for a while, because
-	// what it feeds couldn't keep up.
-	ReadPauses *Count
 	// ProtocolErrors counts packets that were refused, by the MQTT 5.0 reason
 	// code that names what was wrong. 3.x has no such codes on the wire, but its
 	// errors are counted here under the same ones.
@@ -91,6 +81,9 @@ type Set struct {
 	SessionsExpired *Count
 	// WillsPublished counts Will Messages that were published.
 	WillsPublished *Count
+	// RetainedRefused counts messages that were passed on but not retained,
+	// because the retained messages are at their bound.
+	RetainedRefused *Count
 }
 
 // New returns a Set for a Broker with the given number of event loops (at
@@ -129,8 +122,9 @@ func (s *Set) Sum(value func(l *Loop) uint64) uint64 {
 // are several scrapes, and must not wait for a loop. A name that isn't valid or
 // that is registered already is an error of the program, and panics.
 //
-// The names are listed with their help in names.go; one that isn't there is
-// written without a HELP line.
+// The names are listed with type and help in names.go. The type is the listed
+// one, so a total that is counted elsewhere, as by the event loops, is registered
+// here as well. A name that isn't listed is written without TYPE and HELP.
 func (s *Set) Gauge(name string, f func() float64) { s.vm.NewGauge(name, f) }
 
 // WritePrometheus writes all metrics in Prometheus text format, then those of

@@ -47,6 +47,10 @@ var families = []Family{
 		"Open network connections.", nil,
 	},
 	{
+		"loopmq_clients_connected", TypeGauge, "",
+		"Open network connections whose CONNECT was accepted.", nil,
+	},
+	{
 		"loopmq_connections_opened_total", TypeCounter, "",
 		"Network connections accepted.",
 		once(func(s *Set, c *Count) { s.ConnectionsOpened = c }),
@@ -61,19 +65,16 @@ var families = []Family{
 		},
 	},
 	{
-		"loopmq_connections_rejected_total", TypeCounter, "",
-		"Network connections closed at once because the limit on connections was reached.",
-		once(func(s *Set, c *Count) { s.ConnectionsRejected = c }),
+		"loopmq_connections_refused_limit_total", TypeCounter, "",
+		"Network connections closed at once because the limit on connections was reached.", nil,
+	},
+	{
+		"loopmq_connections_refused_busy_total", TypeCounter, "",
+		"Network connections closed at once because their event loop had too many others to take.", nil,
 	},
 	{
 		"loopmq_accept_pauses_total", TypeCounter, "",
-		"Times that accepting paused because file descriptors or memory ran out.",
-		once(func(s *Set, c *Count) { s.AcceptPauses = c }),
-	},
-	{
-		"loopmq_read_pauses_total", TypeCounter, "",
-		"Times that a connection was not read for a while because what it feeds could not keep up.",
-		once(func(s *Set, c *Count) { s.ReadPauses = c }),
+		"Times that accepting paused because file descriptors or memory ran out.", nil,
 	},
 	{
 		nameProtocolErrors, TypeCounter, "reason_code",
@@ -167,6 +168,11 @@ var families = []Family{
 		"loopmq_wills_published_total", TypeCounter, "",
 		"Will messages published.",
 		once(func(s *Set, c *Count) { s.WillsPublished = c }),
+	},
+	{
+		"loopmq_retained_refused_total", TypeCounter, "",
+		"Messages passed on but not retained, because the retained messages are at their bound.",
+		once(func(s *Set, c *Count) { s.RetainedRefused = c }),
 	},
 	{
 		"loopmq_subscriptions", TypeGauge, "",
