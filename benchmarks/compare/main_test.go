@@ -60,7 +60,7 @@ func TestRunComparesBrokers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"| p2p-qos1 | two | ", "- one: `env COMPARE_FAKE_PORT={port}", "--rounds 2", "Linux "} {
+	for _, want := range []string{"| p2p-qos1 | two | ", "- one: `env COMPARE_FAKE_PORT={port}", "--rounds 2 --seconds 0.05", " '^(p2p-qos1|latency-10k)$' ", "Linux "} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("no %q in the Markdown:\n%s", want, text)
 		}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 )
@@ -195,9 +196,23 @@ func (r *report) table(w io.Writer) {
 // markdown prints the rows and all that is needed to judge and to repeat them.
 func (r *report) markdown(w io.Writer) {
 	m := r.Machine
+	fmt.Fprint(w, `# Comparison with other brokers
+
+Medians of interleaved rounds, 64-byte payloads, all brokers with the same clients. Costs and calls are per delivered message (per
+connection in connect and idle). "First ÷ this" divides the first broker's median by this row's: below 1 the first one needs less, and
+of messages/s has less. The command's package comment says how it is measured, its table of scenarios with which clients.
+
+`)
 	fmt.Fprintf(w, "%s, %d cores shared by broker and generator, Linux %s, %s, load average at start %s, open files limit %d.\n\n",
 		m.CPU, m.Cores, m.Kernel, m.Go, m.Load, m.Files)
-	fmt.Fprintf(w, "    go run ./benchmarks/compare %s\n\n", strings.Join(r.Arguments, " "))
+	fmt.Fprint(w, "    go run ./benchmarks/compare")
+	for _, argument := range r.Arguments {
+		if strings.ContainsFunc(argument, func(c rune) bool { return unicode.IsSpace(c) || strings.ContainsRune("$|;&*?'\"", c) }) {
+			argument = quote(argument)
+		}
+		fmt.Fprint(w, " ", argument)
+	}
+	fmt.Fprint(w, "\n\n")
 	for _, row := range r.Rows {
 		if row.Scenario == r.Rows[0].Scenario {
 			fmt.Fprintf(w, "- %s: `%s`\n", row.Broker, strings.ReplaceAll(r.Commands[row.Broker], "\n", "; "))
