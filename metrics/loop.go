@@ -54,7 +54,8 @@ type Loop struct {
 
 // SetLag records how late the loop is: the time from when something was due or
 // readable to when the loop came to it. One goroutine calls it for this loop,
-// be it another one that asks, at most a few times a second. Exported are the last value, and the largest since the scrape before.
+// which may be another one that asks it, and at most a few times a second.
+// Exported are the last value, and the largest since the scrape before.
 func (l *Loop) SetLag(d time.Duration) {
 	nanos := uint64(max(d, 0))
 	l.lag.set(nanos)

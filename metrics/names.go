@@ -65,12 +65,8 @@ var families = []Family{
 		},
 	},
 	{
-		"loopmq_connections_refused_limit_total", TypeCounter, "",
-		"Network connections closed at once because the limit on connections was reached.", nil,
-	},
-	{
-		"loopmq_connections_refused_busy_total", TypeCounter, "",
-		"Network connections closed at once because their event loop had too many others to take.", nil,
+		"loopmq_connections_refused_total", TypeCounter, "reason",
+		"Network connections closed at once: limit, the limit on connections was reached; busy, too many others waited for a loop.", nil,
 	},
 	{
 		"loopmq_accept_pauses_total", TypeCounter, "",
