@@ -1,0 +1,126 @@
+// Command loopmq is an MQTT 3.1, 3.1.1 and 5.0 broker.
+//
+//	loopmq serve     run the broker, see loopmq serve --help
+//	loopmq version   print the version
+//	loopmq help      print an overview
+//
+// It exits with 0 after SIGTERM or SIGINT when everything was shut down within
+// the grace time, 1 if something failed, 2 if the command line is wrong, and
+// 130 at once on a second signal.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	_ "loopmq/cmd/loopmq/internal/quietlog"
+)
+
+// version is set by the linker: -X main.version=v1.2.3.
+var version = "dev"
+
+// The exit codes.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+// gcPercent is how much the heap may grow over what is live before the next
+// collection, in percent; Go's default is 100. A broker's heap is mostly idle
+// sessions, and memory per connection is what limits it, while the path of a
+// message doesn't allocate: so collections are rare anyway, and half the slack
+// costs little.
+const gcPercent = 50
+
+const usage = `loopmq is an MQTT 3.1, 3.1.1 and 5.0 broker.
+
+Usage:
+  loopmq serve [flags]   run the broker; loopmq serve --help lists the flags
+  loopmq version         print the version
+  loopmq help            print this
+`
+
+func main() {
+	tuneGC()
+	// Whoever reads the log may go away; the broker stays.
+	signal.Ignore(syscall.SIGPIPE)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		<-signals
+		cancel()
+		<-signals
+		os.Exit(exitInterrupted)
+	}()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func tuneGC() {
+	// The environment variable is the operator's word, so it wins.
+	if _, set := os.LookupEnv("GOGC"); !set {
+		debug.SetGCPercent(gcPercent)
+	}
+}
+
+// run executes one command line and returns the exit code. The end of ctx is
+// the request to shut down.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		fmt.Fprint(stderr, usage)
+		return exitUsage
+	}
+	command, args := args[0], args[1:]
+	var text string
+	switch command {
+	case "serve":
+		return runServe(ctx, args, stdout, stderr)
+	case "version", "--version", "-version":
+		text = fmt.Sprintf("loopmq %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	case "help", "--help", "-help", "-h":
+		text = usage
+		if len(args) == 1 && args[0] == "serve" {
+			text, args = serveUsage, nil
+		}
+	default:
+		fmt.Fprintf(stderr, "loopmq: command %q: allowed: serve, version, help\n", command)
+		return exitUsage
+	}
+	if len(args) > 0 {
+		fmt.Fprintf(stderr, "loopmq: %s: argument %q: allowed: none\n", command, strings.Join(args, " "))
+		return exitUsage
+	}
+	fmt.Fprint(stdout, text)
+	return exitOK
+}
+
+func runServe(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	c, problems, help := parseServe(args)
+	if help {
+		fmt.Fprint(stdout, serveUsage)
+		return exitOK
+	}
+	if len(problems) > 0 {
+		for _, problem := range problems {
+			fmt.Fprintf(stderr, "loopmq: %s\n", problem)
+		}
+		return exitUsage
+	}
+	if err := serve(ctx, c, stderr); err != nil {
+		fmt.Fprintf(stderr, "loopmq: %s\n", oneLine(err))
+		return exitFailed
+	}
+	return exitOK
+}
+
+// oneLine is the text of an error, which errors.Join spreads over several lines.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
