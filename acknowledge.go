@@ -105,9 +105,16 @@ func (c *Client) puback(a *codec.Ack) {
 	if c.flow == nil || c.flow.out.State(a.PacketID) != session.AwaitingPuback {
 		return // a late one, of before a new start
 	}
-	n, _ := c.flow.out.Finish(a.PacketID)
+	n := c.finishOutbound(a.PacketID)
 	c.delivered(a.PacketID, n)
 	return
+}
+
+// finishOutbound takes a message out of the window.
+func (c *Client) finishOutbound(packetID uint16) store.Number {
+	n, _ := c.flow.out.Finish(packetID)
+	c.loop.m.Inflight.Add(^uint64(0))
+	return n
 }
 
 // delivered ends a delivery: the client has the message, or has refused it.
@@ -145,7 +152,7 @@ func (c *Client) pubrec(a *codec.Ack) {
 		return
 	}
 	if a.ReasonCode.IsError() { // refused: the Packet Identifier is free again
-		n, _ := c.flow.out.Finish(a.PacketID)
+		n := c.finishOutbound(a.PacketID)
 		c.delivered(a.PacketID, n)
 		return
 	}
@@ -181,7 +188,7 @@ func (c *Client) pubcomp(a *codec.Ack) {
 	if c.flow == nil || c.flow.out.State(a.PacketID) != session.AwaitingPubcomp {
 		return
 	}
-	n, _ := c.flow.out.Finish(a.PacketID)
+	n := c.finishOutbound(a.PacketID)
 	c.loop.m.MessagesAcked.Inc()
 	if f := c.loop.b.opts.Events.OnAcked; f != nil {
 		f(&c.info, a.PacketID)

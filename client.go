@@ -118,7 +118,6 @@ func (b *Broker) HandleConnection(conn *eventloop.Conn) {
 
 // input takes bytes from the connection. They are valid until it returns.
 func (c *Client) input(in []byte) {
-	c.loop.m.BytesReceived.Add(uint64(len(in)))
 	if c.waits != 0 {
 		c.stash = append(c.stash, in...)
 		if len(c.stash) > stashMax {

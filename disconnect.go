@@ -73,6 +73,9 @@ func (c *Client) goOffline(clean bool) {
 // needs, the rest ends with the connection.
 func (c *Client) leaveFlow(ends bool) {
 	f, s, l := c.flow, c.session, c.loop
+	if f != nil {
+		l.m.Inflight.Add(-uint64(f.out.Len()))
+	}
 	if s.durable {
 		if f != nil && s.lastSent.Less(f.cursor) {
 			s.lastSent = f.cursor

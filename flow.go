@@ -95,6 +95,7 @@ func (c *Client) deliverLive(p *publication, d *delivery) {
 		reason, ok := c.send(p, d, packetID, false)
 		if ok {
 			c.loop.m.MessagesDelivered[d.qos].Inc()
+			c.loop.m.Inflight.Inc()
 			return
 		}
 		f.out.Finish(packetID)
@@ -150,6 +151,7 @@ func (c *Client) deliverStored(p *publication, d *delivery) {
 		if ok {
 			f.cursor = d.number
 			m.MessagesDelivered[d.qos].Inc()
+			m.Inflight.Inc()
 			return
 		}
 		f.out.Finish(packetID)
@@ -217,6 +219,7 @@ func (c *Client) advanceLive() {
 			c.loop.dropQueued(&p, &d, reason)
 		} else {
 			c.loop.m.QueueDelivered[e.QoS].Inc()
+			c.loop.m.Inflight.Inc()
 		}
 		f.queue.Pop()
 	}
@@ -262,6 +265,8 @@ func (c *Client) sendEntry(e *store.Entry) bool {
 			return false
 		}
 		c.finishEntry(e.Number)
+	} else {
+		c.loop.m.Inflight.Inc()
 	}
 	f.cursor = e.Number
 	f.possibly = max(0, f.possibly-1)
@@ -285,6 +290,7 @@ func (c *Client) sendReleased(limit store.Number) bool {
 			return false
 		}
 		f.released = f.released[1:]
+		c.loop.m.Inflight.Inc()
 		c.sendAck(codec.TypePubrel, packetID, codec.Success)
 	}
 	return true

@@ -1,8 +1,14 @@
 package loopmq
 
-import "time"
+import (
+	"fmt"
+	"time"
 
-// registerGauges makes what the broker knows at a moment part of its metrics.
+	"loopmq/metrics"
+)
+
+// registerGauges makes what the broker knows at a moment, and what the event
+// loops count, part of its metrics.
 func (b *Broker) registerGauges() {
 	gauge := func(name string, f func() int) {
 		b.metrics.Gauge(name, func() float64 { return float64(f()) })
@@ -12,6 +18,32 @@ func (b *Broker) registerGauges() {
 	gauge("loopmq_subscriptions", b.subscriptions.Len)
 	gauge("loopmq_retained_messages", b.retained.Len)
 	gauge("loopmq_retained_bytes", func() int { return int(b.retainedBytes.Load()) })
+	gauge("loopmq_queued_messages", b.queued)
+	gauge("loopmq_connections", func() int { return int(b.engine.Stats().Connections) })
+	gauge(`loopmq_connections_refused_total{reason="limit"}`, func() int { return int(b.engine.Stats().RefusedLimit) })
+	gauge(`loopmq_connections_refused_total{reason="busy"}`, func() int { return int(b.engine.Stats().RefusedBusy) })
+	gauge("loopmq_accept_pauses_total", func() int { return int(b.engine.Stats().AcceptPauses) })
+	gauge("loopmq_received_bytes_total", func() int { return int(b.engine.Stats().BytesIn) })
+	gauge("loopmq_sent_bytes_total", func() int { return int(b.engine.Stats().BytesOut) })
+	for i, l := range b.loops {
+		label := fmt.Sprintf("{loop=\"%d\"}", i)
+		gauge("loopmq_mailbox_messages"+label, l.inbox.Len)
+		gauge("loopmq_loop_connections"+label, func() int { return int(b.engine.Stats().Loops[i].Connections) })
+		b.metrics.Gauge("loopmq_loop_lag_seconds"+label, func() float64 { return b.engine.Stats().Loops[i].Lag.Seconds() })
+	}
+}
+
+// queued returns how many messages wait in queues.
+func (b *Broker) queued() int {
+	return int(int64(b.metrics.Sum(func(l *metrics.Loop) (n uint64) {
+		for q := range l.MessagesQueued {
+			n += l.MessagesQueued[q].Load() - l.QueueDelivered[q].Load()
+			for r := range l.QueueDropped[q] {
+				n -= l.QueueDropped[q][r].Load()
+			}
+		}
+		return n
+	})))
 }
 
 // observe notes how long a delivery took since its PUBLISH came in. Loops have

@@ -337,7 +337,7 @@ func (l *loop) stored(p *publication, d *delivery, t *store.Target) {
 // judge judges a PUBLISH of a client beyond its syntax.
 func (c *Client) judge(p *publication) *codec.Error {
 	switch {
-	case startsWith(p.topic, "$SYS"):
+	case startsWith(p.topic, "$SYS/"):
 		return errNotAuthorized
 	case c.loop.b.tooManyLevels(p.topic):
 		return errTopicLevels

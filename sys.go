@@ -160,8 +160,6 @@ func (b *Broker) totals() (t totals) {
 			t.packetsSent += l.m.PacketsSent[i].Load()
 		}
 		t.connects += l.m.PacketsReceived[1].Load()
-		t.bytesReceived += l.m.BytesReceived.Load()
-		t.bytesSent += l.m.BytesSent.Load()
 		t.publishSent += l.m.PacketsSent[3].Load()
 		for q := range l.m.MessagesReceived {
 			t.published += l.m.MessagesReceived[q].Load()
@@ -170,6 +168,8 @@ func (b *Broker) totals() (t totals) {
 			}
 		}
 	}
+	stats := b.engine.Stats()
+	t.bytesReceived, t.bytesSent = stats.BytesIn, stats.BytesOut
 	t.sockets = b.metrics.ConnectionsOpened.Get()
 	return t
 }

@@ -1,9 +1,6 @@
 package metrics
 
-import (
-	"sync/atomic"
-	"time"
-)
+import "time"
 
 // numPacketTypes is the number of values of the 4 bits that hold the packet
 // type; 0 is reserved and isn't exported. [MQTT-2.1.2]
@@ -22,9 +19,9 @@ type Loop struct {
 	// PacketsReceived and PacketsSent count MQTT Control Packets by packet type
 	// (1 is CONNECT, 15 is AUTH). Sent means written to a connection's output.
 	PacketsReceived, PacketsSent [numPacketTypes]Counter
-	// BytesReceived and BytesSent count what was read from and written to Network
-	// Connections, before decryption or unframing for TLS and WebSocket.
-	BytesReceived, BytesSent Counter
+	// Inflight is the number of QoS 1 and 2 messages that were sent and are not
+	// completed: what is taken off is added as its complement.
+	Inflight Counter
 
 	// MessagesReceived counts the messages that were published to the Broker, by
 	// QoS and from whatever source. A QoS 2 duplicate isn't a message.
@@ -46,25 +43,7 @@ type Loop struct {
 	// output of a subscriber, for a sample of the deliveries.
 	PublishToDeliver Histogram
 
-	lag    Counter       // Nanoseconds.
-	maxLag atomic.Uint64 // Nanoseconds; the scrape resets it.
-
 	_ [128]byte
-}
-
-// SetLag records how late the loop is: the time from when something was due or
-// readable to when the loop came to it. One goroutine calls it for this loop,
-// which may be another one that asks it, and at most a few times a second.
-// Exported are the last value, and the largest since the scrape before.
-func (l *Loop) SetLag(d time.Duration) {
-	nanos := uint64(max(d, 0))
-	l.lag.set(nanos)
-	for {
-		m := l.maxLag.Load()
-		if nanos <= m || l.maxLag.CompareAndSwap(m, nanos) {
-			return
-		}
-	}
 }
 
 // SampleEvery is the number of deliveries of which one is timed. It is prime:

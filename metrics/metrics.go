@@ -107,7 +107,7 @@ func (s *Set) Loops() int { return len(s.loops) }
 
 // Sum adds up one counter over all loops, as for the topics under $SYS:
 //
-//	received := set.Sum(func(l *metrics.Loop) uint64 { return l.BytesReceived.Load() })
+//	acked := set.Sum(func(l *metrics.Loop) uint64 { return l.MessagesAcked.Load() })
 func (s *Set) Sum(value func(l *Loop) uint64) uint64 {
 	var sum uint64
 	for i := range s.loops {

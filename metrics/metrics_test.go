@@ -86,8 +86,7 @@ func TestSetSumsLoops(t *testing.T) {
 		l := s.Loop(i)
 		l.PacketsReceived[3].Add(uint64(i + 1))
 		l.PacketsSent[15].Inc()
-		l.BytesReceived.Add(100)
-		l.BytesSent.Add(1 << 50)
+		l.Inflight.Add(100)
 		l.MessagesReceived[2].Inc()
 		l.MessagesDropped[0][DropOutputFull].Add(5)
 		l.QueueDropped[1][DropExpired].Add(7)
@@ -106,8 +105,7 @@ func TestSetSumsLoops(t *testing.T) {
 		`loopmq_packets_received_total{type="publish"}`:                     6,
 		`loopmq_packets_received_total{type="auth"}`:                        0,
 		`loopmq_packets_sent_total{type="auth"}`:                            3,
-		`loopmq_received_bytes_total`:                                       300,
-		`loopmq_sent_bytes_total`:                                           3 << 50,
+		`loopmq_inflight_messages`:                                          300,
 		`loopmq_messages_received_total{qos="2"}`:                           3,
 		`loopmq_messages_dropped_total{qos="0",reason="output_full"}`:       15,
 		`loopmq_messages_dropped_total{qos="0",reason="packet_too_large"}`:  0,
@@ -140,7 +138,7 @@ func TestSetSumsLoops(t *testing.T) {
 			t.Errorf("%s = %v, want more than 0", name, got[name])
 		}
 	}
-	if n := s.Sum(func(l *Loop) uint64 { return l.BytesReceived.Load() }); n != 300 {
+	if n := s.Sum(func(l *Loop) uint64 { return l.Inflight.Load() }); n != 300 {
 		t.Errorf("Sum = %d, want 300", n)
 	}
 }
@@ -399,7 +397,7 @@ func BenchmarkCounterInc(b *testing.B) {
 	l := New(1).Loop(0)
 	for b.Loop() {
 		l.PacketsReceived[3].Inc()
-		l.BytesReceived.Add(64)
+		l.MessagesAcked.Add(64)
 		l.MessagesReceived[1].Inc()
 		l.MessagesMatched[1].Inc()
 		l.MessagesDelivered[1].Inc()

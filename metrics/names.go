@@ -93,13 +93,11 @@ var families = []Family{
 	},
 	{
 		"loopmq_received_bytes_total", TypeCounter, "",
-		"Bytes read from network connections.",
-		single(func(l *Loop) *Counter { return &l.BytesReceived }),
+		"Bytes read from network connections.", nil,
 	},
 	{
 		"loopmq_sent_bytes_total", TypeCounter, "",
-		"Bytes written to network connections.",
-		single(func(l *Loop) *Counter { return &l.BytesSent }),
+		"Bytes written to network connections.", nil,
 	},
 	{
 		"loopmq_messages_received_total", TypeCounter, "qos",
@@ -184,23 +182,16 @@ var families = []Family{
 	},
 	{
 		"loopmq_inflight_messages", TypeGauge, "",
-		"QoS 1 and 2 messages sent to subscribers and not yet completed.", nil,
+		"QoS 1 and 2 messages sent to subscribers and not yet completed.",
+		single(func(l *Loop) *Counter { return &l.Inflight }),
 	},
 	{
 		"loopmq_queued_messages", TypeGauge, "",
-		"Messages in the queues of sessions.", nil,
-	},
-	{
-		"loopmq_queued_bytes", TypeGauge, "",
-		"Bytes in the queues of sessions.", nil,
-	},
-	{
-		"loopmq_output_bytes", TypeGauge, "",
-		"Bytes in the output of connections, not yet taken by the operating system.", nil,
+		"Messages that were queued and are neither delivered nor dropped yet, since the start of the process.", nil,
 	},
 	{
 		"loopmq_mailbox_messages", TypeGauge, "loop",
-		"Deliveries waiting in the mailbox of an event loop.", nil,
+		"Batches of deliveries waiting in the mailbox of an event loop.", nil,
 	},
 	{
 		"loopmq_loop_connections", TypeGauge, "loop",
@@ -208,13 +199,7 @@ var families = []Family{
 	},
 	{
 		"loopmq_loop_lag_seconds", TypeGauge, "loop",
-		"How late an event loop came to its work, last value.",
-		byLoop(func(l *Loop) uint64 { return l.lag.Load() }),
-	},
-	{
-		"loopmq_loop_lag_max_seconds", TypeGauge, "loop",
-		"How late an event loop came to its work, largest value since the scrape before.",
-		byLoop(func(l *Loop) uint64 { return l.maxLag.Swap(0) }),
+		"How long an event loop took to answer when it was last asked, once a second.", nil,
 	},
 }
 
@@ -265,14 +250,6 @@ func byPacketType(counters func(l *Loop) *[numPacketTypes]Counter) func(*Set, st
 	return func(s *Set, name string) {
 		for t := 1; t < numPacketTypes; t++ {
 			s.sumLoops(fmt.Sprintf("%s{type=%q}", name, packetTypes[t]), func(l *Loop) *Counter { return &counters(l)[t] })
-		}
-	}
-}
-
-func byLoop(nanos func(l *Loop) uint64) func(*Set, string) {
-	return func(s *Set, name string) {
-		for i := range s.loops {
-			s.vm.NewGauge(fmt.Sprintf(`%s{loop="%d"}`, name, i), func() float64 { return float64(nanos(&s.loops[i])) / 1e9 })
 		}
 	}
 }
