@@ -200,24 +200,6 @@ func TestHistogramSample(t *testing.T) {
 	}
 }
 
-func TestLoopLag(t *testing.T) {
-	s := New(2)
-	l := s.Loop(1)
-	l.SetLag(3 * time.Second)
-	l.SetLag(500 * time.Millisecond)
-	l.SetLag(-time.Second)
-	l.SetLag(250 * time.Millisecond)
-	const last, largest = `loopmq_loop_lag_seconds{loop="1"}`, `loopmq_loop_lag_max_seconds{loop="1"}`
-	got := scrape(t, s)
-	if got[last] != 0.25 || got[largest] != 3 {
-		t.Errorf("last %v, largest %v, want 0.25, 3", got[last], got[largest])
-	}
-	got = scrape(t, s)
-	if got[last] != 0.25 || got[largest] != 0 {
-		t.Errorf("after a scrape: last %v, largest %v, want 0.25, 0", got[last], got[largest])
-	}
-}
-
 // Readers meet writers on every counter. The race detector watches; without it,
 // the test still wants to see each counter only grow and end where it should.
 func TestScrapeWhileLoopsCount(t *testing.T) {
@@ -249,7 +231,6 @@ func TestScrapeWhileLoopsCount(t *testing.T) {
 				l.MessagesMatched[1].Inc()
 				l.MessagesDropped[1][DropQueueFull].Inc()
 				l.PacketsReceived[3].Inc()
-				l.SetLag(time.Millisecond)
 				s.ProtocolErrors[0x82].Inc()
 				s.ConnectionsClosed[CloseLost].Inc()
 				if l.PublishToDeliver.Sample() {
@@ -356,7 +337,7 @@ func TestReasonLabels(t *testing.T) {
 func TestLoopsShareNoCacheLine(t *testing.T) {
 	s := New(2)
 	a, b := s.Loop(0), s.Loop(1)
-	end := uintptr(unsafe.Pointer(&a.maxLag)) + unsafe.Sizeof(a.maxLag)
+	end := uintptr(unsafe.Pointer(&a.PublishToDeliver)) + unsafe.Sizeof(a.PublishToDeliver)
 	if gap := uintptr(unsafe.Pointer(&b.PacketsReceived)) - end; gap < 128 {
 		t.Errorf("%d bytes between the counters of two loops, want at least 128", gap)
 	}
@@ -369,7 +350,6 @@ func TestCountingDoesNotAllocate(t *testing.T) {
 		l.MessagesDropped[0][DropOffline].Inc()
 		s.ConnectionsClosed[CloseLost].Inc()
 		s.ProtocolErrors[0x80].Inc()
-		l.SetLag(time.Millisecond)
 		if l.PublishToDeliver.Sample() {
 			l.PublishToDeliver.Observe(time.Millisecond)
 		}
