@@ -120,7 +120,6 @@ func TestSetSumsLoops(t *testing.T) {
 		`loopmq_sessions`:                                                   12,
 		`loopmq_mailbox_messages{loop="0"}`:                                 14,
 		`loopmq_mailbox_messages{loop="1"}`:                                 13,
-		`loopmq_loop_lag_seconds{loop="2"}`:                                 0,
 		`loopmq_publish_to_deliver_seconds_count`:                           0,
 		`loopmq_messages_dropped_total{qos="2",reason="store_unavailable"}`: 0,
 		`loopmq_queue_messages_delivered_total{qos="1"}`:                    0,
