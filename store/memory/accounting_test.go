@@ -228,6 +228,47 @@ func TestQueueMemoryFollowsItsEntries(t *testing.T) {
 	}
 }
 
+// A queue that is used for long doesn't allocate, and one that is nearly full
+// grows: looking for the few free slots at each append would cost its length.
+func TestQueueReusesSlots(t *testing.T) {
+	m := &message{Message: &store.Message{}}
+	q := queue{generation: 1}
+	for range 100 {
+		q.append(slot{message: m})
+	}
+	if allocs := testing.AllocsPerRun(1, func() {
+		for range 10_000 {
+			n := q.append(slot{message: m})
+			n.Seq -= 100
+			q.remove(q.find(n))
+		}
+	}); allocs != 0 {
+		t.Errorf("append and remove allocate %v times", allocs)
+	}
+	q = queue{generation: 1}
+	for q.live < 100 || len(q.slots) < cap(q.slots) {
+		q.append(slot{message: m})
+	}
+	before := cap(q.slots)
+	q.remove(q.head + 1)
+	q.append(slot{message: m})
+	if cap(q.slots) <= before {
+		t.Errorf("a queue of %d entries has %d slots still", q.live, before)
+	}
+}
+
+func TestHandshakeMemoryGoes(t *testing.T) {
+	s := New(Options{})
+	se := claim(t, s, store.Claim{ClientID: "c", Durable: true})
+	hold := store.Op{Kind: store.OpPublish, Session: se.ID, Epoch: se.Epoch, PacketID: 1, Message: &store.Message{}}
+	unhold := hold
+	unhold.Kind = store.OpUnhold
+	commit(t, s, hold, unhold)
+	if held := s.sessions["c"].state.held; held != nil {
+		t.Errorf("%d slots for Packet Identifiers are left", cap(held))
+	}
+}
+
 // A removed entry must not keep its message from the garbage collector.
 func TestQueueClearsRemovedSlots(t *testing.T) {
 	seed := rand.Uint64()

@@ -7,8 +7,8 @@ import (
 	"loopmq/store"
 )
 
-// Capacities up to keptSlots are kept by an empty queue, so that one message
-// in and one out doesn't allocate each time.
+// Capacities up to keptSlots don't shrink. So an empty queue keeps that many at
+// most, and one message in and one out doesn't allocate each time.
 const keptSlots = 8
 
 // queue is an append-only sequence whose entries are removed in any order. The
@@ -80,12 +80,7 @@ func (q *queue) remove(i int) slot {
 	for len(q.slots) > q.head && q.slots[len(q.slots)-1].message == nil {
 		q.slots = q.slots[:len(q.slots)-1]
 	}
-	switch {
-	case q.live == 0 && cap(q.slots) <= keptSlots:
-		q.slots, q.head = q.slots[:0], 0
-	case q.live == 0:
-		q.slots, q.head = nil, 0
-	case cap(q.slots) > keptSlots && q.live*4 < cap(q.slots):
+	if cap(q.slots) > keptSlots && q.live*4 < cap(q.slots) {
 		q.compact(make([]slot, 0, q.live*2))
 	}
 	return sl

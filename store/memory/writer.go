@@ -36,6 +36,10 @@ func (w *writer) Commit(ctx context.Context, b *store.Batch) error {
 
 // apply carries out one operation. REQUIRES: s.mu
 func (s *Store) apply(op *store.Op) store.Result {
+	for i := range op.Targets {
+		t := &op.Targets[i]
+		t.Result, t.Number, t.Dropped, t.Moved = store.Pending, store.Number{}, 0, nil
+	}
 	switch op.Kind {
 	case store.OpPublish:
 		return s.publish(op)
@@ -124,7 +128,6 @@ func (s *Store) appendTo(t *store.Target, m *message) {
 		t.Result = store.Gone
 		return
 	}
-	t.Dropped = 0
 	if size := m.Size(); !q.fits(limits, size) {
 		ok := false
 		if limits.Policy == store.DropOldest {
@@ -235,7 +238,6 @@ func (s *Store) dropExpiredRetained(op *store.Op) store.Result {
 // target's policy is: it stays where it is, so nothing is lost.
 func (s *Store) move(op *store.Op) store.Result {
 	t := &op.Targets[0]
-	t.Moved = nil
 	t.Result = s.moveTo(t, op)
 	if t.Result == store.Refused {
 		return store.Done

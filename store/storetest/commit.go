@@ -65,6 +65,15 @@ var commitTests = []test{
 		}
 		equal(h, "queue", h.payloads(q), []string{"1", "2"})
 	}},
+	{"operations may be used again in another batch", func(h *harness) {
+		se := h.session("c")
+		q := store.QueueOf(se.ID)
+		op := h.do(publish("message", q, q))
+		h.do(endSession(se))
+		for _, t := range h.do(op).Targets {
+			equal(h, "target", t, store.Target{Queue: q, QoS: 1, Result: store.Gone})
+		}
+	}},
 	{"writers don't take each other's batches for repeated", func(h *harness) {
 		q := h.queue("c")
 		for _, name := range []string{"a", "b"} {

@@ -176,6 +176,9 @@ var fullTests = []test{
 		equal(h, "retained", h.retained("topic"), []string{""})
 		claimed := h.claim(durable("c"))
 		equal(h, "held", len(claimed.Held), 0)
+		// What needs no room has it.
+		h.do(publish(strings.Repeat("x", 1000)))
+		h.do(retain("topic", ""))
 		// What goes makes room.
 		h.do(store.Op{Kind: store.OpFinish, Session: se.ID, Numbers: numbers[:10]})
 		op.Epoch, op.Result = claimed.Session.Epoch, store.Pending
@@ -193,9 +196,20 @@ var fullTests = []test{
 		for range 5 {
 			h.do(retain("topic", strings.Repeat("x", boundedBytes*2/3)))
 		}
+		for range 5 {
+			op := publish(strings.Repeat("x", boundedBytes*2/3))
+			op.Retain, op.Message.TopicName = true, []byte("topic")
+			h.do(op)
+		}
 		equal(h, "second topic", h.result(retain("other", strings.Repeat("x", boundedBytes*2/3))), store.Full)
 		h.do(retain("topic", ""))
 		h.do(retain("other", strings.Repeat("x", boundedBytes*2/3)))
+	}},
+	{"a retained message that is in a queue still needs its room", func(h *harness) {
+		op := publish(strings.Repeat("x", boundedBytes*2/3), h.queue("c"))
+		op.Retain = true
+		h.do(op)
+		equal(h, "replacement", h.result(retain("topic", strings.Repeat("x", boundedBytes*2/3))), store.Full)
 	}},
 	{"a Will has room of its own", func(h *harness) {
 		c := durable("c")

@@ -36,10 +36,12 @@ var moveTests = []test{
 		h.enqueue(a, "1", "2", "3")
 		op := move(a, b)
 		op.Limit = 2
-		h.do(op)
+		op = h.do(op)
 		equal(h, "from", h.payloads(a), []string{"3"})
 		equal(h, "to", h.payloads(b), []string{"1", "2"})
-		h.do(op)
+		// The operation still has the results of the first time.
+		op = h.do(op)
+		equal(h, "moved", payloadsOf(op.Targets[0].Moved), []string{"3"})
 		equal(h, "from", h.payloads(a), []string{})
 		equal(h, "to", h.payloads(b), []string{"1", "2", "3"})
 		op.Limit = 0
