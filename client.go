@@ -81,6 +81,8 @@ const (
 	progressBytes = 512
 )
 
+var _ eventloop.DrainHandler = connections{}
+
 // connections hands what the event loops see to clients.
 type connections struct{ b *Broker }
 
@@ -98,6 +100,13 @@ func (h connections) OnData(conn *eventloop.Conn, in []byte) {
 func (h connections) OnClose(conn *eventloop.Conn, err error) {
 	if c, ok := conn.Context().(*Client); ok {
 		c.closed(err)
+	}
+}
+
+// OnDrain tells the client that its output, which was full, has been taken.
+func (h connections) OnDrain(conn *eventloop.Conn) {
+	if c, ok := conn.Context().(*Client); ok {
+		c.advance()
 	}
 }
 

@@ -22,6 +22,8 @@ type flow struct {
 	// queue holds what waits for a session that is not durable.
 	queue session.Queue
 
+	replays []*replay // retained messages that are not sent yet
+
 	// The rest is for durable sessions, whose queue is in the store. Entries are
 	// sent in the order of their numbers, up to cursor so far. A message that was
 	// just stored goes out from memory if its number is the next one; else, and
@@ -44,8 +46,8 @@ const (
 	readBytes   = 1 << 20
 )
 
-// retryInterval is when a full output is looked at again.
-const retryInterval = 50 * time.Millisecond
+// retryInterval is when a read of the store that failed is tried again.
+const retryInterval = 100 * time.Millisecond
 
 func (c *Client) flows() *flow {
 	if c.flow == nil {
@@ -103,7 +105,6 @@ func (c *Client) deliverLive(p *publication, d *delivery) {
 			c.loop.drop(p, d, reason)
 			return
 		}
-		c.retrySoon()
 	}
 	limits := c.loop.b.opts.Limits.queueLimits(0)
 	limits.Protected = 0
@@ -161,7 +162,6 @@ func (c *Client) deliverStored(p *publication, d *delivery) {
 			c.loop.drop(p, d, reason)
 			return
 		}
-		c.retrySoon()
 	}
 	m.MessagesQueued[d.qos].Inc()
 	if f.heard.Less(d.number) {
@@ -171,15 +171,25 @@ func (c *Client) deliverStored(p *publication, d *delivery) {
 	c.advance()
 }
 
-// advance sends what waits, as far as the window and the output allow.
+// advance sends what waits, as far as the window and the output allow. It is
+// called whenever one of them may have opened: an acknowledgement came, or the
+// output was drained.
 func (c *Client) advance() {
 	if c.state != stateConnected || c.flow == nil {
 		return
 	}
-	if !c.session.durable {
+	if c.session.durable {
+		c.advanceStored()
+	} else {
 		c.advanceLive()
-		return
 	}
+	if len(c.flow.replays) > 0 {
+		c.replayOn()
+	}
+}
+
+// advanceStored is advance for the queue in the store.
+func (c *Client) advanceStored() {
 	f := c.flow
 	for f.behind && !f.reading {
 		if len(f.ahead) == 0 {
@@ -213,7 +223,6 @@ func (c *Client) advanceLive() {
 		if !ok {
 			f.out.Finish(packetID)
 			if reason == metrics.DropOutputFull {
-				c.retrySoon()
 				return
 			}
 			c.loop.dropQueued(&p, &d, reason)
@@ -261,7 +270,6 @@ func (c *Client) sendEntry(e *store.Entry) bool {
 	if !ok {
 		f.out.Finish(packetID)
 		if reason == metrics.DropOutputFull {
-			c.retrySoon()
 			return false
 		}
 		c.finishEntry(e.Number)
@@ -350,7 +358,7 @@ func (c *Client) finishEntry(n store.Number) {
 	})
 }
 
-// retrySoon tries again what the full output kept back.
+// retrySoon tries again to read the session's queue.
 func (c *Client) retrySoon() {
 	if c.retrying {
 		return
@@ -362,7 +370,7 @@ func (c *Client) retrySoon() {
 	}
 }
 
-// OnTimer lets the clients go on whose output was full, or whose read failed.
+// OnTimer lets the clients go on whose read of the store failed.
 func (l *loop) OnTimer(*eventloop.Timer) {
 	retries := l.retries
 	l.retries = nil

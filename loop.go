@@ -27,7 +27,7 @@ type loop struct {
 	inbox                         *eventloop.Mailbox[*outbox]
 	blocked                       []*Client // not read until the outboxes could be pushed
 	clients                       map[*Client]struct{}
-	retries                       []*Client // whose output was full
+	retries                       []*Client // whose read of the store failed
 	drained                       func()    // called when the last client has gone and all is committed
 
 	retryTimer eventloop.Timer

@@ -1,6 +1,7 @@
 package loopmq
 
 import (
+	"loopmq/metrics"
 	"loopmq/store"
 )
 
@@ -47,31 +48,93 @@ func (b *Broker) unindexRetained(topic string) bool {
 	return existed
 }
 
-// replayRetained sends the retained messages that match a new subscription, with
-// RETAIN 1 [MQTT-3.3.1-8]. It runs after the SUBACK was written. Those for the
-// queue of a durable session go there first.
+// replay is the retained messages that a new subscription gets, as far as they
+// are not sent.
+type replay struct {
+	messages []*store.Message
+	sub      store.Subscription
+	waits    bool // for a commit
+}
+
+// replayRetained starts to send the retained messages that match a new
+// subscription, with RETAIN 1 [MQTT-3.3.1-8]. It runs after the SUBACK was written.
 func (c *Client) replayRetained(topicFilter string, sub *store.Subscription) {
-	l := c.loop
+	var messages []*store.Message
+	c.loop.b.retained.Match(topicFilter, func(_ string, m *store.Message) bool {
+		messages = append(messages, m)
+		return true
+	})
+	if len(messages) == 0 {
+		return
+	}
+	f := c.flows()
+	f.replays = append(f.replays, &replay{messages: messages, sub: *sub})
+	c.replayOn()
+}
+
+// replayOn sends retained messages as far as the client takes them: they wait for
+// its output and its window, and are not dropped for want of room. A topic whose
+// retained message has changed since is skipped: the subscription was there when
+// the new one came, so an old value never follows a new one.
+func (c *Client) replayOn() {
+	f, l := c.flow, c.loop
 	now := l.now()
+	for len(f.replays) > 0 {
+		r := f.replays[0]
+		for len(r.messages) > 0 {
+			m := r.messages[0]
+			if current, _ := l.b.retained.Get(m.TopicName); current == m && !m.Expired(now) && !c.replayOne(r, m) {
+				return
+			}
+			r.messages[0] = nil
+			r.messages = r.messages[1:]
+		}
+		f.replays[0] = nil
+		f.replays = f.replays[1:]
+	}
+	f.replays = nil
+}
+
+// replayOne sends one retained message, and reports false if it has to wait.
+func (c *Client) replayOne(r *replay, m *store.Message) bool {
+	f, l := c.flow, c.loop
 	var p publication
-	l.b.retained.Match(topicFilter, func(_ string, m *store.Message) bool {
-		if m.Expired(now) {
-			return true
+	p.set(m)
+	p.retain = true
+	d := delivery{session: c.session, client: c, qos: min(m.QoS, r.sub.Options.QoS), retain: true, id: r.sub.SubscriptionIdentifier}
+	switch {
+	case c.local != nil:
+		c.deliver(&p, &d)
+	case d.qos == 0:
+		reason, ok := c.send(&p, &d, 0, false)
+		switch {
+		case ok:
+			l.m.MessagesDelivered[0].Inc()
+		case reason == metrics.DropOutputFull:
+			return false
+		default:
+			l.drop(&p, &d, reason)
 		}
-		p.set(m)
-		p.retain = true
-		d := delivery{
-			session: c.session, client: c, qos: min(m.QoS, sub.Options.QoS), retain: true, id: sub.SubscriptionIdentifier,
+	case c.session.durable: // by way of its queue
+		if r.waits {
+			return false
 		}
-		l.m.MessagesMatched[d.qos].Inc()
-		if d.qos == 0 || !c.session.durable {
-			l.dispatch(&p, &d)
-			return true
+		if l.commits.full() {
+			r.waits = true
+			l.commits.after(func() {
+				r.waits = false
+				c.advance()
+			})
+			return false
 		}
 		l.targets, l.routed = l.targets[:0], l.routed[:0]
 		l.addTarget(&d)
-		r := routed{op: store.Op{Kind: store.OpPublish, Message: m, Targets: l.targets}}
-		l.commit(&p, &r, nil)
-		return true
-	})
+		l.commit(&p, &routed{op: store.Op{Kind: store.OpPublish, Message: m, Targets: l.targets}}, nil)
+	case f.queue.Len() > 0 || !f.out.CanSend():
+		return false // an acknowledgement goes on with it
+	default:
+		c.deliverLive(&p, &d)
+	}
+	l.m.MessagesMatched[d.qos].Inc()
+	return true
 }

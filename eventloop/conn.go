@@ -54,8 +54,9 @@ type Conn struct {
 
 // output is what a connection has to send: buf[sent:].
 type output struct {
-	buf  []byte
-	sent int
+	buf   []byte
+	sent  int
+	extra int // size of a message that Room admitted though it exceeds the bound
 }
 
 type closeRequest struct {
@@ -154,7 +155,8 @@ func (c *Conn) Buffered() int {
 }
 
 // Room reports whether n more bytes fit within Config.MaxOutputBytes. Before it says no it gives the socket what is
-// there. On a closed connection there is no room.
+// there. One message that exceeds the bound by itself fits when nothing else waits: the bound is raised by it until all
+// is sent. On a closed connection there is no room.
 func (c *Conn) Room(n int) bool {
 	limit := c.loop.engine.maxOutput
 	if c.state&closing != 0 {
@@ -164,7 +166,22 @@ func (c *Conn) Room(n int) bool {
 		return true
 	}
 	c.flushEarly()
-	return c.state&closing == 0 && c.Buffered()+n <= limit
+	switch {
+	case c.state&closing != 0:
+		return false
+	case c.Buffered()+n <= limit:
+		return true
+	case c.Buffered() > 0:
+		return false
+	}
+	if c.out == nil {
+		c.out = c.loop.borrow()
+		c.state |= dirty
+		c.loop.dirty = append(c.loop.dirty, c)
+		c.loop.wake()
+	}
+	c.out.extra = n
+	return true
 }
 
 func (c *Conn) flushEarly() {
@@ -174,7 +191,7 @@ func (c *Conn) flushEarly() {
 }
 
 func (c *Conn) checkBound() {
-	if c.state&closing == 0 && c.Buffered() > c.loop.engine.maxOutput {
+	if c.state&closing == 0 && c.out != nil && c.Buffered() > c.loop.engine.maxOutput+c.out.extra {
 		c.loop.counters.outputOverflows.Add(1)
 		c.loop.fail(c, ErrOutputOverflow)
 	}

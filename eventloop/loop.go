@@ -381,7 +381,7 @@ func (l *Loop) giveBack(o *output) {
 	if cap(o.buf) > keepBuffer || l.freeBytes+cap(o.buf) > keepBuffers {
 		return
 	}
-	o.buf, o.sent = o.buf[:0], 0
+	o.buf, o.sent, o.extra = o.buf[:0], 0, 0
 	l.free = append(l.free, o)
 	l.freeBytes += cap(o.buf)
 }
