@@ -55,8 +55,9 @@ const (
 	// With the Target's QoS set the entries become deliveries to the Target: the
 	// smaller of Message.QoS and that, RETAIN only if the Target and the message
 	// have it, the Target's SubscriptionIdentifiers; with QoS 0 they stay as
-	// they are. They keep ShareName and TopicFilter. Guarded by Epoch of Session
-	// if Epoch is not 0.
+	// they are. They keep ShareName and TopicFilter. Without a Target the entries
+	// are removed: this is how those of a group finish. Guarded by Epoch of
+	// Session if Epoch is not 0.
 	OpMove
 	// OpOffline marks the session offline: no owner, SessionExpiryInterval, due
 	// to expire at Due (zero: never). With WillRemoved it drops the Will of that

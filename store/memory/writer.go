@@ -237,31 +237,48 @@ func (s *Store) dropExpiredRetained(op *store.Op) store.Result {
 // move stops at the first entry that the target has no room for, whatever the
 // target's policy is: it stays where it is, so nothing is lost.
 func (s *Store) move(op *store.Op) store.Result {
-	t := &op.Targets[0]
-	t.Result = s.moveTo(t, op)
-	if t.Result == store.Refused {
-		return store.Done
-	}
-	return t.Result
-}
-
-func (s *Store) moveTo(t *store.Target, op *store.Op) store.Result {
-	if op.Epoch != 0 {
-		if _, result := s.guarded(op.Session, op.Epoch); result != store.Done {
-			return result
+	result, from := s.mayMove(op)
+	if result != store.Done {
+		for i := range op.Targets {
+			op.Targets[i].Result = result
 		}
-	}
-	from, _ := s.queue(op.From)
-	if from == nil {
-		return store.Gone
-	}
-	to, limits := s.queueToAppend(t.Queue)
-	if to == nil {
-		return store.Gone
+		return result
 	}
 	numbers := op.Numbers
 	if len(numbers) == 0 {
 		numbers = from.first(op.Limit)
+	}
+	if len(op.Targets) == 0 {
+		s.removeNumbers(from, numbers)
+		s.forgetIfEmpty(op.From, from)
+		return store.Done
+	}
+	t := &op.Targets[0]
+	t.Result = s.moveTo(t, op.From, from, numbers)
+	if t.Result == store.Gone {
+		return store.Gone
+	}
+	return store.Done
+}
+
+// mayMove returns the queue that entries are taken out of.
+func (s *Store) mayMove(op *store.Op) (store.Result, *queue) {
+	if op.Epoch != 0 {
+		if _, result := s.guarded(op.Session, op.Epoch); result != store.Done {
+			return result, nil
+		}
+	}
+	from, _ := s.queue(op.From)
+	if from == nil {
+		return store.Gone, nil
+	}
+	return store.Done, from
+}
+
+func (s *Store) moveTo(t *store.Target, fromID store.QueueID, from *queue, numbers []store.Number) store.Result {
+	to, limits := s.queueToAppend(t.Queue)
+	if to == nil {
+		return store.Gone
 	}
 	result := store.Done
 	for _, n := range numbers {
@@ -280,7 +297,7 @@ func (s *Store) moveTo(t *store.Target, op *store.Op) store.Result {
 		sl.seq = t.Number.Seq
 		t.Moved = append(t.Moved, to.entry(sl))
 	}
-	s.forgetIfEmpty(op.From, from)
+	s.forgetIfEmpty(fromID, from)
 	s.forgetIfEmpty(t.Queue, to)
 	return result
 }

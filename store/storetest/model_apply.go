@@ -162,12 +162,17 @@ func (m *model) retain(msg *store.Message) {
 }
 
 func (m *model) applyMove(op store.Op, got []store.Target) store.Result {
-	t := op.Targets[0]
-	if !m.exists(op.From) || !t.Queue.IsGroup() && !m.exists(t.Queue) {
-		m.targetResult(got[0], store.Gone)
+	var t store.Target
+	remove := len(op.Targets) == 0
+	if !remove {
+		t = op.Targets[0]
+	}
+	if !m.exists(op.From) || !remove && !t.Queue.IsGroup() && !m.exists(t.Queue) {
+		for i := range got {
+			m.targetResult(got[i], store.Gone)
+		}
 		return store.Gone
 	}
-	m.targetResult(got[0], store.Done)
 	numbers := op.Numbers
 	if len(numbers) == 0 {
 		for _, e := range m.queues[op.From][:min(op.Limit, len(m.queues[op.From]))] {
@@ -182,6 +187,9 @@ func (m *model) applyMove(op store.Op, got []store.Target) store.Result {
 		}
 		e := m.queues[op.From][i]
 		m.queues[op.From] = slices.Delete(m.queues[op.From], i, i+1)
+		if remove {
+			continue
+		}
 		if t.QoS != 0 {
 			e.qos, e.retain, e.identifiers = min(t.QoS, e.messageQoS), t.Retain && e.messageRetain, fmt.Sprint(t.SubscriptionIdentifiers)
 		}
@@ -193,7 +201,10 @@ func (m *model) applyMove(op store.Op, got []store.Target) store.Result {
 		m.appended[t.Queue]++
 		m.queues[t.Queue] = append(m.queues[t.Queue], e)
 	}
-	equal(m.harness, "moved", len(got[0].Moved), moved)
+	if !remove {
+		m.targetResult(got[0], store.Done)
+		equal(m.harness, "moved", len(got[0].Moved), moved)
+	}
 	return store.Done
 }
 

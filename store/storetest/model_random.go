@@ -73,8 +73,10 @@ func (m *model) randomOp() store.Op {
 	case 13:
 		op.Kind = store.OpMove
 		op.From = m.queue()
-		op.Targets = []store.Target{m.target(m.queue())}
-		op.Targets[0].QoS = byte(m.rng.IntN(3))
+		if !m.chance(4) {
+			op.Targets = []store.Target{m.target(m.queue())}
+			op.Targets[0].QoS = byte(m.rng.IntN(3))
+		}
 		if op.Numbers = m.numbers(op.From); len(op.Numbers) == 0 {
 			op.Limit = m.rng.IntN(4)
 		}

@@ -146,6 +146,18 @@ var moveTests = []test{
 			h.claim(c)
 		}
 	}},
+	{"without a target entries are removed", func(h *harness) {
+		a, g := h.queue("a"), store.GroupQueue("share", "a")
+		for _, q := range []store.QueueID{a, g} {
+			numbers := h.enqueue(q, "1", "2", "3")
+			h.do(store.Op{Kind: store.OpMove, From: q, Numbers: numbers[1:2]})
+			equal(h, "queue", h.payloads(q), []string{"1", "3"})
+			h.do(store.Op{Kind: store.OpMove, From: q, Limit: 10})
+			equal(h, "queue", h.payloads(q), []string{})
+		}
+		h.gone(g)
+		equal(h, "again", h.result(store.Op{Kind: store.OpMove, From: g, Limit: 10}), store.Gone)
+	}},
 	{"an Epoch guards it", func(h *harness) {
 		se, b := h.session("a"), h.queue("b")
 		a := store.QueueOf(se.ID)
