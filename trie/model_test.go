@@ -14,19 +14,24 @@ import (
 
 // modelMatches is the standard's section 4.7 word by word, one level at a time.
 func modelMatches(filter, topic string) bool {
-	fs, ts := strings.Split(filter, "/"), strings.Split(topic, "/")
-	if strings.HasPrefix(topic, "$") && (fs[0] == "+" || fs[0] == "#") {
+	if strings.HasPrefix(topic, "$") && (filter[:1] == "+" || filter == "#") {
 		return false
 	}
-	for i, f := range fs {
+	for {
+		f, moreFilter, filterGoesOn := strings.Cut(filter, "/")
+		t, moreTopic, topicGoesOn := strings.Cut(topic, "/")
 		switch {
 		case f == "#":
 			return true
-		case i >= len(ts) || f != "+" && f != ts[i]:
+		case f != "+" && f != t:
+			return false
+		case !topicGoesOn:
+			return !filterGoesOn || moreFilter == "#"
+		case !filterGoesOn:
 			return false
 		}
+		filter, topic = moreFilter, moreTopic
 	}
-	return len(fs) == len(ts)
 }
 
 // model is a Trie that tries every filter.
@@ -200,8 +205,12 @@ func TestTrie_model(t *testing.T) {
 			r := newRand(t)
 			tr, m := trie.New[int](), newModel()
 			var got trie.Matches[int]
+			checks := 0
 			check := func(op string) {
 				t.Helper()
+				if checks++; checks%5 > 0 && len(m.filters) > 100 { // the model is slow
+					return
+				}
 				topic := randomTopic(r)
 				tr.Match([]byte(topic), &got)
 				if got, want := describe(&got), m.describe(topic); !slices.Equal(got, want) {
@@ -271,7 +280,7 @@ func TestIndex_model(t *testing.T) {
 		if x.Len() != len(m) {
 			t.Fatalf("Len: got %d, want %d", x.Len(), len(m))
 		}
-		if i%10 > 0 { // the model is slow
+		if i%20 > 0 { // the model is slow
 			continue
 		}
 		filter := randomFilter(r)
