@@ -1,7 +1,7 @@
 // Command client is a plain MQTT 5.0 client on github.com/eclipse/paho.golang: it
 // subscribes, publishes at QoS 1, and waits for its own message to come back.
 //
-// Start a broker with `make run`, then: go run ./examples/client
+// Start a broker with `make run`, then, from this directory's parent: go run ./client
 package main
 
 import (
