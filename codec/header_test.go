@@ -67,10 +67,10 @@ func TestRemainingLength(t *testing.T) {
 func TestNames(t *testing.T) {
 	for got, want := range map[fmt.Stringer]string{
 		V31: "3.1", V311: "3.1.1", V5: "5.0", Version(9): "version 9",
-		TypeConnect: "CONNECT", TypePublish: "PUBLISH", TypeAuth: "AUTH", PacketType(0): "RESERVED", PacketType(77): "packet type 77",
+		TypeConnect: "CONNECT", TypePublish: "PUBLISH", TypeAuth: "AUTH", PacketType(0): "RESERVED", PacketType(16): "packet type 16",
 		Success: "Success", PacketTooLarge: "Packet too large", WildcardSubscriptionsNotSupported: "Wildcard Subscriptions not supported",
 		ReasonCode(0x03): "reason code 0x3", ReasonCode(0xFF): "reason code 0xff",
-		PropTopicAlias: "Topic Alias", PropertyID(0x04): "property 0x4", PropertyID(0xFF): "property 0xff",
+		PropTopicAlias: "Topic Alias", PropertyID(0x04): "property 0x4", PropertyID(0x2B): "property 0x2b", PropertyID(0xFF): "property 0xff",
 		ReturnAccepted: "Connection Accepted", ReturnNotAuthorized: "not authorized", ConnectReturnCode(6): "return code 6",
 	} {
 		if got.String() != want {

@@ -195,6 +195,7 @@ var malformedCases = []struct {
 	{"SUBSCRIBE shared without separator", V311, "82 [0001 0008 2473686172652F67 00]", ErrSharedSubscription},
 	{"SUBSCRIBE shared with an empty name", V5, "82 [0001 00 000A 2473686172652F2F6162 00]", ErrSharedSubscription},
 	{"SUBSCRIBE shared with + in the name", V5, "82 [0001 00 000A 2473686172652F2B2F61 00]", ErrSharedSubscription},
+	{"SUBSCRIBE shared with # in the name", V5, "82 [0001 00 000A 2473686172652F232F61 00]", ErrSharedSubscription},
 	{"SUBSCRIBE shared with No Local", V5, "82 [0001 00 000A 2473686172652F672F61 04]", ErrNoLocalShared},
 	{"SUBSCRIBE misplaced property", V5, "82 [0001 [24 00] 0001 74 00]", ErrSubscribePropertyNotAllowed},
 	{"SUBSCRIBE Subscription Identifier 0", V5, "82 [0001 [0B 00] 0001 74 00]", ErrSubscribeSubscriptionIdentifierZero},

@@ -39,11 +39,14 @@ func TestAppendPublish(t *testing.T) {
 		{"alias alone", V5, PublishHeader{TopicAlias: 7}, "", "x", nil, "30 [0000 [23 0007] 78]"},
 	} {
 		want := unhex(t, c.want)
-		for _, room := range []int{0, 5, 500} { // with and without growing
+		for _, room := range []int{0, len(want) - 1, len(want), 500} { // with and without growing
 			dst := append(make([]byte, 0, 6+room), "before"...)
 			got := AppendPublish(dst, c.v, &c.h, b(c.topic), c.forward, b(c.payload))
 			if !bytes.Equal(got, append(b("before"), want...)) {
 				t.Errorf("%s:\n got %x\nwant %x", c.name, got[6:], want)
+			}
+			if grown := &got[0] != &dst[0]; grown != (room < len(want)) {
+				t.Errorf("%s with room for %d of %d bytes: grown %t", c.name, room, len(want), grown)
 			}
 		}
 		if got := PublishSize(c.v, &c.h, len(c.topic), len(c.forward), len(c.payload)); got != len(want) {

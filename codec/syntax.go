@@ -103,11 +103,11 @@ func nameError(b []byte) error {
 	return nil
 }
 
-// hasControl reports whether the UTF-8 text b has a control character in it.
+// hasControl reports whether b, which must be well-formed UTF-8, has a control character in it.
 func hasControl(b []byte) bool {
 	for i, c := range b {
-		// U+0080..U+009F is 0xC2 followed by 0x80..0x9F; 0xC2 is never a continuation byte.
-		if c < 0x20 || c == 0x7F || c == 0xC2 && i+1 < len(b) && b[i+1] < 0xA0 {
+		// U+0080..U+009F is 0xC2 followed by 0x80..0x9F; 0xC2 always has a byte behind it.
+		if c < 0x20 || c == 0x7F || c == 0xC2 && b[i+1] < 0xA0 {
 			return true
 		}
 	}
