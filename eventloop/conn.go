@@ -250,7 +250,7 @@ func (l *Loop) fail(c *Conn, err error) {
 
 // write is one write system call. It returns 0 and no error if the socket takes nothing now.
 func (l *Loop) write(c *Conn, p []byte) (int, error) {
-	n, err := unix.Write(int(c.fd), p)
+	n, err := write(int(c.fd), p)
 	l.counters.writes.Add(1)
 	if n < 0 {
 		n = 0

@@ -55,6 +55,7 @@ func TestWrite_Coalesces(t *testing.T) {
 	for _, nc := range ncs {
 		mustRead(t, nc, string(want))
 	}
+	onLoop(e.Loops()[0], func() {}) // the turn is over
 	after := e.Stats()
 	if got := after.Writes - before.Writes; got != peers {
 		t.Errorf("%d packets for %d peers took %d writes, want %d", packets, peers, got, peers)
@@ -330,6 +331,43 @@ func TestPause_BackPressure(t *testing.T) {
 func isTimeout(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) && ne.Timeout()
+}
+
+// TestPause_StashOrder has input between Resume and the delivery of what was stashed, which happens when the handler of
+// another connection resumes this one.
+func TestPause_StashOrder(t *testing.T) {
+	setPollerCanPause(t, false)
+	var got []byte
+	var ended bool
+	e, c, _ := mustConnect(t, Config{Handler: &handler{
+		data: func(c *Conn, in []byte) {
+			if got = append(got, in...); string(got) == "12" {
+				c.Pause() // again, within the delivery
+			}
+		},
+		close: func(*Conn, error) { ended = true },
+	}})
+	l := e.Loops()[0]
+	onLoop(l, func() {
+		c.Pause()
+		l.input(c, []byte("1"))
+		c.Resume()
+		l.input(c, []byte("2"))
+	})
+	onLoop(l, func() {
+		l.input(c, []byte("3"))
+		c.Resume()
+		l.input(c, []byte("4"))
+		l.endOfInput(c)
+		if c.state&closing != 0 {
+			t.Error("closed before the stash was delivered")
+		}
+	})
+	onLoop(l, func() {
+		if string(got) != "1234" || !ended {
+			t.Errorf("got %q, ended: %v", got, ended)
+		}
+	})
 }
 
 func TestPause_StashBound(t *testing.T) {

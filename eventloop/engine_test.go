@@ -372,6 +372,27 @@ func TestConnectStorm(t *testing.T) {
 	}
 }
 
+// TestAccept_Backlog has more connections waiting than are accepted at a time.
+func TestAccept_Backlog(t *testing.T) {
+	e, addr := mustStart(t, Config{Loops: 1, Handler: &handler{data: echo}})
+	blocked, release := make(chan struct{}), make(chan struct{})
+	e.Loops()[0].Post(func() {
+		close(blocked)
+		<-release
+	})
+	<-blocked
+	var cs []*net.TCPConn
+	for range 2*acceptBatch + 1 {
+		cs = append(cs, mustDial(t, addr))
+	}
+	close(release)
+	for _, c := range cs {
+		_, _ = c.Write([]byte("x"))
+		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		mustRead(t, c, "x")
+	}
+}
+
 func TestLeastLoaded(t *testing.T) {
 	e, addr := mustStart(t, Config{Loops: 4, Handler: &handler{data: echo}})
 	for range 40 {

@@ -202,8 +202,8 @@ func (ln *listener) acceptOne() bool {
 	}
 	open := e.open.Load()
 	if open >= e.maxConnections || fd >= maxFiles {
-		_ = unix.Close(fd)
 		e.accepts.refusedLimit.Add(1)
+		_ = unix.Close(fd)
 		if e.full.CompareAndSwap(false, true) {
 			e.logger.Warn("connection_limit", "limit", e.maxConnections)
 		}
@@ -257,10 +257,10 @@ func (ln *listener) OnTimer(*Timer) { ln.accept() }
 // refuse closes connections that their loop has no room for.
 func (e *Engine) refuse(batch []adoption, l *Loop) {
 	for _, a := range batch {
-		_ = unix.Close(a.fd)
+		e.accepts.refusedBusy.Add(1)
 		e.open.Add(-1)
 		l.counters.conns.Add(-1)
-		e.accepts.refusedBusy.Add(1)
+		_ = unix.Close(a.fd)
 	}
 }
 

@@ -18,12 +18,12 @@ import (
 )
 
 const (
-	// maxRounds is how often a turn starts over when its work made new work, before it lets the poller look for input.
+	// maxRounds is how often a turn starts over when its work made new work.
 	maxRounds = 4
 
 	// maxTurnsInARow is how many turns may follow each other without an event before one gives way. The poller runs
-	// tasks until there are none left, so that other loops, which post all the time, could keep it from reading.
-	maxTurnsInARow = 32
+	// tasks until there are none left, so that those who post all the time could keep it from reading.
+	maxTurnsInARow = 8
 
 	// A buffer that grew beyond keepBuffer isn't kept, nor is one that would make the loop keep more than
 	// keepBuffers bytes.
@@ -173,11 +173,16 @@ func (l *Loop) wake() {
 	}
 	l.waking.Add(1)
 	if l.scheduled.CompareAndSwap(false, true) {
-		if err := l.poller.Trigger(queue.HighPriority, l.turnTask, nil); err != nil {
-			panic(fmt.Sprintf("eventloop: wake loop %d: %v", l.index, err)) // its eventfd is gone: nothing can work
-		}
+		l.trigger()
 	}
 	l.waking.Add(-1)
+}
+
+// trigger gives the poller the next turn as a task, and ends its wait.
+func (l *Loop) trigger() {
+	if err := l.poller.Trigger(queue.HighPriority, l.turnTask, nil); err != nil {
+		panic(fmt.Sprintf("eventloop: wake loop %d: %v", l.index, err)) // its eventfd is gone: nothing can work
+	}
 }
 
 // run is the loop's goroutine.
@@ -217,7 +222,7 @@ func (l *Loop) onEvent(fd int, event netpoll.IOEvent, flags netpoll.IOFlags) err
 // read hands over what one read system call yields. One is enough: the poller reports the file again if there is more,
 // and others get their share in between.
 func (l *Loop) read(c *Conn) {
-	n, err := unix.Read(int(c.fd), l.readBuffer)
+	n, err := read(int(c.fd), l.readBuffer)
 	switch {
 	case n > 0:
 		l.counters.reads.Add(1)
@@ -289,7 +294,7 @@ func (l *Loop) turn(any) error {
 			return nil
 		}
 	}
-	l.yield()
+	l.trigger()
 	return nil
 }
 

@@ -2,9 +2,12 @@ package eventloop
 
 import (
 	"bytes"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 func TestPost_Order(t *testing.T) {
@@ -40,6 +43,28 @@ func TestPost_FromItsLoop(t *testing.T) {
 	})
 	if a, b := receive(t, "first", order), receive(t, "second", order); a != 1 || b != 2 {
 		t.Errorf("got %d, %d", a, b)
+	}
+}
+
+// TestPost_WakesAlways posts just when the turn before ends, where a wake could get lost. The loop is asked for a sign of
+// life once a second, so a loss would show as a delay.
+func TestPost_WakesAlways(t *testing.T) {
+	e, _ := mustStart(t, Config{Loops: 1, Handler: &handler{}})
+	l := e.Loops()[0]
+	slow := 0
+	for range 20000 {
+		var ran atomic.Bool
+		begin := time.Now()
+		l.Post(func() { ran.Store(true) })
+		for !ran.Load() {
+			runtime.Gosched()
+		}
+		if time.Since(begin) > 200*time.Millisecond {
+			slow++
+		}
+	}
+	if slow > 3 { // the machine may be busy
+		t.Errorf("%d functions had to wait", slow)
 	}
 }
 

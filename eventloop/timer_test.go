@@ -76,6 +76,9 @@ func testWheelModel(t *testing.T, r *rand.Rand) {
 		default:
 			now += delay() / 4
 			w.advance(now)
+			if w.tick != now/int64(Tick) {
+				t.Fatalf("the wheel stands at %d, want %d", w.tick, now/int64(Tick))
+			}
 		}
 		tick := now / int64(Tick)
 		earliest := int64(math.MaxInt64)
