@@ -577,8 +577,18 @@ func TestMQTT_4_7_3_4_NoNormalization(t *testing.T) {
 	t.Parallel()
 	p := brokertest.Name() + "/"
 	for _, pair := range [][2]string{
-		{"A", "a"}, {"\u00C5", "A\u030A"}, {"\u00C5", "\u212B"}, {"a/", "a"}, {"/a", "a"}, {"a//b", "a/b"}, {"a ", "a"}, {"a/./b", "a/b"},
-		{"\u200Ba", "a"}, {"%41", "A"}, {"a/../b", "b"}, {"\uFFFD", "\uFFFC"},
+		{"A", "a"},
+		{"\u00C5", "A\u030A"},
+		{"\u00C5", "\u212B"},
+		{"a/", "a"},
+		{"/a", "a"},
+		{"a//b", "a/b"},
+		{"a ", "a"},
+		{"a/./b", "a/b"},
+		{"\u200Ba", "a"},
+		{"%41", "A"},
+		{"a/../b", "b"},
+		{"\uFFFD", "\uFFFC"},
 	} {
 		c := connect(t)
 		c.Subscribe(p+pair[0], 0)
@@ -595,8 +605,10 @@ func TestMQTT_4_7_3_4_NoNormalization(t *testing.T) {
 // [MQTT-4.8.2-1] [MQTT-4.8.2-2] A Shared Subscription has a ShareName of at least one character without wildcards, and a Topic Filter.
 func TestMQTT_4_8_2_1_FormOfSharedSubscriptions(t *testing.T) {
 	t.Parallel()
-	for _, filter := range []string{"$share", "$share/", "$share//a", "$share/g", "$share/g/", "$share/+/a", "$share/#/a", "$share/g+/a",
-		"$share/g#/a", "$share/g/a#", "$share/g/a/#/b"} {
+	for _, filter := range []string{
+		"$share", "$share/", "$share//a", "$share/g", "$share/g/", "$share/+/a", "$share/#/a", "$share/g+/a",
+		"$share/g#/a", "$share/g/a#", "$share/g/a/#/b",
+	} {
 		c := connect(t)
 		c.Send(subscribe(1, brokertest.Subscription(filter, 0)))
 		switch p := c.Receive().(type) {

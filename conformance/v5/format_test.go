@@ -67,7 +67,7 @@ func TestMQTT_1_5_5_1_VariableByteIntegerIsShortest(t *testing.T) {
 	c, topic := connect(t), brokertest.Name()
 	c.Subscribe(topic, 0)
 	header := 2 + len(topic) + 1
-	for _, n := range []int{127, 128, 16383, 16384} {
+	for _, n := range []int{127, 128, 16383, 16384, 2097151, 2097152} {
 		payload := strings.Repeat("x", n-header)
 		c.Publish(topic, payload, 0)
 		c.ExpectPublish(topic, payload)

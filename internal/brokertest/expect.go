@@ -18,11 +18,11 @@ func (c *Client) Receive() Packet {
 	return p
 }
 
-// ReceiveRaw returns the bytes of the next packet as they came.
+// ReceiveRaw returns the bytes of the next packet as they came, or nil if the broker has closed the connection.
 func (c *Client) ReceiveRaw() []byte {
 	c.t.Helper()
 	_, raw, err := c.readRaw()
-	if err != nil {
+	if err != nil && !errors.Is(err, io.EOF) {
 		c.t.Fatalf("receive: %v", err)
 	}
 	return raw
@@ -38,16 +38,17 @@ func (c *Client) ReceiveOrClosed() Packet {
 	return p
 }
 
-// expect returns the next packet, which has to be a P. what names it in the message of a failure.
-func expect[P Packet](c *Client, what string) P {
+// Expect returns the next packet, which has to be a P: brokertest.Expect[*codec.Publish](c).
+func Expect[P Packet](c *Client) P {
 	c.t.Helper()
+	var want P
 	p, err := c.next()
 	if err != nil {
-		c.t.Fatalf("want %s: %v", what, err)
+		c.t.Fatalf("want %T: %v", want, err)
 	}
 	want, ok := p.(P)
 	if !ok {
-		c.t.Fatalf("got %s, want %s", Describe(p), what)
+		c.t.Fatalf("got %s, want %T", Describe(p), want)
 	}
 	return want
 }
@@ -56,7 +57,7 @@ func expect[P Packet](c *Client, what string) P {
 // has to close the connection [MQTT-3.2.2-7].
 func (c *Client) ExpectConnack(code codec.ReasonCode) *codec.Connack {
 	c.t.Helper()
-	p := expect[*codec.Connack](c, "CONNACK")
+	p := Expect[*codec.Connack](c)
 	if p.ReasonCode != code {
 		c.t.Fatalf("got %s %q, want reason code 0x%02X", Describe(p), p.Properties.ReasonString, byte(code))
 	}
@@ -69,7 +70,7 @@ func (c *Client) ExpectConnack(code codec.ReasonCode) *codec.Connack {
 // ExpectPublish takes a PUBLISH with this Topic Name and payload.
 func (c *Client) ExpectPublish(topicName, payload string) *codec.Publish {
 	c.t.Helper()
-	p := expect[*codec.Publish](c, "PUBLISH")
+	p := Expect[*codec.Publish](c)
 	if string(p.TopicName) != topicName || string(p.Payload) != payload {
 		c.t.Fatalf("got %s, want PUBLISH(%q, %.64q)", Describe(p), topicName, payload)
 	}
@@ -79,7 +80,7 @@ func (c *Client) ExpectPublish(topicName, payload string) *codec.Publish {
 // ExpectAck takes a PUBACK, PUBREC, PUBREL or PUBCOMP.
 func (c *Client) ExpectAck(t codec.PacketType, packetID uint16, code codec.ReasonCode) *codec.Ack {
 	c.t.Helper()
-	p := expect[*codec.Ack](c, t.String())
+	p := Expect[*codec.Ack](c)
 	if p.Type != t || p.PacketID != packetID || p.ReasonCode != code {
 		c.t.Fatalf("got %s, want %v(id %d, 0x%02X)", Describe(p), t, packetID, byte(code))
 	}
@@ -89,7 +90,7 @@ func (c *Client) ExpectAck(t codec.PacketType, packetID uint16, code codec.Reaso
 // ExpectSuback takes a SUBACK with these Reason Codes.
 func (c *Client) ExpectSuback(packetID uint16, codes ...codec.ReasonCode) *codec.Suback {
 	c.t.Helper()
-	p := expect[*codec.Suback](c, "SUBACK")
+	p := Expect[*codec.Suback](c)
 	if p.PacketID != packetID || !slices.Equal(p.ReasonCodes, codes) {
 		c.t.Fatalf("got %s, want SUBACK(id %d, % X)", Describe(p), packetID, codes)
 	}
@@ -99,7 +100,7 @@ func (c *Client) ExpectSuback(packetID uint16, codes ...codec.ReasonCode) *codec
 // ExpectUnsuback takes an UNSUBACK with these Reason Codes, which 3.x doesn't have.
 func (c *Client) ExpectUnsuback(packetID uint16, codes ...codec.ReasonCode) *codec.Unsuback {
 	c.t.Helper()
-	p := expect[*codec.Unsuback](c, "UNSUBACK")
+	p := Expect[*codec.Unsuback](c)
 	if p.PacketID != packetID || !slices.Equal(p.ReasonCodes, codes) {
 		c.t.Fatalf("got %s, want UNSUBACK(id %d, % X)", Describe(p), packetID, codes)
 	}
@@ -109,13 +110,13 @@ func (c *Client) ExpectUnsuback(packetID uint16, codes ...codec.ReasonCode) *cod
 // ExpectPingresp takes a PINGRESP.
 func (c *Client) ExpectPingresp() {
 	c.t.Helper()
-	expect[Pingresp](c, "PINGRESP")
+	Expect[Pingresp](c)
 }
 
 // ExpectAuth takes an AUTH with this Reason Code.
 func (c *Client) ExpectAuth(code codec.ReasonCode) *codec.Auth {
 	c.t.Helper()
-	p := expect[*codec.Auth](c, "AUTH")
+	p := Expect[*codec.Auth](c)
 	if p.ReasonCode != code {
 		c.t.Fatalf("got %s, want reason code 0x%02X", Describe(p), byte(code))
 	}
@@ -125,7 +126,7 @@ func (c *Client) ExpectAuth(code codec.ReasonCode) *codec.Auth {
 // ExpectDisconnect takes a DISCONNECT with this Reason Code and then the end of the connection [MQTT-3.14.4-2].
 func (c *Client) ExpectDisconnect(code codec.ReasonCode) *codec.Disconnect {
 	c.t.Helper()
-	p := expect[*codec.Disconnect](c, "DISCONNECT")
+	p := Expect[*codec.Disconnect](c)
 	if p.ReasonCode != code {
 		c.t.Fatalf("got %s, want reason code 0x%02X", Describe(p), byte(code))
 	}

@@ -136,9 +136,12 @@ func (c *counter) add(n int) int {
 // ours are the beginnings of the functions' names that no goroutine may be in when no broker is running.
 var ours = []string{"loopmq.", "loopmq/eventloop.", "loopmq/session.", "loopmq/store/", "github.com/panjf2000/gnet/v2"}
 
-// leaked returns an error with the stacks of the goroutines that a broker left running. Goroutines that are told to end take a moment.
+// leakTimeout is how long goroutines that were told to end may take.
+var leakTimeout = Timeout
+
+// leaked returns an error with the stacks of the goroutines that a broker left running.
 func leaked() error {
-	deadline := time.Now().Add(Timeout)
+	deadline := time.Now().Add(leakTimeout)
 	for {
 		left := stacks()
 		if len(left) == 0 || running.add(0) > 0 {
@@ -147,7 +150,7 @@ func leaked() error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("%d goroutines are left:\n\n%s", len(left), strings.Join(left, "\n\n"))
 		}
-		runtime.Gosched()
+		<-time.After(time.Millisecond)
 	}
 }
 
