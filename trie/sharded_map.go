@@ -291,6 +291,11 @@ func (m *shardedMap[K, E, P]) mergeOnce(hash uint64) bool {
 	if low.depth != s.depth || high.depth != s.depth {
 		return false
 	}
+	return m.join(low, high)
+}
+
+// join replaces two shards that were one by one, if they are still in use and small.
+func (m *shardedMap[K, E, P]) join(low, high *shard[E]) bool {
 	low.mu.Lock()
 	defer low.mu.Unlock()
 	high.mu.Lock()
@@ -300,7 +305,7 @@ func (m *shardedMap[K, E, P]) mergeOnce(hash uint64) bool {
 	}
 	entries := m.appendEntries(m.appendEntries(make([]hashed[E], 0, mergeEntriesMax), low), high)
 	low.retired, high.retired = true, true
-	m.publish(s.depth, fill(low.prefix, s.depth-1, entries))
+	m.publish(low.depth, fill(low.prefix, low.depth-1, entries))
 	return true
 }
 

@@ -209,6 +209,27 @@ func TestShardedMap_eachWhileMerging(t *testing.T) {
 	}
 }
 
+// TestShardedMap_joinRetired has two who want to merge the same shards, and one who comes late.
+func TestShardedMap_joinRetired(t *testing.T) {
+	var m itemMap
+	hashOfKey := func(k int) uint64 { return mix(uint64(k)) }
+	for k := range 120 { // two shards
+		set(&m, &item{k, hashOfKey(k), 0})
+	}
+	for _, i := range m.appendTo(nil)[mergeEntriesMax:] {
+		s := m.shardOf(i.h)
+		b, at := m.find(s, i.h, i.key)
+		s.remove(b, at) // which doesn't merge
+	}
+	low, high := m.shardOf(0), m.shardOf(1<<63)
+	if low == high || !m.join(low, high) || m.join(low, high) {
+		t.Error("join: want true, then false")
+	}
+	if n, _ := check(t, &m); n != mergeEntriesMax {
+		t.Errorf("got %d entries", n)
+	}
+}
+
 // TestShardedMap_concurrent has writers that each own some keys, which they set and remove while the map grows and shrinks around them, and
 // readers that check keys that stay.
 func TestShardedMap_concurrent(t *testing.T) {

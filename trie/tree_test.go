@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"unsafe"
 )
 
 // checkBranch verifies the invariants of a branch that is at rest, and returns how many leaves and nodes are below it.
@@ -90,8 +91,31 @@ func TestTree_deepPathsInCommon(t *testing.T) {
 	if leaves, nodes := checkBranch(t, &tr.root, true); leaves != 100 || nodes != 101 {
 		t.Errorf("got %d leaves, %d nodes, want 100, 101", leaves, nodes)
 	}
-	if n := tr.root.child("level", 0); n.path != strings.TrimSuffix(long, "/") {
+	n := tr.root.child("level", 0)
+	if n.path != strings.TrimSuffix(long, "/") {
 		t.Errorf("branch has %d bytes of path", len(n.path))
+	}
+	tr.root.kids.each(func(n *node[int]) bool {
+		leaf := n.branch.child("0", 0)
+		if start, end := unsafe.StringData(leaf.path), unsafe.StringData(n.path); uintptr(unsafe.Pointer(start))-uintptr(unsafe.Pointer(end)) == uintptr(len(long)) {
+			t.Error("branch keeps the path of a leaf alive")
+		}
+		return true
+	})
+}
+
+func TestNode_hasKey(t *testing.T) {
+	for _, c := range []struct {
+		path, level string
+		want        bool
+	}{{"a/b", "a", true}, {"a", "a", true}, {"ab", "a", false}, {"ab/a", "a", false}, {"a", "ab", false}, {"", "", true}, {"/", "", true}, {"a", "", false}} {
+		n := &node[int]{path: c.path}
+		if got := n.hasKey(c.level); got != c.want {
+			t.Errorf("%q, level %q: got %v", c.path, c.level, got)
+		}
+		if c.want && n.hash() != hashString(c.level) {
+			t.Errorf("%q: hash isn't that of %q", c.path, c.level)
+		}
 	}
 }
 

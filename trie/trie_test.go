@@ -173,6 +173,16 @@ func TestTrie_memory(t *testing.T) {
 	}); got > leftover {
 		t.Errorf("%.1f bytes per subscription left after all were unsubscribed", got)
 	}
+	const nameBytes, nameBudget = 128, 220
+	if got := bytesEach(n, func() any {
+		x := trie.NewIndex[int]()
+		for i := range 2 * n { // the second value must not add a second name
+			x.Set(fmt.Sprintf("dev/%0*d", nameBytes-len("dev/"), i%n), i)
+		}
+		return x
+	}); got > nameBudget {
+		t.Errorf("%.1f bytes per topic with a name of %d, want at most %d", got, nameBytes, nameBudget)
+	}
 	if got := bytesEach(1, func() any { return trie.New[int]() }); got > 1024 {
 		t.Errorf("an empty Trie has %.0f bytes", got)
 	}
