@@ -122,7 +122,7 @@ func (c *Client) deliverLive(p *publication, d *delivery) {
 
 // entryOf makes a delivery an entry of a queue.
 func entryOf(p *publication, d *delivery) *store.Entry {
-	e := &store.Entry{Number: d.number, Message: p.keep(), QoS: d.qos, Retain: d.retain}
+	e := &store.Entry{Number: d.number(), Message: p.keep(), QoS: d.qos, Retain: d.retain}
 	var one [1]uint32
 	e.SubscriptionIdentifiers = append(e.SubscriptionIdentifiers, d.identifiers(&one)...)
 	if d.group != nil {
@@ -139,33 +139,33 @@ func (c *Client) deliverStored(p *publication, d *delivery) {
 		return
 	}
 	f := c.flows()
-	next := d.number.Generation == f.cursor.Generation && d.number.Seq == f.cursor.Seq+1 ||
-		f.cursor.IsZero() && d.number.Seq == 1
+	n := d.number()
+	next := n.Generation == f.cursor.Generation && n.Seq == f.cursor.Seq+1 || f.cursor.IsZero() && n.Seq == 1
 	switch {
-	case !f.cursor.Less(d.number):
+	case !f.cursor.Less(n):
 		// It was read from the store before the news came.
 		m.MessagesQueued[d.qos].Inc()
 		return
-	case next && !f.behind && f.out.CanSendNumber(d.number):
-		packetID := f.out.SendNumber(d.number, d.qos, nil)
+	case next && !f.behind && f.out.CanSendNumber(n):
+		packetID := f.out.SendNumber(n, d.qos, nil)
 		reason, ok := c.send(p, d, packetID, false)
 		if ok {
-			f.cursor = d.number
+			f.cursor = n
 			m.MessagesDelivered[d.qos].Inc()
 			m.Inflight.Inc()
 			return
 		}
 		f.out.Finish(packetID)
 		if reason != metrics.DropOutputFull {
-			f.cursor = d.number
-			c.finishEntry(d.number)
+			f.cursor = n
+			c.finishEntry(n)
 			c.loop.drop(p, d, reason)
 			return
 		}
 	}
 	m.MessagesQueued[d.qos].Inc()
-	if f.heard.Less(d.number) {
-		f.heard = d.number
+	if f.heard.Less(n) {
+		f.heard = n
 	}
 	f.behind = true
 	c.advance()
@@ -244,7 +244,10 @@ func keepShared(e *store.Entry) *store.Entry {
 }
 
 func deliveryOf(c *Client, e *store.Entry) delivery {
-	return delivery{session: c.session, client: c, ids: e.SubscriptionIdentifiers, number: e.Number, qos: e.QoS, retain: e.Retain}
+	return delivery{
+		session: c.session, client: c, qos: e.QoS, retain: e.Retain,
+		more: &deliveryMore{ids: e.SubscriptionIdentifiers, number: e.Number},
+	}
 }
 
 // sendEntry sends an entry of the session's queue, and before it the PUBRELs
@@ -380,6 +383,10 @@ func (l *loop) OnTimer(*eventloop.Timer) {
 	}
 }
 
+// publishOverhead is about what a PUBLISH has beside topic, payload and what it
+// passes on: the bound on output need not be exact.
+const publishOverhead = 16
+
 // send writes a PUBLISH. If it can't, the reason says why: with DropOutputFull it
 // may be tried again, else never.
 func (c *Client) send(p *publication, d *delivery, packetID uint16, again bool) (metrics.DropReason, bool) {
@@ -400,11 +407,10 @@ func (c *Client) send(p *publication, d *delivery, packetID uint16, again bool) 
 			return metrics.DropExpired, false
 		}
 	}
-	size := codec.PublishSize(v, &h, len(topic), len(p.properties), len(p.payload))
-	if !c.accepts(size) {
+	if c.maximumPacketSize > 0 && !c.accepts(codec.PublishSize(v, &h, len(topic), len(p.properties), len(p.payload))) {
 		return metrics.DropTooLarge, false
 	}
-	if !c.conn.Room(size) {
+	if !c.conn.Room(publishOverhead + len(topic) + len(p.properties) + len(p.payload)) {
 		return metrics.DropOutputFull, false
 	}
 	if h.TopicAlias != 0 && len(topic) > 0 {

@@ -40,11 +40,16 @@ const (
 	// arenaMessage is the size from which a message is kept and shared rather
 	// than copied into the arena.
 	arenaMessage = 2 << 10
+	// outboxDeliveries and outboxBytes are how large an outbox gets before it is
+	// pushed within the turn.
+	outboxDeliveries = 2048
+	outboxBytes      = 128 << 10
 	// mailboxOutboxes is how many outboxes wait for a loop that does not keep up.
 	// More collects in one outbox of each other loop.
-	mailboxOutboxes = 64
-	// arenaKept is the largest arena that a free outbox keeps.
-	arenaKept = 1 << 20
+	mailboxOutboxes = 256
+	// arenaKept and deliveriesKept are the largest that a free outbox keeps.
+	arenaKept      = 2 * outboxBytes
+	deliveriesKept = 2 * outboxDeliveries
 )
 
 var outboxes = sync.Pool{New: func() any { return new(outbox) }}
@@ -115,13 +120,19 @@ func (o *outbox) add(p *publication, d *delivery) {
 	if o.last != p.serial || len(o.parcels) == 0 {
 		o.begin(p)
 	}
-	if d.ids != nil {
-		c := *d
-		c.ids = append([]uint32(nil), d.ids...)
-		d = &c
-	}
 	o.deliveries = append(o.deliveries, *d)
 	o.parcels[len(o.parcels)-1].deliveryEnds = len(o.deliveries)
+	if len(o.deliveries) >= outboxDeliveries || len(o.arena) >= outboxBytes {
+		o.from.pushFull(o, d.client.loop)
+	}
+}
+
+// pushFull hands over an outbox within the turn, so that the other loop begins
+// with it, and the boxes that go round stay small.
+func (l *loop) pushFull(o *outbox, to *loop) {
+	if to.inbox.Push(o) {
+		l.outboxes[to.index] = nil
+	}
 }
 
 // begin starts the parcel of a message.
@@ -182,10 +193,7 @@ func (o *outbox) release() {
 	clear(o.deliveries)
 	o.parcels, o.deliveries, o.arena = o.parcels[:0], o.deliveries[:0], o.arena[:0]
 	o.from, o.last = nil, 0
-	if cap(o.arena) > arenaKept {
-		o.arena = nil
-	}
-	if cap(o.deliveries) <= arenaKept/64 {
+	if cap(o.arena) <= arenaKept && cap(o.deliveries) <= deliveriesKept && cap(o.parcels) <= deliveriesKept {
 		outboxes.Put(o)
 	}
 }

@@ -79,29 +79,50 @@ func (p *publication) view() *MessageView {
 	return &MessageView{TopicName: p.topic, Payload: p.payload, QoS: p.qos, Retain: p.retain, properties: p.properties}
 }
 
-// delivery is one message for one client: which, how, and for durable sessions
-// under which number of its queue.
+// delivery is one message for one client: which, and how. A fan-out makes many of
+// them, so what only some have hangs off more.
 type delivery struct {
 	session *Session
 	client  *Client // nil: offline
 	group   *trie.Group[*Session]
-	ids     []uint32 // Subscription Identifiers, if there are several
-	number  store.Number
-	id      uint32 // the only Subscription Identifier, 0: none
+	more    *deliveryMore // is not changed once it is shared
+	id      uint32        // the only Subscription Identifier, 0: none
 	qos     byte
 	retain  bool
 }
 
+type deliveryMore struct {
+	ids    []uint32     // the Subscription Identifiers, if there are several
+	number store.Number // in the queue of a durable session
+}
+
 // identifiers returns the Subscription Identifiers of d; one holds a single one.
 func (d *delivery) identifiers(one *[1]uint32) []uint32 {
-	if d.ids != nil {
-		return d.ids
+	if d.more != nil && d.more.ids != nil {
+		return d.more.ids
 	}
 	if d.id == 0 {
 		return nil
 	}
 	one[0] = d.id
 	return one[:]
+}
+
+// number returns the number in the queue of a durable session.
+func (d *delivery) number() store.Number {
+	if d.more == nil {
+		return store.Number{}
+	}
+	return d.more.number
+}
+
+// numbered gives d the number that the store gave its entry.
+func (d *delivery) numbered(n store.Number) {
+	more := &deliveryMore{number: n}
+	if d.more != nil {
+		more.ids = d.more.ids
+	}
+	d.more = more
 }
 
 // routed is the outcome of route: what must be committed before the message may
@@ -120,33 +141,58 @@ type routed struct {
 // goes to such sessions after the commit if there is one (durable targets, a
 // retained message, or force), so that its order is that of the PUBRECs.
 func (l *loop) route(p *publication, force bool) (r routed) {
-	l.match(p)
-	r.matched = len(l.deliveries)
-	l.targets, l.routed = l.targets[:0], l.routed[:0]
+	l.serial++
+	p.serial = l.serial
+	m := &l.matches
+	l.b.subscriptions.Match(p.topic, m)
+	l.deliveries, l.targets, l.routed = l.deliveries[:0], l.targets[:0], l.routed[:0]
 	r.op.Kind = store.OpPublish
+	r.commit = force
 	if p.retain {
 		r.op.Retain = l.retain(p)
-		r.commit = r.op.Retain && p.qos > 0
+		r.commit = r.commit || r.op.Retain && p.qos > 0
 	}
-	for i := range l.deliveries {
-		d := &l.deliveries[i]
-		l.m.MessagesMatched[d.qos].Inc()
-		if d.qos > 0 && (d.session == nil || d.session.durable) {
-			l.addTarget(d)
-			r.commit = true
-		}
+	// A session that two filters match gets the message once, so all must be seen
+	// before the first goes out; so they must if QoS 2 may have to wait.
+	wait := p.qos == 2 || m.Filters > 1 && len(m.Subscribers) > 1
+	if wait {
+		clear(l.merged)
 	}
-	r.commit = r.commit || force
-	for i := range l.deliveries {
-		d := &l.deliveries[i]
-		if d.qos > 0 && (d.session == nil || d.session.durable) {
+	var d delivery
+	for i := range m.Subscribers {
+		s, o := m.Subscribers[i].Subscriber, &m.Subscribers[i].Options
+		if o.NoLocal && s == p.from { // [MQTT-3.8.3-3]
 			continue
 		}
-		if d.qos == 2 && r.commit {
-			l.routed = append(l.routed, *d) // behind the targets: no number
+		d = delivery{
+			session: s,
+			client:  s.client.Load(),
+			qos:     min(p.qos, o.QoS), // [MQTT-3.8.4-8]
+			retain:  p.retain && o.RetainAsPublished,
+			id:      o.SubscriptionIdentifier,
+		}
+		switch {
+		case !wait:
+			l.routeOne(p, &d, &r)
+		case m.Filters > 1:
+			l.merge(&d)
+		default:
+			l.deliveries = append(l.deliveries, d)
+		}
+	}
+	for _, g := range m.Groups {
+		var ok bool
+		if d, ok = l.selectMember(g, p); !ok {
 			continue
 		}
-		l.dispatch(p, d)
+		if wait {
+			l.deliveries = append(l.deliveries, d)
+		} else {
+			l.routeOne(p, &d, &r)
+		}
+	}
+	if wait {
+		l.routeAll(p, &r)
 	}
 	if r.commit || r.op.Retain {
 		r.op.Message = p.keep()
@@ -155,44 +201,55 @@ func (l *loop) route(p *publication, force bool) (r routed) {
 	return r
 }
 
-// match fills l.deliveries with what p goes to: one delivery per session, and
-// one per shared-subscription group.
-func (l *loop) match(p *publication) {
-	m := &l.matches
-	l.serial++
-	p.serial = l.serial
-	l.b.subscriptions.Match(p.topic, m)
-	l.deliveries = l.deliveries[:0]
-	overlap := m.Filters > 1 && len(m.Subscribers) > 1
-	if overlap {
-		clear(l.merged)
+// routeOne makes d a target of the commit, or dispatches it.
+func (l *loop) routeOne(p *publication, d *delivery, r *routed) {
+	r.matched++
+	l.m.MessagesMatched[d.qos].Inc()
+	if d.stored() {
+		l.addTarget(d)
+		r.commit = true
+		return
 	}
-	for i := range m.Subscribers {
-		s, o := m.Subscribers[i].Subscriber, &m.Subscribers[i].Options
-		if o.NoLocal && s == p.from { // [MQTT-3.8.3-3]
-			continue
-		}
-		d := delivery{
-			session: s,
-			client:  s.client.Load(),
-			qos:     min(p.qos, o.QoS), // [MQTT-3.8.4-8]
-			retain:  p.retain && o.RetainAsPublished,
-			id:      o.SubscriptionIdentifier,
-		}
-		if overlap {
-			if j, again := l.merged[s]; again {
-				l.deliveries[j].merge(&d)
-				continue
-			}
-			l.merged[s] = len(l.deliveries)
-		}
-		l.deliveries = append(l.deliveries, d)
-	}
-	for _, g := range m.Groups {
-		if d, ok := l.selectMember(g, p); ok {
-			l.deliveries = append(l.deliveries, d)
+	l.dispatch(p, d)
+}
+
+// routeAll is routeOne for l.deliveries: first those that must be stored, then
+// the others, of which QoS 2 waits for the commit if there is one.
+func (l *loop) routeAll(p *publication, r *routed) {
+	r.matched = len(l.deliveries)
+	for i := range l.deliveries {
+		d := &l.deliveries[i]
+		l.m.MessagesMatched[d.qos].Inc()
+		if d.stored() {
+			l.addTarget(d)
+			r.commit = true
 		}
 	}
+	for i := range l.deliveries {
+		switch d := &l.deliveries[i]; {
+		case d.stored():
+		case d.qos == 2 && r.commit:
+			l.routed = append(l.routed, *d) // behind the targets: it has none
+		default:
+			l.dispatch(p, d)
+		}
+	}
+}
+
+// stored reports whether d goes through a queue in the store: that of a durable
+// session, or that of a group without a connected member.
+func (d *delivery) stored() bool {
+	return d.qos > 0 && (d.session == nil || d.session.durable)
+}
+
+// merge adds d to l.deliveries, or to the one of the same session.
+func (l *loop) merge(d *delivery) {
+	if j, again := l.merged[d.session]; again {
+		l.deliveries[j].merge(d)
+		return
+	}
+	l.merged[d.session] = len(l.deliveries)
+	l.deliveries = append(l.deliveries, *d)
 }
 
 // merge adds another subscription of the same session to d: the message goes out
@@ -207,10 +264,10 @@ func (d *delivery) merge(o *delivery) {
 		d.id = o.id
 		return
 	}
-	if d.ids == nil {
-		d.ids = append(make([]uint32, 0, 4), d.id)
+	if d.more == nil {
+		d.more = &deliveryMore{ids: []uint32{d.id}}
 	}
-	d.ids = append(d.ids, o.id)
+	d.more.ids = append(d.more.ids, o.id)
 }
 
 // addTarget makes d a target of the commit.
@@ -258,11 +315,6 @@ func (l *loop) drop(p *publication, d *delivery, reason metrics.DropReason) {
 func (l *loop) commit(p *publication, r *routed, done func(op *store.Op, err error)) {
 	r.op.Targets = append([]store.Target(nil), r.op.Targets...)
 	deliveries := append([]delivery(nil), l.routed...)
-	for i := range deliveries {
-		if deliveries[i].ids != nil {
-			deliveries[i].ids = append([]uint32(nil), deliveries[i].ids...)
-		}
-	}
 	kept, from, received := p.keep(), p.from, p.received
 	l.commits.add(r.op, func(op *store.Op, err error) {
 		var q publication
@@ -295,13 +347,13 @@ func (l *loop) committed(p *publication, op *store.Op, deliveries []delivery, er
 			d.client = d.session.client.Load()
 			l.dispatch(p, d)
 		default:
-			l.stored(p, d, &op.Targets[i])
+			l.queued(p, d, &op.Targets[i])
 		}
 	}
 }
 
-// stored handles one queue that a message was to go into.
-func (l *loop) stored(p *publication, d *delivery, t *store.Target) {
+// queued handles one queue that a message was to go into.
+func (l *loop) queued(p *publication, d *delivery, t *store.Target) {
 	for range t.Dropped {
 		l.m.MessagesDropped[d.qos][metrics.DropQueueFull].Inc()
 	}
@@ -322,7 +374,7 @@ func (l *loop) stored(p *publication, d *delivery, t *store.Target) {
 		l.b.groupGotEntry(t.ShareName, t.TopicFilter)
 		return
 	}
-	d.number = t.Number
+	d.numbered(t.Number)
 	d.client = d.session.client.Load()
 	if d.client == nil {
 		l.m.MessagesQueued[d.qos].Inc()

@@ -142,7 +142,7 @@ func (l *loop) moveToGroup(from store.QueueID, e *store.Entry) {
 			l.b.groupGotEntry(e.ShareName, e.TopicFilter)
 			return
 		}
-		d.number = t.Moved[0].Number
+		d.numbered(t.Moved[0].Number)
 		if d.client = d.session.client.Load(); d.client != nil {
 			var p publication
 			p.set(e.Message)
