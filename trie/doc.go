@@ -18,10 +18,12 @@
 //
 // Locks are taken in this order, and none is held while a caller's function runs, with the exception of Group.Select and Group.Each:
 //
-//	slot of a filter (branch.mu, or shard.mu of a map of filters or levels)
-//	    -> Group.mu
-//	    -> shard.mu of the maps that hold the filter's subscribers and groups (two at once: lower hash first)
-//	        -> shardedMap.mu
+//	slot of a filter: branch.mu, or shard.mu of a map of filters or of levels
+//	    -> shard.mu of the map of the filter's subscribers, or of its groups
+//	        -> Group.mu
+//	            -> shard.mu of the map of the group's members
+//
+// Two shards of one map are locked together only to merge them, the lower prefix first. shardedMap.mu is the last in any chain.
 //
 // # Syntax
 //
