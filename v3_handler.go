@@ -66,32 +66,39 @@ func (v *V3Handler) Packet(c *Client, h codec.FixedHeader, body []byte) error {
 	return errUnexpectedPacket
 }
 
-// Connack implements Handler.
+// Connack implements Handler. Where no return code says why a CONNECT is refused,
+// there is no CONNACK [MQTT-3.2.2-6 of 3.1.1].
 func (v *V3Handler) Connack(c *Client, sessionPresent bool, reason codec.ReasonCode, _ string) {
+	code, ok := returnCode(reason)
+	if !ok {
+		return
+	}
 	if c.info.ProtocolVersion == codec.V31 {
 		sessionPresent = false // 3.1 has no such flag
 	}
-	p := codec.Connack{SessionPresent: sessionPresent, ReasonCode: codec.ReasonCode(returnCode(reason))}
+	p := codec.Connack{SessionPresent: sessionPresent, ReasonCode: codec.ReasonCode(code)}
 	c.conn.EndWrite(p.Append(c.conn.BeginWrite(), codec.V311))
 	c.loop.m.PacketsSent[codec.TypeConnack].Inc()
 }
 
-// returnCode is the Connect Return Code that comes nearest to a reason code
-// (section 3.2.2.3 of 3.1.1).
-func returnCode(reason codec.ReasonCode) byte {
+// returnCode is the Connect Return Code that says the same as a reason code
+// (section 3.2.2.3 of 3.1.1); ok is false if none does.
+func returnCode(reason codec.ReasonCode) (code byte, ok bool) {
 	switch reason {
 	case codec.Success:
-		return 0
+		return 0, true
 	case codec.UnsupportedProtocolVersion:
-		return 1
+		return 1, true
 	case codec.ClientIdentifierNotValid:
-		return 2
+		return 2, true
 	case codec.ServerUnavailable, codec.ServerBusy, codec.QuotaExceeded, codec.ServerShuttingDown, codec.ConnectionRateExceeded, codec.UseAnotherServer:
-		return 3
+		return 3, true
 	case codec.BadUserNameOrPassword:
-		return 4
+		return 4, true
+	case codec.NotAuthorized, codec.BadAuthenticationMethod, codec.Banned:
+		return 5, true
 	}
-	return 5
+	return 0, false
 }
 
 // Ack implements Handler: 3.x has no reason codes.
