@@ -16,7 +16,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -34,13 +33,6 @@ const (
 	exitInterrupted = 130
 )
 
-// gcPercent is how much the heap may grow over what is live before the next
-// collection, in percent; Go's default is 100. A broker's heap is mostly idle
-// sessions, and memory per connection is what limits it, while the path of a
-// message doesn't allocate: so collections are rare anyway, and half the slack
-// costs little.
-const gcPercent = 50
-
 const usage = `loopmq is an MQTT 3.1, 3.1.1 and 5.0 broker.
 
 Usage:
@@ -50,12 +42,12 @@ Usage:
 `
 
 func main() {
-	tuneGC()
 	// Whoever reads the log may go away; the broker stays.
 	signal.Ignore(syscall.SIGPIPE)
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	ctx, cancel := context.WithCancel(context.Background())
+	tuneGC(ctx)
 	go func() {
 		<-signals
 		cancel()
@@ -63,13 +55,6 @@ func main() {
 		os.Exit(exitInterrupted)
 	}()
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
-}
-
-func tuneGC() {
-	// The environment variable is the operator's word, so it wins.
-	if _, set := os.LookupEnv("GOGC"); !set {
-		debug.SetGCPercent(gcPercent)
-	}
 }
 
 // run executes one command line and returns the exit code. The end of ctx is

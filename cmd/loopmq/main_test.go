@@ -442,14 +442,33 @@ func TestTuneGC(t *testing.T) {
 	before := debug.SetGCPercent(123)
 	defer debug.SetGCPercent(before)
 	t.Setenv("GOGC", "123") // Restores what there was.
-	tuneGC()
+	tuneGC(t.Context())
 	if got := debug.SetGCPercent(123); got != 123 {
 		t.Errorf("with GOGC set: %d percent, want it left alone", got)
 	}
 	os.Unsetenv("GOGC")
-	tuneGC()
+	tuneGC(t.Context())
 	if got := debug.SetGCPercent(123); got != gcPercent {
 		t.Errorf("without GOGC: %d percent, want %d", got, gcPercent)
+	}
+}
+
+func TestGCPercentFollowsItsRate(t *testing.T) {
+	for _, c := range []struct {
+		percent int
+		cycles  uint64
+		want    int
+	}{
+		{gcPercent, 0, gcPercent},
+		{gcPercent, gcOften, gcPercent},
+		{gcPercent, gcOften + 1, 2 * gcPercent},
+		{gcPercentMax, 1000, gcPercentMax},
+		{4 * gcPercent, gcRarely, 4 * gcPercent},
+		{4 * gcPercent, gcRarely - 1, 2 * gcPercent},
+	} {
+		if got := nextGCPercent(c.percent, c.cycles); got != c.want {
+			t.Errorf("at %d%%, %d collections a second: %d%%, want %d%%", c.percent, c.cycles, got, c.want)
+		}
 	}
 }
 
