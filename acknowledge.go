@@ -140,7 +140,7 @@ func (c *Client) pubrec(a *codec.Ack) {
 	case session.AwaitingPubrec:
 	case session.AwaitingPubcomp: // the PUBREL was lost in a reconnect, or the PUBREC came twice
 		if !a.ReasonCode.IsError() {
-			c.sendAck(codec.TypePubrel, a.PacketID, codec.Success)
+			c.resendPubrel(a.PacketID)
 		}
 		return
 	case session.Releasing:
@@ -176,6 +176,18 @@ func (c *Client) pubrec(a *codec.Ack) {
 		}
 	})
 	return
+}
+
+// resendPubrel sends a PUBREL again. 3.1 marks that with DUP (its section 2.1),
+// the later versions don't.
+func (c *Client) resendPubrel(packetID uint16) {
+	const dup = 0x08
+	b := codec.AppendAck(c.conn.BeginWrite(), codec.TypePubrel, packetID)
+	if c.info.ProtocolVersion == codec.V31 {
+		b[len(b)-4] |= dup
+	}
+	c.conn.EndWrite(b)
+	c.loop.m.PacketsSent[codec.TypePubrel].Inc()
 }
 
 // op is an operation on the client's own session.

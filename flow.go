@@ -302,7 +302,7 @@ func (c *Client) sendReleased(limit store.Number) bool {
 		}
 		f.released = f.released[1:]
 		c.loop.m.Inflight.Inc()
-		c.sendAck(codec.TypePubrel, packetID, codec.Success)
+		c.resendPubrel(packetID)
 	}
 	return true
 }
