@@ -31,20 +31,22 @@ type Broker struct {
 	v3      *V3Handler
 	v5      *V5Handler
 
-	registry      registry
-	subscriptions *trie.Trie[*Session]
-	retained      *trie.Index[*store.Message]
-	retainedBytes atomic.Int64
-	workers       *workers
-	scheduler     *scheduler
-	sys           *sys
-	groups        groups
-	commitGroup   sync.WaitGroup // the goroutines of the loops' committers
+	registry                    registry
+	subscriptions               *trie.Trie[*Session]
+	retained                    *trie.Index[*store.Message]
+	retainedBytes               atomic.Int64
+	workers                     *workers // calls of the store
+	authenticating, authorizing *workers // of their own: slow ones hold up nothing else
+	scheduler                   *scheduler
+	sys                         *sys
+	groups                      groups
+	commitGroup                 sync.WaitGroup // the goroutines of the loops' committers
 
 	nextLoop     atomic.Uint64 // of Publish
 	running      atomic.Bool
 	shuttingDown atomic.Bool
 	degraded     atomic.Pointer[error] // why durable publishes fail at the moment
+	stopped      chan struct{}         // closed when no loop runs any more
 }
 
 // New returns a Broker that is not started yet.
@@ -56,14 +58,17 @@ func New(o Options) (*Broker, error) {
 		o.NodeID = rand.Text()
 	}
 	b := &Broker{
-		opts:          o,
-		log:           o.Logger,
-		store:         o.Store,
-		metrics:       o.Metrics,
-		subscriptions: trie.New[*Session](),
-		retained:      trie.NewIndex[*store.Message](),
-		workers:       newWorkers(maxWorkers),
-		started:       time.Now(),
+		opts:           o,
+		log:            o.Logger,
+		store:          o.Store,
+		metrics:        o.Metrics,
+		subscriptions:  trie.New[*Session](),
+		retained:       trie.NewIndex[*store.Message](),
+		workers:        newWorkers(maxWorkers),
+		authenticating: newWorkers(maxWorkers),
+		authorizing:    newWorkers(maxWorkers),
+		stopped:        make(chan struct{}),
+		started:        time.Now(),
 	}
 	b.v3, b.v5 = &V3Handler{b}, &V5Handler{b}
 	engine, err := eventloop.New(eventloop.Config{
@@ -120,6 +125,7 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 	if b.shuttingDown.Swap(true) {
 		return errors.New("loopmq: Shutdown was called before")
 	}
+	defer close(b.stopped)
 	b.engine.CloseListeners()
 	if !b.running.Load() {
 		return b.engine.Stop(ctx)
@@ -130,13 +136,34 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 	}
 	err := b.drained(ctx)
 	b.scheduler.stop()
-	b.workers.stop()
+	err = errors.Join(err, waitFor(ctx, func() {
+		b.authenticating.stop()
+		b.authorizing.stop()
+		b.workers.stop()
+	}))
+	// A claim that has returned since is given up, which is a commit.
+	err = errors.Join(err, b.drained(ctx))
 	for _, l := range b.loops {
 		l.el.Post(l.commits.stop)
 	}
-	b.commitGroup.Wait()
+	err = errors.Join(err, waitFor(ctx, b.commitGroup.Wait))
 	b.running.Store(false)
 	return errors.Join(err, b.engine.Stop(ctx))
+}
+
+// waitFor calls f, but does not wait for it longer than for ctx.
+func waitFor(ctx context.Context, f func()) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("loopmq: shutdown: %w", ctx.Err())
+	}
 }
 
 // drained waits until no client is connected and no commit is under way.

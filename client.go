@@ -265,6 +265,8 @@ func (c *Client) packet(h codec.FixedHeader, body []byte) {
 		err = c.loop.b.detect(c, h, body)
 	case h.Type == codec.TypeConnect:
 		err = errSecondConnect
+	case c.state == stateConnecting && h.Type != codec.TypeAuth && h.Type != codec.TypeDisconnect:
+		err = errNotYetConnected
 	default:
 		err = c.handler.Packet(c, h, body)
 	}

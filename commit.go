@@ -21,6 +21,7 @@ type committer struct {
 	spare      *commit
 	requests   chan *commit // to the goroutine; nil until the first one
 	scheduled  bool
+	stopped    bool
 }
 
 // commit is a batch with what is to be done when it has returned.
@@ -87,7 +88,7 @@ func (k *committer) schedule() {
 // start sends what has collected, unless a batch is in flight.
 func (k *committer) start() {
 	k.scheduled = false
-	if k.inFlight != nil || len(k.collecting.batch.Ops) == 0 && len(k.collecting.after) == 0 {
+	if k.stopped || k.inFlight != nil || len(k.collecting.batch.Ops) == 0 && len(k.collecting.after) == 0 {
 		return
 	}
 	k.inFlight = k.collecting
@@ -121,8 +122,10 @@ func (k *committer) run() {
 	}
 }
 
-// stop ends the goroutine. Nothing may be in flight.
+// stop ends the goroutine, after the batch in flight if there is one. What was
+// added later is not committed.
 func (k *committer) stop() {
+	k.stopped = true
 	if k.requests != nil {
 		close(k.requests)
 	}

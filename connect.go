@@ -141,7 +141,7 @@ func (c *Client) authenticate() {
 // askAuthenticator calls the Authenticator off the loop, and done on it.
 func (c *Client) askAuthenticator(r *ConnectRequest, state any, goOn bool, done func(Identity, *Challenge, error)) {
 	l, a := c.loop, c.loop.b.opts.Authenticator
-	l.b.workers.do(func() {
+	l.b.authenticating.do(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), authTimeout)
 		defer cancel()
 		var id Identity
@@ -174,7 +174,7 @@ func (c *Client) authenticated(id Identity) {
 		return
 	}
 	m, l, info := &k.will.Message, c.loop, c.info
-	b.workers.do(func() {
+	b.authorizing.do(func() {
 		ok := b.opts.Authorizer.Authorize(context.Background(), &info, ActionPublish, string(m.TopicName), m.QoS, m.Retain)
 		l.el.Post(func() {
 			switch {
@@ -211,6 +211,10 @@ func (c *Client) refuseReplaced() {
 // replaceOld ends the connection that has the session, if there is one, and
 // waits until all that it committed is in the store.
 func (c *Client) replaceOld() {
+	if c.state == stateClosed { // it left while it waited, and must not end who is connected
+		c.loop.b.turnEnded(c.info.ClientID)
+		return
+	}
 	s := c.loop.b.registry.session(c.info.ClientID)
 	if s == nil {
 		c.claim()
@@ -398,7 +402,7 @@ func (c *Client) auth(p *codec.Auth) error {
 		AuthenticationMethod: method, AuthenticationData: data, Reauthentication: true,
 	}
 	c.wait(waitDecision)
-	c.askAuthenticator(r, c.v5.authState, goOn, func(_ Identity, ch *Challenge, err error) {
+	c.askAuthenticator(r, c.v5.authState, goOn, func(id Identity, ch *Challenge, err error) {
 		switch {
 		case c.state != stateConnected:
 			return
@@ -412,7 +416,7 @@ func (c *Client) auth(p *codec.Auth) error {
 			c.sendAuth(codec.ContinueAuthentication, ch.AuthenticationData)
 		default:
 			c.v5.authState, c.v5.authBusy = nil, false
-			c.sendAuth(codec.Success, nil)
+			c.sendAuth(codec.Success, id.AuthenticationData)
 		}
 		c.resume(waitDecision)
 	})

@@ -168,5 +168,7 @@ func (b *Broker) Kick(ctx context.Context, clientID string) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-b.stopped:
+		return ErrNoClient
 	}
 }

@@ -9,6 +9,7 @@ import (
 // What a packet can do wrong that its decoder can't know.
 var (
 	errSecondConnect         = codec.NewError(codec.ProtocolError, "second CONNECT on a connection [MQTT-3.1.0-2]")
+	errNotYetConnected       = codec.NewError(codec.ProtocolError, "packet other than AUTH and DISCONNECT before the CONNACK of an enhanced authentication [MQTT-3.1.2-30]")
 	errUnexpectedPacket      = codec.NewError(codec.ProtocolError, "packet of a type that a Client doesn't send")
 	errPacketTooLarge        = codec.NewError(codec.PacketTooLarge, "packet exceeds the Maximum Packet Size [MQTT-3.2.2-15]")
 	errReceiveMaximum        = codec.NewError(codec.ReceiveMaximumExceeded, "more unacknowledged PUBLISH packets than the Receive Maximum [MQTT-3.3.4-9]")

@@ -36,7 +36,11 @@ func (b *Broker) Subscribe(topicFilter string, f func(m *MessageView)) (cancel f
 			c.replayRetained(topicFilter, &sub)
 		}
 	})
-	<-done
+	select {
+	case <-done:
+	case <-b.stopped:
+		return nil, ErrNotRunning
+	}
 	return func() {
 		s.leaveTrie(b)
 		s.client.Store(nil)

@@ -493,7 +493,7 @@ func (c *Client) authorizePublish(p *publication, packetID uint16) {
 	q := *p
 	m := q.keep()
 	c.wait(waitDecision)
-	l.b.workers.do(func() {
+	l.b.authorizing.do(func() {
 		ok := l.b.opts.Authorizer.Authorize(context.Background(), info, ActionPublish, string(m.TopicName), m.QoS, m.Retain)
 		l.el.Post(func() {
 			if c.state != stateConnected {
@@ -553,6 +553,13 @@ func (b *Broker) Publish(ctx context.Context, m Message) (matched int, err error
 		return a.matched, a.err
 	case <-ctx.Done():
 		return 0, ctx.Err()
+	case <-b.stopped:
+	}
+	select { // it may have been answered before
+	case a := <-answers:
+		return a.matched, a.err
+	default:
+		return 0, ErrNotRunning
 	}
 }
 

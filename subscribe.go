@@ -54,7 +54,7 @@ func (c *Client) subscribe(p *codec.Subscribe) {
 func (c *Client) authorizeSubscribe(s *subscribing) {
 	l, info := c.loop, &c.info
 	c.wait(waitDecision)
-	l.b.workers.do(func() {
+	l.b.authorizing.do(func() {
 		for i := range s.subscriptions {
 			sub := &s.subscriptions[i]
 			if s.reasons[i].IsError() {
