@@ -510,6 +510,20 @@ func TestMQTT_4_7_2_1_WildcardsAndDollarTopics(t *testing.T) {
 	c.ExpectPublish(topic, "by name")
 }
 
+// [MQTT-4.7.2-1] The same holds for retained messages.
+func TestMQTT_4_7_2_1_WildcardsAndRetainedDollarTopics(t *testing.T) {
+	t.Parallel()
+	c, level := connect(t), brokertest.Name()
+	c.Publish("$"+level+"/"+level, "not matched", 1, brokertest.Retained)
+	c.Publish("a/"+level, "matched", 1, brokertest.Retained)
+	for filter, want := range map[string]string{"+/" + level: "matched", "$" + level + "/+": "not matched"} {
+		if got := retained(t, filter); !slices.Equal(got, []string{want}) {
+			t.Errorf("%s: got %q, want %q", filter, got, want)
+		}
+	}
+	c.Publish("$"+level+"/"+level, "", 1, brokertest.Retained)
+}
+
 // [MQTT-4.7.3-1] An empty Topic Name or Topic Filter is refused; one character is enough.
 func TestMQTT_4_7_3_1_OneCharacterAtLeast(t *testing.T) {
 	t.Parallel()
