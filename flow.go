@@ -108,11 +108,12 @@ func (c *Client) deliverLive(p *publication, d *delivery) {
 	}
 	limits := c.loop.b.opts.Limits.queueLimits(0)
 	limits.Protected = 0
-	before := f.queue.Peek()
-	fits, dropped := f.queue.Push(entryOf(p, d), limits)
-	for range dropped {
-		c.loop.m.QueueDropped[before.QoS][metrics.DropQueueFull].Inc()
-	}
+	fits := f.queue.Push(entryOf(p, d), limits, func(e *store.Entry) {
+		var old publication
+		old.set(e.Message)
+		o := deliveryOf(c, e)
+		c.loop.dropQueued(&old, &o, metrics.DropQueueFull)
+	})
 	if !fits {
 		c.loop.drop(p, d, metrics.DropQueueFull)
 		return

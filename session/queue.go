@@ -11,15 +11,15 @@ type Queue struct {
 	bytes      int
 }
 
-// Push appends e within the limits. fits is false if e was refused; dropped
-// counts the entries that had to go for it. One message is always let in.
-func (q *Queue) Push(e *store.Entry, l store.Limits) (fits bool, dropped int) {
+// Push appends e within the limits, and reports false if they refuse it. Entries
+// that have to go for it are handed to dropped, the oldest first. One message is
+// always let in.
+func (q *Queue) Push(e *store.Entry, l store.Limits, dropped func(*store.Entry)) (fits bool) {
 	for q.Len() > 0 && (l.Messages > 0 && q.Len() >= l.Messages || l.Bytes > 0 && q.bytes+e.Message.Size() > l.Bytes) {
 		if l.Policy == store.DropNewest {
-			return false, dropped
+			return false
 		}
-		q.Pop()
-		dropped++
+		dropped(q.Pop())
 	}
 	if q.Len() == len(q.ring) {
 		q.grow()
@@ -27,7 +27,7 @@ func (q *Queue) Push(e *store.Entry, l store.Limits) (fits bool, dropped int) {
 	q.ring[q.tail&uint64(len(q.ring)-1)] = e
 	q.tail++
 	q.bytes += e.Message.Size()
-	return true, dropped
+	return true
 }
 
 func (q *Queue) grow() {
