@@ -234,6 +234,22 @@ func TestOutboundSpan(t *testing.T) {
 	}
 }
 
+// So it is for a store's numbers, of which some are skipped.
+func TestOutboundSpanOfNumbers(t *testing.T) {
+	at := func(seq uint64) store.Number { return store.Number{Generation: 3, Seq: seq} }
+	o := NewOutbound(10)
+	o.SendNumber(at(100), 1, nil)
+	if !o.CanSendNumber(at(100 + 65534)) {
+		t.Error("65534 above the oldest has a Packet Identifier of its own")
+	}
+	if o.CanSendNumber(at(100 + 65535)) {
+		t.Error("65535 above the oldest has the same Packet Identifier")
+	}
+	if _, ok := o.Resume(at(100 + 65535)); ok {
+		t.Error("65535 above the oldest has the same Packet Identifier, resumed or not")
+	}
+}
+
 // A full window of 65535 has each Packet Identifier once, wherever it begins.
 func TestOutboundWrapsAround(t *testing.T) {
 	for _, first := range []store.Number{{Generation: 1, Seq: 1}, {Generation: 1, Seq: 40_000}, {Generation: 1 << 40, Seq: 1<<50 + 7}} {
