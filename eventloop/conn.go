@@ -48,15 +48,15 @@ type Conn struct {
 	context any
 	out     *output // borrowed while there is something to send, else nil
 	remote  netip.AddrPort
+	extra   int // size of a message that Room admitted though it exceeds the bound
 	fd      int32
 	state   uint16
 }
 
 // output is what a connection has to send: buf[sent:].
 type output struct {
-	buf   []byte
-	sent  int
-	extra int // size of a message that Room admitted though it exceeds the bound
+	buf  []byte
+	sent int
 }
 
 type closeRequest struct {
@@ -106,12 +106,18 @@ func (c *Conn) BeginWrite() []byte {
 	if c.out == nil {
 		c.out = l.borrow()
 	}
-	if c.state&(dirty|blocked) == 0 {
-		c.state |= dirty
-		l.dirty = append(l.dirty, c)
-		l.wake()
-	}
+	c.markDirty()
 	return c.out.buf
+}
+
+// markDirty has the connection flushed at the end of the turn, unless it waits for the socket anyway.
+func (c *Conn) markDirty() {
+	if c.state&(dirty|blocked) != 0 {
+		return
+	}
+	c.state |= dirty
+	c.loop.dirty = append(c.loop.dirty, c)
+	c.loop.wake()
 }
 
 // EndWrite gives the buffer of BeginWrite back with the output appended. If more than Config.MaxOutputBytes wait, and
@@ -174,13 +180,8 @@ func (c *Conn) Room(n int) bool {
 	case c.Buffered() > 0:
 		return false
 	}
-	if c.out == nil {
-		c.out = c.loop.borrow()
-		c.state |= dirty
-		c.loop.dirty = append(c.loop.dirty, c)
-		c.loop.wake()
-	}
-	c.out.extra = n
+	c.extra = n
+	c.markDirty() // the end of the turn takes it back if nothing comes of it
 	return true
 }
 
@@ -191,7 +192,7 @@ func (c *Conn) flushEarly() {
 }
 
 func (c *Conn) checkBound() {
-	if c.state&closing == 0 && c.out != nil && c.Buffered() > c.loop.engine.maxOutput+c.out.extra {
+	if c.state&closing == 0 && c.Buffered() > c.loop.engine.maxOutput+c.extra {
 		c.loop.counters.outputOverflows.Add(1)
 		c.loop.fail(c, ErrOutputOverflow)
 	}
@@ -290,6 +291,7 @@ func (l *Loop) flush(c *Conn) {
 		return
 	}
 	c.state &^= blocked
+	c.extra = 0
 	switch {
 	case c.state&closed != 0:
 		l.linger(c)

@@ -118,7 +118,7 @@ func TestOutputOverflow(t *testing.T) {
 		close: func(c *Conn, err error) { closes <- err },
 	}})
 	l := e.Loops()[0]
-	mustDial(t, addr)
+	slowEnd := mustDial(t, addr)
 	slow := receive(t, "OnOpen", opened)
 	fastEnd := mustDial(t, addr)
 	fast := receive(t, "OnOpen", opened)
@@ -160,6 +160,10 @@ func TestOutputOverflow(t *testing.T) {
 	})
 	if got := receive(t, "EOF", read); got != written {
 		t.Errorf("the fast reader got %d bytes of %d", got, written)
+	}
+	// The kernel was told not to keep what it has for the slow one.
+	if _, err := io.Copy(io.Discard, slowEnd); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the slow reader got %v, want a reset", err)
 	}
 }
 
@@ -210,6 +214,64 @@ func TestRoom_Drain(t *testing.T) {
 			t.Error("a closed connection has room")
 		}
 	})
+}
+
+// TestRoom_FlushesFirst writes more than the bound in one turn, which the socket takes.
+func TestRoom_FlushesFirst(t *testing.T) {
+	e, c, nc := mustConnect(t, Config{MaxOutputBytes: 10_000, Handler: &handler{}})
+	onLoop(e.Loops()[0], func() {
+		for i := range 30 {
+			if !c.Room(1000) {
+				t.Errorf("no room after %d messages", i)
+				return
+			}
+			c.EndWrite(append(c.BeginWrite(), make([]byte, 1000)...))
+		}
+	})
+	mustRead(t, nc, string(make([]byte, 30_000)))
+	if got := e.Stats().OutputOverflows; got != 0 {
+		t.Errorf("%d overflows", got)
+	}
+}
+
+// TestRoom_Oversized admits one message that exceeds the bound by itself, written in two parts.
+func TestRoom_Oversized(t *testing.T) {
+	const limit = 64 << 10
+	closes := make(chan error, 1)
+	e, c, nc := mustConnect(t, Config{MaxOutputBytes: limit, Handler: &handler{
+		close: func(_ *Conn, err error) { closes <- err },
+	}})
+	l := e.Loops()[0]
+	payload := bytes.Repeat([]byte("oversize"), 2<<20)
+	onLoop(l, func() {
+		if !c.Room(4 + len(payload)) {
+			t.Error("an idle connection has no room for one message")
+		}
+		c.EndWrite(append(c.BeginWrite(), "head"...))
+		c.Write(payload)
+		if c.Room(1) || c.Room(1+len(payload)) {
+			t.Error("there is room for more while it waits")
+		}
+	})
+	mustRead(t, nc, "head"+string(payload))
+	onLoop(l, func() {}) // drained
+	onLoop(l, func() {
+		if c.Buffered() != 0 || c.extra != 0 {
+			t.Errorf("%d bytes wait, and the bound is raised by %d", c.Buffered(), c.extra)
+		}
+		if !c.Room(1 + len(payload)) { // of which nothing comes
+			t.Error("no room when all is sent")
+		}
+	})
+	onLoop(l, func() {
+		if c.extra != 0 {
+			t.Error("the bound is raised for a message that never came")
+		}
+		c.Write(payload) // without asking
+	})
+	if err := receive(t, "OnClose", closes); !errors.Is(err, ErrOutputOverflow) {
+		t.Errorf("OnClose: %v", err)
+	}
 }
 
 // TestPause pauses and resumes at random while the peer sends, and expects each byte once and in order. It does so too

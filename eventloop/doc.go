@@ -29,6 +29,8 @@
 // The loops run on the poller of gnet (github.com/panjf2000/gnet/v2/pkg/netpoll), which other packages don't import.
 // gnet's Engine is left out on purpose. Its own acceptor shuts the engine down when the process is out of files, and
 // what is meant instead of it, Enroll, takes a connection through the runtime's poller, a duplicated file, a worker
-// pool and two channels; the measured price is in ARCHITECTURE.md. With the poller, accepting is two system calls, and
-// to stop reading is one. It needs gnet's default build, without its tag poll_opt.
+// pool and two channels. With the poller, accepting is two system calls, and to stop reading is one. Measured side by
+// side (connect, 16 bytes to and fro, close; 10,000 idle connections), Enroll costs 90 us of CPU and 930 bytes per
+// connection, gnet's acceptor 75 us and 630 bytes, and this package 61 us, nearly all of it the kernel's, and 420 bytes.
+// It needs gnet's default build, without its tag poll_opt.
 package eventloop

@@ -372,6 +372,33 @@ func TestConnectStorm(t *testing.T) {
 	}
 }
 
+// TestAccept_Paused looks at a listener that is short of something: it leaves connections alone until it tries again, with
+// longer and longer waits, and closing it ends the shortage.
+func TestAccept_Paused(t *testing.T) {
+	e, addr := mustStart(t, Config{Loops: 1, Handler: &handler{data: echo}})
+	l := e.Loops()[0]
+	ln := e.mu.listeners[0]
+	onLoop(l, func() {
+		for _, want := range []time.Duration{50, 100, 200, 400, 800, 1000, 1000} {
+			if ln.pause(syscall.ENFILE); ln.backoff != want*time.Millisecond {
+				t.Errorf("waits %v, want %v", ln.backoff, want*time.Millisecond)
+			}
+		}
+	})
+	c := mustDial(t, addr)
+	_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	if _, err := c.Read(make([]byte, 1)); !isTimeout(err) {
+		t.Errorf("got %v, want a timeout", err)
+	}
+	if got := e.Stats(); got.AcceptPaused != 1 || got.AcceptPauses != 1 || got.Accepted != 0 {
+		t.Errorf("got %+v", got)
+	}
+	e.CloseListeners()
+	if got := e.Stats().AcceptPaused; got != 0 {
+		t.Errorf("%d listeners pause after they were closed", got)
+	}
+}
+
 // TestAccept_Backlog has more connections waiting than are accepted at a time.
 func TestAccept_Backlog(t *testing.T) {
 	e, addr := mustStart(t, Config{Loops: 1, Handler: &handler{data: echo}})
@@ -473,6 +500,48 @@ func TestStop_Flushes(t *testing.T) {
 	_ = c.Close()
 	if err := receive(t, "Stop", stopped); err != nil {
 		t.Errorf("Stop: %v", err)
+	}
+}
+
+// TestStop_Tells stops while one peer is idle and another is sending: the idle one doesn't hold it up, and the other can
+// read the last words.
+func TestStop_Tells(t *testing.T) {
+	fastest := map[string]time.Duration{"idle": time.Hour, "sending": time.Hour}
+	for i := range 6 {
+		name, input := "idle", 0
+		if i%2 == 1 {
+			name, input = "sending", 100<<10
+		}
+		opened := make(chan *Conn, 1)
+		e, err := New(Config{Loops: 1, Handler: &handler{open: func(c *Conn) {
+			c.Pause()
+			opened <- c
+		}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Start(); err != nil {
+			t.Fatal(err)
+		}
+		addr, err := e.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		nc := mustDial(t, addr.String())
+		c := receive(t, "OnOpen", opened)
+		_, _ = nc.Write(make([]byte, input))
+		onLoop(e.Loops()[0], func() { c.Write([]byte("last words")) })
+		begin := time.Now()
+		if err := e.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+		fastest[name] = min(fastest[name], time.Since(begin))
+		if got, err := io.ReadAll(nc); string(got) != "last words" || err != nil {
+			t.Errorf("%s: got %q and %v", name, got, err)
+		}
+	}
+	if fastest["idle"] >= stopLinger || fastest["sending"] < stopLinger {
+		t.Errorf("Stop took %v, want %v only for those who are sending", fastest, stopLinger)
 	}
 }
 
