@@ -1,0 +1,26 @@
+// Tests with MQTT clients that others wrote, in a module of their own so that none of those reaches the broker's go.mod.
+module loopmq/internal/peers
+
+go 1.26.8
+
+require (
+	github.com/eclipse/paho.golang v0.23.0
+	github.com/eclipse/paho.mqtt.golang v1.5.1
+	loopmq v0.0.0
+)
+
+require (
+	github.com/VictoriaMetrics/metrics v1.40.1 // indirect
+	github.com/gorilla/websocket v1.5.3 // indirect
+	github.com/panjf2000/gnet/v2 v2.10.0 // indirect
+	github.com/valyala/fastrand v1.1.0 // indirect
+	github.com/valyala/histogram v1.2.0 // indirect
+	go.uber.org/multierr v1.11.0 // indirect
+	go.uber.org/zap v1.28.0 // indirect
+	golang.org/x/net v0.44.0 // indirect
+	golang.org/x/sync v0.17.0 // indirect
+	golang.org/x/sys v0.36.0 // indirect
+	gopkg.in/natefinch/lumberjack.v2 v2.2.1 // indirect
+)
+
+replace loopmq => ../..
