@@ -323,15 +323,15 @@ func TestMQTT_3_1_2_22_KeepAlive(t *testing.T) {
 	sub.Subscribe(topic, 0)
 	active, forever := connect(t, brokertest.KeepAlive(1)), connect(t, brokertest.KeepAlive(0))
 	silent := connect(t, brokertest.KeepAlive(1), brokertest.Will(topic, "will", 0, false))
-	for range 5 {
-		elapse(500 * time.Millisecond)
+	for range 8 {
+		elapse(300 * time.Millisecond)
 		active.Ping()
 	}
 	ended(t, silent, codec.KeepAliveTimeout)
 	sub.ExpectPublish(topic, "will")
 
-	again := connect(t, brokertest.KeepAlive(2))
 	start := time.Now()
+	again := connect(t, brokertest.KeepAlive(2))
 	ended(t, again, codec.KeepAliveTimeout)
 	if d := time.Since(start); d < 2900*time.Millisecond || d > 4500*time.Millisecond {
 		t.Errorf("closed after %v, want 3 s", d)
