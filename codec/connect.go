@@ -56,12 +56,9 @@ func (c *Connect) Decode(flags byte, body []byte) error {
 	if err := c.decodeVersion(b[0]); err != nil {
 		return err
 	}
-	if !flagsAllowed(c.Version, TypeConnect, flags) {
-		return ErrReservedFlags
-	}
 	b = b[1:]
-	if len(b) < 3 {
-		return ErrTruncated
+	if !flagsAllowed(c.Version, TypeConnect, flags) || len(b) < 3 {
+		return ErrConnectHeader
 	}
 	connectFlags := b[0]
 	if err := c.decodeFlags(connectFlags); err != nil {
@@ -73,8 +70,11 @@ func (c *Connect) Decode(flags byte, body []byte) error {
 	if b, err = c.cutProperties(&c.Properties, TypeConnect, b); err != nil {
 		return err
 	}
-	if c.ClientID, b, err = cutName(b); err != nil { // [MQTT-3.1.3-4]
-		return err
+	if c.ClientID, b, ok = cutBinary(b); !ok {
+		return ErrTruncated
+	}
+	if nameError(c.ClientID) != nil { // [MQTT-3.1.3-4]
+		return ErrClientID
 	}
 	if b, err = c.cutWill(b); err != nil {
 		return err
@@ -153,6 +153,9 @@ func (c *Connect) cutWill(b []byte) (rest []byte, err error) {
 	if c.Will.TopicName, b, ok = cutBinary(b); !ok {
 		return nil, ErrTruncated
 	}
+	if len(c.Will.TopicName) == 0 {
+		return nil, ErrWillTopicEmpty
+	}
 	if err = topicNameError(c.Will.TopicName); err != nil { // [MQTT-3.1.3-11]
 		return nil, err
 	}
@@ -170,7 +173,7 @@ func (c *Connect) cutCredentials(b []byte) (rest []byte, err error) {
 	}
 	if c.UsernameFlag {
 		if c.Username, b, err = cutName(b); err != nil { // [MQTT-3.1.3-12]
-			return nil, err
+			return nil, ErrCredentials
 		}
 	}
 	if c.Version == V31 {
@@ -179,7 +182,7 @@ func (c *Connect) cutCredentials(b []byte) (rest []byte, err error) {
 	if c.PasswordFlag {
 		var ok bool
 		if c.Password, b, ok = cutBinary(b); !ok {
-			return nil, ErrTruncated
+			return nil, ErrCredentials
 		}
 	}
 	return b, nil

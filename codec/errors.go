@@ -13,7 +13,8 @@ type Error struct {
 func (e *Error) Error() string { return e.text }
 
 // Silent reports whether the Network Connection is to be closed without an answer, because the peer isn't known to speak MQTT,
-// or is closing by itself. A DISCONNECT is only a SHOULD (section 4.13.1).
+// or is closing by itself, or because nothing of its packet can be relied on: the framing, or the first fields of CONNECT and the
+// credentials. A DISCONNECT is only a SHOULD (section 4.13.1), a CONNACK that refuses only a MAY [MQTT-3.1.4-1].
 func (e *Error) Silent() bool { return e.silent }
 
 // NewError returns an error with a reason code and the sentence that says it. It is for those who judge what a decoder can't:
@@ -30,14 +31,16 @@ var (
 	ErrFirstPacketNotConnect = &Error{ProtocolError, "first packet is not a CONNECT [MQTT-3.1.0-1]", true}
 	ErrReservedPacketType    = protocol("packet type is reserved (section 2.1.2)")
 	ErrReservedFlags         = malformed("flags of the fixed header are not the ones reserved for the packet type [MQTT-2.1.3-1]")
-	// ErrReservedFlagsUnexpected is ErrReservedFlags for the packets that a Server gets from no Client (CONNACK, PINGRESP) or
-	// only in the middle of an authentication (AUTH): that they came at all weighs more than their flags.
-	ErrReservedFlagsUnexpected        = protocol("flags of an unexpected CONNACK, PINGRESP or AUTH are not 0 [MQTT-2.1.3-1]")
+	// ErrReservedFlagsUnexpected is ErrReservedFlags for the packets that a Server gets from no Client (CONNACK) or only in the
+	// middle of an authentication (AUTH): that they came at all weighs more than their flags.
+	ErrReservedFlagsUnexpected        = protocol("flags of an unexpected CONNACK or AUTH are not 0 [MQTT-2.1.3-1]")
 	ErrQoS3                           = malformed("both QoS bits of PUBLISH are set [MQTT-3.3.1-4]")
 	ErrDupQoS0                        = malformed("DUP is set on a PUBLISH with QoS 0 [MQTT-3.3.1-2]")
 	ErrVariableByteIntegerTooLong     = malformed("variable byte integer has more than four bytes (section 1.5.5)")
 	ErrVariableByteIntegerNotShortest = malformed("variable byte integer is not encoded in the fewest bytes [MQTT-1.5.5-1]")
-	ErrPingLength                     = &Error{MalformedPacket, "PINGREQ or PINGRESP has a body (sections 3.12, 3.13)", true}
+	// ErrRemainingLengthTooLong is ErrVariableByteIntegerTooLong where it leaves open where the packet ends.
+	ErrRemainingLengthTooLong = &Error{MalformedPacket, "Remaining Length has more than four bytes (section 2.1.4)", true}
+	ErrPingLength             = &Error{MalformedPacket, "PINGREQ or PINGRESP has a body (sections 3.12, 3.13)", true}
 )
 
 // Errors of any packet's body.
@@ -57,18 +60,16 @@ var (
 	ErrPropertyUnknown    = malformed("Property Identifier is not known (section 2.2.2.2)")
 	ErrPropertyNotAllowed = protocol("property does not belong in this packet (section 2.2.2.2)")
 	// ErrSubscribePropertyNotAllowed is ErrPropertyNotAllowed in SUBSCRIBE and UNSUBSCRIBE.
-	ErrSubscribePropertyNotAllowed = malformed("property does not belong in SUBSCRIBE or UNSUBSCRIBE (section 2.2.2.2)")
-	ErrPropertyDuplicate           = protocol("property is there more than once (section 2.2.2.2)")
-	ErrPropertyNotBoolean          = protocol("property has a value other than 0 and 1 (section 3.1.2.11, 3.2.2.3, 3.3.2.3)")
-	ErrReceiveMaximumZero          = protocol("Receive Maximum is 0 (section 3.1.2.11.3)")
-	ErrMaximumPacketSizeZero       = protocol("Maximum Packet Size is 0 (section 3.1.2.11.4)")
-	ErrTopicAliasZero              = &Error{ReasonCode: TopicAliasInvalid, text: "Topic Alias is 0 [MQTT-3.3.2-8]"}
-	ErrSubscriptionIdentifierZero  = protocol("Subscription Identifier of PUBLISH is 0 (section 3.3.2.3.8)")
-	// ErrSubscribeSubscriptionIdentifierZero is ErrSubscriptionIdentifierZero in SUBSCRIBE.
-	ErrSubscribeSubscriptionIdentifierZero = malformed("Subscription Identifier of SUBSCRIBE is 0 (section 3.8.2.1.2)")
-	ErrResponseTopic                       = protocol("Response Topic is not a Topic Name [MQTT-3.3.2-14]")
-	ErrAuthenticationDataWithoutMethod     = protocol("Authentication Data without Authentication Method (section 3.1.2.11.10)")
-	ErrAuthenticationMethodMissing         = protocol("AUTH without Authentication Method (section 3.15.2.2.2)")
+	ErrSubscribePropertyNotAllowed     = malformed("property does not belong in SUBSCRIBE or UNSUBSCRIBE (section 2.2.2.2)")
+	ErrPropertyDuplicate               = protocol("property is there more than once (section 2.2.2.2)")
+	ErrPropertyNotBoolean              = protocol("property has a value other than 0 and 1 (section 3.1.2.11, 3.2.2.3, 3.3.2.3)")
+	ErrReceiveMaximumZero              = protocol("Receive Maximum is 0 (section 3.1.2.11.3)")
+	ErrMaximumPacketSizeZero           = protocol("Maximum Packet Size is 0 (section 3.1.2.11.4)")
+	ErrTopicAliasZero                  = &Error{ReasonCode: TopicAliasInvalid, text: "Topic Alias is 0 [MQTT-3.3.2-8]"}
+	ErrSubscriptionIdentifierZero      = protocol("Subscription Identifier is 0 (sections 3.3.2.3.8, 3.8.2.1.2)")
+	ErrResponseTopic                   = protocol("Response Topic is not a Topic Name [MQTT-3.3.2-14]")
+	ErrAuthenticationDataWithoutMethod = protocol("Authentication Data without Authentication Method (section 3.1.2.11.10)")
+	ErrAuthenticationMethodMissing     = protocol("AUTH without Authentication Method (section 3.15.2.2.2)")
 	// ErrSubscriptionIdentifierFromClient is returned by nothing here, since a decoder doesn't know the direction: it is for
 	// the Server that gets them in a PUBLISH.
 	ErrSubscriptionIdentifierFromClient = protocol("PUBLISH of a Client has a Subscription Identifier [MQTT-3.3.4-6]")
@@ -83,8 +84,16 @@ var (
 		ReasonCode: UnsupportedProtocolVersion,
 		text:       "protocol version is not 3.1, 3.1.1 or 5.0 [MQTT-3.1.2-2]",
 	}
+	// ErrConnectHeader is silent, as are the errors of the credentials: who gets those wrong learns nothing.
+	ErrConnectHeader = &Error{MalformedPacket, "CONNECT ends before its Keep Alive, or has reserved flags [MQTT-2.1.3-1]", true}
+	ErrCredentials   = &Error{MalformedPacket, "User Name or Password is missing or not a string [MQTT-3.1.3-12]", true}
+	ErrClientID      = &Error{
+		ReasonCode: ClientIdentifierNotValid,
+		text:       "Client Identifier is not a string, or has a control character in it [MQTT-3.1.3-4]",
+	}
+	ErrWillTopicEmpty           = &Error{MalformedPacket, "Will Topic is empty [MQTT-4.7.3-1]", true}
 	ErrConnectFlagReserved      = malformed("reserved Connect Flag is 1 [MQTT-3.1.2-3]")
-	ErrWillQoS3                 = malformed("Will QoS is 3 [MQTT-3.1.2-12]")
+	ErrWillQoS3                 = &Error{MalformedPacket, "Will QoS is 3 [MQTT-3.1.2-12]", true}
 	ErrWillQoSWithoutWill       = malformed("Will QoS is not 0 though the Will Flag is 0 [MQTT-3.1.2-11]")
 	ErrWillRetainWithoutWill    = malformed("Will Retain is 1 though the Will Flag is 0 [MQTT-3.1.2-13]")
 	ErrPasswordWithoutUsername  = malformed("Password Flag is 1 though the User Name Flag is 0 [MQTT-3.1.2-22 of 3.1.1]")

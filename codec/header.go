@@ -64,7 +64,7 @@ func flagsError(v Version, t PacketType, flags byte) error {
 		return ErrQoS3
 	case t == TypePublish:
 		return ErrDupQoS0
-	case t == TypeConnack, t == TypePingresp, t == TypeAuth:
+	case t == TypeConnack, t == TypeAuth:
 		return ErrReservedFlagsUnexpected
 	}
 	return ErrReservedFlags
@@ -84,6 +84,9 @@ func DecodeFixedHeader(b []byte, v Version) (h FixedHeader, ok bool, err error) 
 		return h, false, flagsError(v, h.Type, h.Flags)
 	}
 	remaining, n, err := decodeVarint(b[1:])
+	if err == ErrVariableByteIntegerTooLong { //nolint:errorlint // decodeVarint returns it bare
+		err = ErrRemainingLengthTooLong
+	}
 	if n == 0 {
 		return h, false, err
 	}

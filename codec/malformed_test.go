@@ -32,7 +32,7 @@ var malformedCases = []struct {
 	{"AUTH before 5.0", V31, "F0", ErrReservedPacketType},
 	{"AUTH flags", V5, "F1", ErrReservedFlagsUnexpected},
 	{"CONNACK flags", V5, "21", ErrReservedFlagsUnexpected},
-	{"PINGRESP flags", V311, "D8", ErrReservedFlagsUnexpected},
+	{"PINGRESP flags", V311, "D8", ErrReservedFlags},
 	{"PUBLISH QoS 3", V31, "36", ErrQoS3},
 	{"PUBLISH QoS 3 with DUP", V5, "3F", ErrQoS3},
 	{"PUBLISH DUP with QoS 0", V311, "38", ErrDupQoS0},
@@ -40,8 +40,8 @@ var malformedCases = []struct {
 	{"PUBREL with QoS 0 of 3.1", V31, "60", ErrReservedFlags},
 	{"SUBSCRIBE with QoS 2 of 3.1", V31, "84", ErrReservedFlags},
 	{"UNSUBSCRIBE with QoS 3 of 3.1", V31, "A6", ErrReservedFlags},
-	{"length of five bytes", V311, "30 80808080", ErrVariableByteIntegerTooLong},
-	{"length of five bytes", V5, "30 FFFFFFFF01", ErrVariableByteIntegerTooLong},
+	{"length of five bytes", V311, "30 80808080", ErrRemainingLengthTooLong},
+	{"length of five bytes", V5, "30 FFFFFFFF01", ErrRemainingLengthTooLong},
 	{"length not shortest", V5, "30 8000", ErrVariableByteIntegerNotShortest},
 	{"length not shortest", V311, "30 FFFF00", ErrVariableByteIntegerNotShortest},
 	{"length not shortest in four bytes", V5, "30 FFFFFF00", ErrVariableByteIntegerNotShortest},
@@ -63,9 +63,9 @@ var malformedCases = []struct {
 	{"CONNECT level 5 named MQIsdp", V31, "10 [0006 4D5149736470 05]", ErrUnsupportedProtocolVersion},
 	{"CONNECT bridge of 5.0", V5, "10 [0004 4D515454 85]", ErrUnsupportedProtocolVersion},
 	{"CONNECT unsupported version with bad flags", V5, "1F [0004 4D515454 06 01]", ErrUnsupportedProtocolVersion},
-	{"CONNECT flags of the fixed header", V311, "11 [0004 4D515454 04 02 000A 0001 70]", ErrReservedFlags},
-	{"CONNECT flags of the fixed header", V5, "14 [0004 4D515454 05 02 000A 00 0001 70]", ErrReservedFlags},
-	{"CONNECT ends in Keep Alive", V311, "10 [0004 4D515454 04 02 00]", ErrTruncated},
+	{"CONNECT flags of the fixed header", V311, "11 [0004 4D515454 04 02 000A 0001 70]", ErrConnectHeader},
+	{"CONNECT flags of the fixed header", V5, "14 [0004 4D515454 05 02 000A 00 0001 70]", ErrConnectHeader},
+	{"CONNECT ends in Keep Alive", V311, "10 [0004 4D515454 04 02 00]", ErrConnectHeader},
 	{"CONNECT reserved flag", V311, connect311("03", "0001 70"), ErrConnectFlagReserved},
 	{"CONNECT reserved flag", V5, connect5("01", "00 0001 70"), ErrConnectFlagReserved},
 	{"CONNECT Will QoS without Will", V311, connect311("0A", "0001 70"), ErrWillQoSWithoutWill},
@@ -77,20 +77,20 @@ var malformedCases = []struct {
 	{"CONNECT password without User Name", V31, "10 [0006 4D5149736470 03 42 000A 0001 70 0001 70]", ErrPasswordWithoutUsername},
 	{"CONNECT no ClientID", V311, connect311("02", ""), ErrTruncated},
 	{"CONNECT ClientID cut", V31, "10 [0006 4D5149736470 03 02 000A 0002 70]", ErrTruncated},
-	{"CONNECT ClientID with U+0000", V311, connect311("02", "0003 700070"), ErrInvalidUTF8},
-	{"CONNECT ClientID with U+D800", V5, connect5("02", "00 0005 7070EDA080"), ErrInvalidUTF8},
-	{"CONNECT ClientID with U+0001", V311, connect311("02", "0003 700170"), ErrControlCharacter},
-	{"CONNECT ClientID with U+009F", V5, connect5("02", "00 0003 70C29F"), ErrControlCharacter},
-	{"CONNECT User Name missing", V311, connect311("82", "0001 70"), ErrTruncated},
-	{"CONNECT User Name with U+0000", V311, connect311("82", "0001 70 0001 00"), ErrInvalidUTF8},
-	{"CONNECT User Name with U+007F", V31, "10 [0006 4D5149736470 03 82 000A 0001 70 0001 7F]", ErrControlCharacter},
-	{"CONNECT password missing", V311, connect311("C2", "0001 70 0001 75"), ErrTruncated},
-	{"CONNECT password cut", V5, connect5("42", "00 0001 70 0002 75"), ErrTruncated},
+	{"CONNECT ClientID with U+0000", V311, connect311("02", "0003 700070"), ErrClientID},
+	{"CONNECT ClientID with U+D800", V5, connect5("02", "00 0005 7070EDA080"), ErrClientID},
+	{"CONNECT ClientID with U+0001", V311, connect311("02", "0003 700170"), ErrClientID},
+	{"CONNECT ClientID with U+009F", V5, connect5("02", "00 0003 70C29F"), ErrClientID},
+	{"CONNECT User Name missing", V311, connect311("82", "0001 70"), ErrCredentials},
+	{"CONNECT User Name with U+0000", V311, connect311("82", "0001 70 0001 00"), ErrCredentials},
+	{"CONNECT User Name with U+007F", V31, "10 [0006 4D5149736470 03 82 000A 0001 70 0001 7F]", ErrCredentials},
+	{"CONNECT password missing", V311, connect311("C2", "0001 70 0001 75"), ErrCredentials},
+	{"CONNECT password cut", V5, connect5("42", "00 0001 70 0002 75"), ErrCredentials},
 	{"CONNECT User Name without flag", V311, connect311("02", "0001 70 0001 75"), ErrTrailingBytes},
 	{"CONNECT password without flag", V5, connect5("82", "00 0001 70 0001 75 0001 77"), ErrTrailingBytes},
 	{"CONNECT Will Topic missing", V311, connect311("06", "0001 70"), ErrTruncated},
 	{"CONNECT Will Payload missing", V311, connect311("06", "0001 70 0001 74"), ErrTruncated},
-	{"CONNECT Will Topic empty", V311, connect311("06", "0001 70 0000 0001 68"), ErrTopicNameEmpty},
+	{"CONNECT Will Topic empty", V311, connect311("06", "0001 70 0000 0001 68"), ErrWillTopicEmpty},
 	{"CONNECT Will Topic with U+DFFF", V311, connect311("06", "0001 70 0003 EDBFBF 0001 68"), ErrInvalidUTF8},
 	{"CONNECT Will Topic with U+001F", V311, connect311("06", "0001 70 0001 1F 0001 68"), ErrControlCharacter},
 	{"CONNECT Will Topic with wildcard", V5, connect5("06", "00 0001 70 00 0003 612F2B 0001 68"), ErrTopicNameWildcard},
@@ -198,7 +198,7 @@ var malformedCases = []struct {
 	{"SUBSCRIBE shared with # in the name", V5, "82 [0001 00 000A 2473686172652F232F61 00]", ErrSharedSubscription},
 	{"SUBSCRIBE shared with No Local", V5, "82 [0001 00 000A 2473686172652F672F61 04]", ErrNoLocalShared},
 	{"SUBSCRIBE misplaced property", V5, "82 [0001 [24 00] 0001 74 00]", ErrSubscribePropertyNotAllowed},
-	{"SUBSCRIBE Subscription Identifier 0", V5, "82 [0001 [0B 00] 0001 74 00]", ErrSubscribeSubscriptionIdentifierZero},
+	{"SUBSCRIBE Subscription Identifier 0", V5, "82 [0001 [0B 00] 0001 74 00]", ErrSubscriptionIdentifierZero},
 	{"SUBSCRIBE Subscription Identifier twice", V5, "82 [0001 [0B 01 0B 02] 0001 74 00]", ErrPropertyDuplicate},
 
 	{"SUBACK flags", V5, "91", ErrReservedFlags},
@@ -284,7 +284,7 @@ func TestReasonCodesOfErrors(t *testing.T) {
 		ErrInvalidUTF8: 0x81, ErrControlCharacter: 0x81, ErrPacketIdentifierZero: 0x82, ErrSubscribePacketIdentifierZero: 0x81,
 		ErrReasonCode: 0x82, ErrPropertyUnknown: 0x81, ErrPropertyNotAllowed: 0x82, ErrSubscribePropertyNotAllowed: 0x81,
 		ErrPropertyDuplicate: 0x82, ErrPropertyNotBoolean: 0x82, ErrReceiveMaximumZero: 0x82, ErrMaximumPacketSizeZero: 0x82,
-		ErrTopicAliasZero: 0x94, ErrSubscriptionIdentifierZero: 0x82, ErrSubscribeSubscriptionIdentifierZero: 0x81,
+		ErrTopicAliasZero: 0x94, ErrSubscriptionIdentifierZero: 0x82, ErrClientID: 0x85,
 		ErrResponseTopic: 0x82, ErrAuthenticationDataWithoutMethod: 0x82, ErrAuthenticationMethodMissing: 0x82,
 		ErrSubscriptionIdentifierFromClient: 0x82, ErrUnsupportedProtocolVersion: 0x84, ErrProtocolName: 0x84,
 		ErrTopicNameEmpty: 0x81, ErrTopicNameWildcard: 0x81, ErrTopicFilterEmpty: 0x81, ErrTopicFilterWildcard: 0x81,
@@ -295,12 +295,15 @@ func TestReasonCodesOfErrors(t *testing.T) {
 			t.Errorf("%v: got 0x%X, want 0x%X", err, byte(err.ReasonCode), byte(want))
 		}
 	}
-	for _, err := range []*Error{ErrFirstPacketNotConnect, ErrPingLength, ErrProtocolName, ErrDisconnectReasonCode} {
+	for _, err := range []*Error{
+		ErrFirstPacketNotConnect, ErrPingLength, ErrProtocolName, ErrDisconnectReasonCode, ErrRemainingLengthTooLong,
+		ErrConnectHeader, ErrCredentials, ErrWillTopicEmpty, ErrWillQoS3,
+	} {
 		if !err.Silent() {
 			t.Errorf("%v: should be answered by closing alone", err)
 		}
 	}
-	if ErrUnsupportedProtocolVersion.Silent() || ErrTruncated.Silent() {
+	if ErrUnsupportedProtocolVersion.Silent() || ErrTruncated.Silent() || ErrClientID.Silent() {
 		t.Error("a packet that can be answered is silent")
 	}
 	if err := NewError(QuotaExceeded, "too much"); err.ReasonCode != QuotaExceeded || err.Error() != "too much" || err.Silent() {

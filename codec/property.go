@@ -110,9 +110,8 @@ type propertyRules struct {
 	allowed    uint64 // a bit for each property that the packet may carry
 	repeatable uint64 // of those, the ones it may carry more than once
 
-	// Two violations are answered with one Reason Code in SUBSCRIBE and UNSUBSCRIBE and with another elsewhere.
-	notAllowed     *Error
-	identifierZero *Error
+	// notAllowed has one Reason Code in SUBSCRIBE and UNSUBSCRIBE and another elsewhere.
+	notAllowed *Error
 }
 
 var packetProperties = func() (rules [16]propertyRules) {
@@ -122,11 +121,11 @@ var packetProperties = func() (rules [16]propertyRules) {
 			r.allowed |= uint64(p.packets>>t&1) << id
 		}
 		r.repeatable = 1 << PropUserProperty
-		r.notAllowed, r.identifierZero = ErrPropertyNotAllowed, ErrSubscriptionIdentifierZero
+		r.notAllowed = ErrPropertyNotAllowed
 	}
 	rules[TypePublish].repeatable |= 1 << PropSubscriptionIdentifier // of all that matched (section 3.3.2.3.8)
 	for _, t := range []PacketType{TypeSubscribe, TypeUnsubscribe} {
-		rules[t].notAllowed, rules[t].identifierZero = ErrSubscribePropertyNotAllowed, ErrSubscribeSubscriptionIdentifierZero
+		rules[t].notAllowed = ErrSubscribePropertyNotAllowed
 	}
 	return rules
 }()
@@ -315,7 +314,7 @@ func (p *Properties) decodeField(id PropertyID, b []byte, rules *propertyRules) 
 		case n == 0:
 			return nil, nil, ErrTruncated
 		case value == 0:
-			invalid = rules.identifierZero
+			invalid = ErrSubscriptionIdentifierZero
 		}
 		p.SubscriptionIdentifiers = append(p.SubscriptionIdentifiers, uint32(value))
 		return b[n:], invalid, nil
