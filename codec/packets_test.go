@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -102,7 +103,10 @@ func is(err error, want *Error) bool {
 }
 
 // show prints a packet so that two are equal if and only if they print the same; an empty slice is as good as none.
-func show(p packet) string { return fmt.Sprintf("%+v", p) }
+func show(p packet) string { return wireField.ReplaceAllString(fmt.Sprintf("%+v", p), "") }
+
+// wireField is what only decoded properties have.
+var wireField = regexp.MustCompile(`wire:\[[0-9 ]*\] `)
 
 // unhex reads hexadecimal digits. [...] is a variable byte integer, the length of what is inside, and then that.
 func unhex(t testing.TB, s string) []byte {

@@ -159,6 +159,7 @@ type UserProperty struct {
 // the packet that they were decoded from.
 type Properties struct {
 	present uint64 // 1 << PropertyID
+	wire    []byte // what Decode read, for AppendForward
 
 	MessageExpiryInterval uint32
 	SessionExpiryInterval uint32
@@ -205,10 +206,43 @@ func (p *Properties) Reset() {
 }
 
 // AppendForward appends, without a length in front, exactly those properties of a PUBLISH or Will which a Server forwards
-// unaltered: Payload Format Indicator, Content Type, Response Topic, Correlation Data, and the User Properties in their order
-// [MQTT-3.3.2-18]. The result is what [AppendPublish] takes and [DecodeForward] reads.
+// unaltered: Payload Format Indicator, Content Type, Response Topic, Correlation Data, and the User Properties
+// [MQTT-3.3.2-18]. Properties that were decoded are forwarded as they came, in their order; a change of their fields since then
+// is not seen. The result is what [AppendPublish] takes and [DecodeForward] reads.
 func (p *Properties) AppendForward(dst []byte) []byte {
-	return p.appendFields(dst, forwardProperties.allowed)
+	if p.wire == nil {
+		return p.appendFields(dst, forwardProperties.allowed)
+	}
+	if p.present&^forwardProperties.allowed == 0 {
+		return append(dst, p.wire...)
+	}
+	for b := p.wire; len(b) > 0; {
+		n := fieldSize(b)
+		if forwardProperties.allowed>>b[0]&1 != 0 {
+			dst = append(dst, b[:n]...)
+		}
+		b = b[n:]
+	}
+	return dst
+}
+
+// fieldSize is the number of bytes of the property at the start of b, which must have been decoded before.
+func fieldSize(b []byte) int {
+	switch properties[b[0]].kind {
+	case kindByte:
+		return 2
+	case kindUint16:
+		return 3
+	case kindUint32:
+		return 5
+	case kindVarint:
+		_, n, _ := decodeVarint(b[1:])
+		return 1 + n
+	case kindPair:
+		n := 3 + int(binary.BigEndian.Uint16(b[1:]))
+		return n + 2 + int(binary.BigEndian.Uint16(b[n:]))
+	}
+	return 3 + int(binary.BigEndian.Uint16(b[1:]))
 }
 
 // DecodeForward reads into p, which it resets, what [Properties.AppendForward] wrote. The fields of p are views of forward.
@@ -243,6 +277,7 @@ func (p *Properties) cut(b []byte, t PacketType) (rest []byte, err error) {
 // decodeFields reads properties up to the end of b. What can't be read at all goes before what makes no sense, wherever the
 // two stand: a Malformed Packet isn't interpreted, so it can't break the protocol.
 func (p *Properties) decodeFields(b []byte, rules *propertyRules) error {
+	whole := b
 	var nonsense error
 	for len(b) > 0 {
 		id := PropertyID(b[0]) // a variable byte integer, but all that are known have one byte
@@ -267,6 +302,9 @@ func (p *Properties) decodeFields(b []byte, rules *propertyRules) error {
 			nonsense = invalid
 		}
 		b = rest
+	}
+	if nonsense == nil {
+		p.wire = whole
 	}
 	return nonsense
 }

@@ -211,6 +211,29 @@ func TestForward(t *testing.T) {
 	}
 }
 
+// TestForwardKeepsOrder forwards what was decoded as it came, without what is not forwarded.
+func TestForwardKeepsOrder(t *testing.T) {
+	for _, c := range []struct {
+		name, in, want string
+		t              PacketType
+	}{
+		{"nothing to leave out", "26 0001 61 0000 03 0001 63 01 01 26 0000 0001 62", "26 0001 61 0000 03 0001 63 01 01 26 0000 0001 62", TypePublish},
+		{"last", "08 0001 72 01 00 02 0000003C", "08 0001 72 01 00", TypePublish},
+		{"first", "18 00000000 08 0001 72 09 0004 64617461", "08 0001 72 09 0004 64617461", typeWill},
+		{"between", "09 0001 00 23 0007 0B 8001 0B 01 03 0000 02 00000001 01 01", "09 0001 00 03 0000 01 01", TypePublish},
+		{"all", "02 00000001", "", TypePublish},
+	} {
+		var p Properties
+		in := unhex(t, c.in)
+		if _, err := p.cut(append([]byte{byte(len(in))}, in...), c.t); err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		if got, want := p.AppendForward(nil), unhex(t, c.want); !bytes.Equal(got, want) {
+			t.Errorf("%s: got %x, want %x", c.name, got, want)
+		}
+	}
+}
+
 // TestLongStrings cuts what can't be encoded, so that the packet stays readable.
 func TestLongStrings(t *testing.T) {
 	p := Publish{TopicName: b("t")}
