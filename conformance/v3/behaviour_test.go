@@ -56,6 +56,9 @@ func TestMQTT_4_1_0_2_SessionLastsWhileConnected(t *testing.T) {
 	elapse(2500 * time.Millisecond)
 	pub.Publish(topic, "late", 2)
 	late := sub.ExpectPublish(topic, "late")
+	if late.PacketID == early.PacketID {
+		t.Error("the first message was forgotten before it was acknowledged")
+	}
 	sub.Acknowledge(early)
 	sub.Acknowledge(late)
 	sub.ExpectNothingFrom(pub, 2)
@@ -204,23 +207,28 @@ func TestMQTT_4_3_3_1_PubrelUntilPubcomp(t *testing.T) {
 // delivered once.
 func TestMQTT_4_3_3_2_NoDuplicateUntilPubrel(t *testing.T) {
 	t.Parallel()
-	sub, id, topic := connect(t), brokertest.Name(), brokertest.Name()
-	sub.Subscribe(topic, 2)
-	pub := connect(t, brokertest.Durable(id))
-	p := publish(topic, "payload", 2, 500)
-	for round := range 4 {
-		if round == 2 {
-			pub.Close()
-			pub = resume(t, id)
+	for _, durable := range []bool{false, true} {
+		sub, topic := connect(t), brokertest.Name()
+		sub.Subscribe(topic, 2)
+		pub := connect(t)
+		if durable {
+			pub = connect(t, brokertest.Durable(brokertest.Name()))
 		}
-		pub.Send(p)
-		pub.ExpectAck(codec.TypePubrec, 500, 0)
-		p.Dup = true
+		p := publish(topic, "payload", 2, 500)
+		for round := range 4 {
+			if round == 2 && durable {
+				pub.Close()
+				pub = resume(t, pub.ClientID)
+			}
+			pub.Send(p)
+			pub.ExpectAck(codec.TypePubrec, 500, 0)
+			p.Dup = true
+		}
+		pub.Send(ack(codec.TypePubrel, 500))
+		pub.ExpectAck(codec.TypePubcomp, 500, 0)
+		sub.Acknowledge(sub.ExpectPublish(topic, "payload"))
+		sub.ExpectNothingFrom(pub, 2)
 	}
-	pub.Send(ack(codec.TypePubrel, 500))
-	pub.ExpectAck(codec.TypePubcomp, 500, 0)
-	sub.Acknowledge(sub.ExpectPublish(topic, "payload"))
-	sub.ExpectNothingFrom(pub, 2)
 }
 
 // [MQTT-4.3.3-2] PUBREL is answered with PUBCOMP of the same Packet Identifier: over a reconnect too, and again if it comes again.
@@ -272,7 +280,7 @@ func TestMQTT_4_4_0_1_ResentAfterReconnect(t *testing.T) {
 	}
 	sub.Send(ack(codec.TypePubrec, ids[1]))
 	sub.ExpectAck(codec.TypePubrel, ids[1], 0)
-	sub.Close()
+	sub.Disconnect() // when it returns, the broker knows: "new" isn't sent yet
 	pub.Publish(topic, "new", 1)
 
 	sub = resume(t, id)
@@ -351,6 +359,26 @@ func TestMQTT_4_6_0_6_OrderedTopics(t *testing.T) {
 			for i := range n {
 				sub.Acknowledge(sub.ExpectPublish(topic, fmt.Sprint(i)))
 			}
+		}
+	}
+}
+
+// [MQTT-4.6.0-6] Messages with RETAIN 1, which are stored, and others don't overtake each other.
+func TestMQTT_4_6_0_6_OrderOfRetainedMessages(t *testing.T) {
+	t.Parallel()
+	const n = 60
+	for qos := range byte(3) {
+		pub, sub, topic := connect(t), connect(t), brokertest.Name()
+		sub.Subscribe(topic, 2)
+		var burst []brokertest.Packet
+		for i := range n {
+			p := publish(topic, fmt.Sprint(i), qos, uint16(i+1)*uint16(min(qos, 1)))
+			p.Retain = i%3 == 0
+			burst = append(burst, p)
+		}
+		pub.Send(burst...)
+		for i := range n {
+			sub.Acknowledge(sub.ExpectPublish(topic, fmt.Sprint(i)))
 		}
 	}
 }

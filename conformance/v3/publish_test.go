@@ -21,12 +21,12 @@ func TestMQTT_3_3_1_1_DupOnRedelivery(t *testing.T) {
 		pub.Publish(topic, "payload", qos)
 		first := sub.ExpectPublish(topic, "payload")
 		for range 2 {
-			sub.Close()
+			sub.Disconnect() // when it returns, the broker knows: "queued" isn't sent yet
 			pub.Publish(topic, "queued", qos)
 			sub = resume(t, id)
 			again, queued := sub.ExpectPublish(topic, "payload"), sub.ExpectPublish(topic, "queued")
 			if first.Dup || !again.Dup || again.QoS != qos || queued.Dup {
-				t.Errorf("got first %+v, then %+v and %+v", first, again, queued)
+				t.Errorf("got %s, %s, %s", brokertest.Describe(first), brokertest.Describe(again), brokertest.Describe(queued))
 			}
 			sub.Acknowledge(queued)
 			sub.Ping()

@@ -132,10 +132,15 @@ func TestMQTT_3_8_4_5_FailedSubscriptions(t *testing.T) {
 	if got, want := c.ReceiveRaw(), []byte{0x90, 6, 0, 1, 0x80, 2, 0x80, 0}; !bytes.Equal(got, want) {
 		t.Errorf("got % X, want % X", got, want)
 	}
-	for _, level := range []string{"/a", "/b"} {
-		c.Publish(topic+level, level, 0)
-		c.ExpectPublish(topic+level, level)
+	// The Authorizer would stop a Client that published there.
+	if _, err := guarded.Broker.Publish(t.Context(), loopmq.Message{TopicName: topic + "/denied"}); err != nil {
+		t.Fatal(err)
 	}
+	for _, level := range []string{"/a", "/b"} {
+		c.Publish(topic+level, level, 2)
+		c.Acknowledge(c.ExpectPublish(topic+level, level))
+	}
+	c.ExpectNothing()
 }
 
 // [MQTT-3.9.3-2] A subscription beyond what the broker allows has return code 0x80, and no other.

@@ -226,8 +226,13 @@ func TestSubackHasNoFailureCode(t *testing.T) {
 	if len(raw) != 6 || !bytes.Equal(raw[:4], []byte{0x90, 4, 0, 1}) || raw[4] > 2 || raw[5] != 1 {
 		t.Fatalf("got % X, want 90 04 00 01, a QoS, and 01", raw)
 	}
+	// The Authorizer would stop a Client that published there.
+	if _, err := shared.Broker.Publish(t.Context(), loopmq.Message{TopicName: topic + "/denied"}); err != nil {
+		t.Fatal(err)
+	}
 	pub.Publish(topic+"/a", "payload", 1)
 	c.Acknowledge(c.ExpectPublish(topic+"/a", "payload"))
+	c.ExpectNothingFrom(pub, 1)
 }
 
 // Sections 3.3 and 4.2: a PUBLISH that isn't authorized is acknowledged all the same.
