@@ -308,7 +308,7 @@ func TestMQTT_4_4_0_1_ResentAfterReconnect(t *testing.T) {
 	}
 	sub.Send(ack(codec.TypePubrec, ids[1], 0))
 	sub.ExpectAck(codec.TypePubrel, ids[1], 0)
-	sub.Close()
+	sub.Disconnect() // when it returns, the broker knows: "new" isn't sent yet
 	pub.Publish(topic, "new", 1)
 
 	sub = resume(t, id)
