@@ -81,8 +81,10 @@ func (c *Client) sendOwed() {
 	if o.acks = o.acks[i:]; len(o.acks) == 0 {
 		o.acks = nil
 	}
-	if len(o.acks) < c.loop.b.opts.Limits.ReceiveMaximum {
-		c.resume(waitAcks)
+	if c.waits&waitAcks != 0 && len(o.acks) < c.loop.b.opts.Limits.ReceiveMaximum {
+		// Not from here: what is acknowledged may still have to be delivered, and
+		// must not be overtaken by what comes next.
+		c.loop.el.Post(func() { c.resume(waitAcks) })
 	}
 }
 
@@ -100,14 +102,26 @@ func (c *Client) exceedsReceiveMaximum(qos byte) bool {
 	return n > c.loop.b.opts.Limits.ReceiveMaximum
 }
 
-// puback handles the end of a QoS 1 delivery.
-func (c *Client) puback(a *codec.Ack) {
-	if c.flow == nil || c.flow.out.State(a.PacketID) != session.AwaitingPuback {
-		return // a late one, of before a new start
+// outState returns how far the delivery with a Packet Identifier is.
+func (c *Client) outState(packetID uint16) session.State {
+	if c.flow == nil {
+		return session.Unknown
 	}
-	n := c.finishOutbound(a.PacketID)
-	c.delivered(a.PacketID, n)
-	return
+	return c.flow.out.State(packetID)
+}
+
+// puback handles the end of a QoS 1 delivery. An unknown Packet Identifier is of
+// before a new start, here and in the other acknowledgements; the one of a
+// delivery with another QoS is an error.
+func (c *Client) puback(a *codec.Ack) error {
+	switch c.outState(a.PacketID) {
+	case session.Unknown:
+		return nil
+	case session.AwaitingPuback:
+		c.delivered(a.PacketID, c.finishOutbound(a.PacketID))
+		return nil
+	}
+	return errAckOfOtherQoS
 }
 
 // finishOutbound takes a message out of the window.
@@ -131,35 +145,33 @@ func (c *Client) delivered(packetID uint16, n store.Number) {
 
 // pubrec handles the first half of a QoS 2 delivery: the client has the message,
 // and PUBREL goes out once the store knows [MQTT-4.3.3-4].
-func (c *Client) pubrec(a *codec.Ack) {
-	state := session.Unknown
-	if c.flow != nil {
-		state = c.flow.out.State(a.PacketID)
-	}
-	switch state {
+func (c *Client) pubrec(a *codec.Ack) error {
+	switch c.outState(a.PacketID) {
 	case session.AwaitingPubrec:
 	case session.AwaitingPubcomp: // the PUBREL was lost in a reconnect, or the PUBREC came twice
 		if !a.ReasonCode.IsError() {
 			c.resendPubrel(a.PacketID)
 		}
-		return
+		return nil
 	case session.Releasing:
-		return
-	default:
+		return nil
+	case session.Unknown: // of before a new start, which is no error (section 3.6.2.1)
 		if !a.ReasonCode.IsError() {
-			c.sendAck(codec.TypePubrel, a.PacketID, codec.PacketIdentifierNotFound)
+			c.sendAck(codec.TypePubrel, a.PacketID, codec.Success)
 		}
-		return
+		return nil
+	default:
+		return errAckOfOtherQoS
 	}
 	if a.ReasonCode.IsError() { // refused: the Packet Identifier is free again
 		n := c.finishOutbound(a.PacketID)
 		c.delivered(a.PacketID, n)
-		return
+		return nil
 	}
 	if !c.session.durable {
 		c.flow.out.SetState(a.PacketID, session.AwaitingPubcomp)
 		c.sendAck(codec.TypePubrel, a.PacketID, codec.Success)
-		return
+		return nil
 	}
 	packetID := a.PacketID
 	n := c.flow.out.SetState(packetID, session.Releasing)
@@ -175,7 +187,7 @@ func (c *Client) pubrec(a *codec.Ack) {
 			c.sendAck(codec.TypePubrel, packetID, codec.Success)
 		}
 	})
-	return
+	return nil
 }
 
 // resendPubrel sends a PUBREL again. 3.1 marks that with DUP (its section 2.1),
@@ -196,9 +208,13 @@ func (c *Client) op(k store.OpKind, numbers ...store.Number) store.Op {
 }
 
 // pubcomp handles the end of a QoS 2 delivery.
-func (c *Client) pubcomp(a *codec.Ack) {
-	if c.flow == nil || c.flow.out.State(a.PacketID) != session.AwaitingPubcomp {
-		return
+func (c *Client) pubcomp(a *codec.Ack) error {
+	switch c.outState(a.PacketID) {
+	case session.Unknown:
+		return nil
+	case session.AwaitingPubcomp:
+	default:
+		return errAckOfOtherQoS
 	}
 	n := c.finishOutbound(a.PacketID)
 	c.loop.m.MessagesAcked.Inc()
@@ -209,7 +225,7 @@ func (c *Client) pubcomp(a *codec.Ack) {
 		c.loop.commits.add(c.op(store.OpComplete, n), nil)
 	}
 	c.advance()
-	return
+	return nil
 }
 
 // pubrel handles the second half of a QoS 2 PUBLISH of the client: its Packet
@@ -218,7 +234,7 @@ func (c *Client) pubcomp(a *codec.Ack) {
 func (c *Client) pubrel(a *codec.Ack) {
 	packetID := a.PacketID
 	if c.flow == nil || !c.flow.in.Release(packetID) {
-		c.sendAck(codec.TypePubcomp, packetID, codec.PacketIdentifierNotFound)
+		c.sendAck(codec.TypePubcomp, packetID, codec.Success) // it was released before a reconnect (section 3.7.2.1)
 		return
 	}
 	if !c.session.durable {
@@ -238,5 +254,4 @@ func (c *Client) pubrel(a *codec.Ack) {
 			c.sendAck(codec.TypePubcomp, packetID, codec.Success)
 		}
 	})
-	return
 }

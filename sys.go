@@ -75,7 +75,6 @@ func (l *loop) publishSys(topic, value string) {
 // load is a moving average per minute, as mosquitto's load topics are.
 type load struct {
 	topic   string
-	total   func() uint64
 	last    uint64
 	average [3]float64
 }

@@ -486,7 +486,7 @@ func TestClose_Rules(t *testing.T) {
 	if string(got) != "bye" || err != nil {
 		t.Errorf("got %q and %v", got, err)
 	}
-	if err := receive(t, "OnClose", closes); err != errFirst {
+	if err := receive(t, "OnClose", closes); !errors.Is(err, errFirst) {
 		t.Errorf("OnClose: %v", err)
 	}
 	_, _ = nc.Write([]byte("more"))
@@ -570,7 +570,7 @@ func TestClose_Timeouts(t *testing.T) {
 	onLoop(e.Loops()[0], func() {
 		c.Close(errWhy) // and the peer doesn't close
 	})
-	if err := receive(t, "OnClose", closes); err != errWhy {
+	if err := receive(t, "OnClose", closes); !errors.Is(err, errWhy) {
 		t.Errorf("OnClose: %v", err)
 	}
 	mustDial(t, addr)

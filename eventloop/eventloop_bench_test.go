@@ -222,9 +222,9 @@ func TestIdleServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	runtime.GC()
-	fmt.Println(addr, residentBytes())
+	fmt.Fprintln(os.Stdout, addr, residentBytes())
 	_, _ = os.Stdin.Read(make([]byte, 16))
-	fmt.Println(residentBytes())
+	fmt.Fprintln(os.Stdout, residentBytes())
 	_, _ = os.Stdin.Read(make([]byte, 16))
 }
 

@@ -191,7 +191,7 @@ func (ln *listener) acceptOne() bool {
 	fd, sa, err := socket.Accept(ln.fd)
 	switch {
 	case err == nil:
-	case err == unix.EAGAIN:
+	case errors.Is(err, unix.EAGAIN):
 		ln.recovered()
 		return false
 	case slices.Contains(acceptAgain, err):

@@ -230,7 +230,7 @@ func (l *Loop) read(c *Conn) {
 		l.input(c, l.readBuffer[:n])
 	case err == nil:
 		l.endOfInput(c)
-	case err == unix.EAGAIN || err == unix.EINTR:
+	case err == unix.EAGAIN || err == unix.EINTR: //nolint:errorlint // a system call's error is bare, and this is the path of every read
 	default:
 		l.fail(c, err)
 	}

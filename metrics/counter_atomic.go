@@ -20,5 +20,3 @@ func (c *Counter) Add(n uint64) { c.n.Store(c.n.Load() + n) }
 
 // Load returns the value, which may lag a moment behind. Any goroutine may call it.
 func (c *Counter) Load() uint64 { return c.n.Load() }
-
-func (c *Counter) set(n uint64) { c.n.Store(n) }

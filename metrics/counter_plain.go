@@ -25,5 +25,3 @@ func (c *Counter) Add(n uint64) { c.n += n }
 
 // Load returns the value, which may lag a moment behind. Any goroutine may call it.
 func (c *Counter) Load() uint64 { return c.n }
-
-func (c *Counter) set(n uint64) { c.n = n }
