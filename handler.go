@@ -61,13 +61,13 @@ func (c *Client) handshake(h codec.FixedHeader, body []byte) (handled bool, err 
 	}
 	switch h.Type {
 	case codec.TypePuback:
-		c.puback(a)
+		return true, c.puback(a)
 	case codec.TypePubrec:
-		c.pubrec(a)
+		return true, c.pubrec(a)
 	case codec.TypePubrel:
 		c.pubrel(a)
 	case codec.TypePubcomp:
-		c.pubcomp(a)
+		return true, c.pubcomp(a)
 	case codec.TypePingreq:
 		c.conn.EndWrite(codec.AppendPingresp(c.conn.BeginWrite()))
 		c.loop.m.PacketsSent[codec.TypePingresp].Inc()
