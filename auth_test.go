@@ -156,14 +156,20 @@ func TestBlockingAuthorizerKeepsTheOrder(t *testing.T) {
 		sub.ExpectPublish(topic, "")
 	}
 	pub.ExpectPingresp()
+}
 
-	// A client that leaves meanwhile takes nothing with it but its own packet.
-	g.open = make(chan struct{})
+// A client that leaves while the Authorizer thinks about its packet takes that with it, and nothing else.
+func TestClientLeavesBeforeTheAuthorizerAnswers(t *testing.T) {
+	t.Parallel()
+	g := newGate(func(name string) bool { return name == "slow" })
+	s := brokertest.Start(t, func(o *loopmq.Options) { o.Authorizer = g })
+	sub, pub := brokertest.Connect(t, s.Addr, codec.V5), brokertest.Connect(t, s.Addr, codec.V5)
+	sub.Subscribe("#", 0)
 	gone := brokertest.Connect(t, s.Addr, codec.V5)
 	gone.Send(&codec.Publish{TopicName: []byte("slow")})
 	receive(t, "a call of Authorize", g.waiting)
 	gone.Close()
-	expectMetric(t, s.Broker, "loopmq_clients_connected", 3)
+	expectMetric(t, s.Broker, "loopmq_clients_connected", 2)
 	close(g.open)
 	sub.ExpectNothingFrom(pub, 0)
 }

@@ -251,6 +251,9 @@ func (b *Broker) load(ctx context.Context) error {
 			s := b.registry.restore(&sessions[i])
 			for _, sub := range subscriptions {
 				s.subscribe(b, sub)
+				if isShared(sub.TopicFilter) {
+					b.groups.restored(sub.TopicFilter)
+				}
 			}
 			after = sessions[i].ID.ClientID
 		}

@@ -234,7 +234,9 @@ func (c *Client) replaceOld() {
 				f(s.id.ClientID)
 			}
 		}
-		l.commits.after(func() { c.loop.el.Post(c.claim) })
+		l.afterLeaving(s, func() {
+			l.commits.after(func() { c.loop.el.Post(c.claim) })
+		})
 	})
 }
 
@@ -285,6 +287,7 @@ func (c *Client) claimed(res *store.Claimed, err error) {
 	c.session, c.epoch = s, res.Session.Epoch
 	s.owner.Store(c.loop)
 	if c.state == stateClosed { // it left before it was accepted: nothing of it stays
+		s.epoch.Store(c.epoch)
 		c.connect.will = nil
 		c.sessionExpiryInterval = c.connect.sessionExpiryInterval
 		c.goOffline(false)
@@ -346,8 +349,9 @@ func (c *Client) attach(s *Session, res *store.Claimed) {
 		c.restore(res)
 	}
 	s.client.Store(c)
-	if res.Present {
-		c.drainGroups()
+	s.epoch.Store(c.epoch)
+	for _, f := range s.sharedFilters() {
+		l.drainGroup(f)
 	}
 	c.resume(waitDecision)
 }
@@ -360,6 +364,7 @@ func (c *Client) restore(res *store.Claimed) {
 	f := c.flows()
 	f.released = res.Released
 	f.heard = res.Last
+	f.lastSent = c.session.sent()
 	for _, packetID := range res.Held {
 		f.in.Hold(packetID)
 	}

@@ -56,17 +56,20 @@ func (c *Client) goOffline(clean bool) {
 	if ends {
 		s.leaveTrie(b)
 	}
-	l.commits.add(op, func(*store.Op, error) {
-		switch {
-		case ends && !s.durable:
-			s.end(b)
-		case !op.Due.IsZero() || !op.WillDue.IsZero():
-			b.scheduler.nudge()
+	// A session that ends has its queue until others have what they are to get.
+	l.afterLeaving(s, func() {
+		l.commits.add(op, func(*store.Op, error) {
+			switch {
+			case ends && !s.durable:
+				s.end(b)
+			case !op.Due.IsZero() || !op.WillDue.IsZero():
+				b.scheduler.nudge()
+			}
+		})
+		if ends && s.durable {
+			l.endSession(s, c.epoch)
 		}
 	})
-	if ends && s.durable {
-		l.endSession(s, c.epoch)
-	}
 }
 
 // leaveFlow gives up what was under way: the store has what a durable session
@@ -77,11 +80,13 @@ func (c *Client) leaveFlow(ends bool) {
 		l.m.Inflight.Add(-uint64(f.out.Len()))
 	}
 	if s.durable {
-		if f != nil && s.lastSent.Less(f.cursor) {
-			s.lastSent = f.cursor
+		if f != nil {
+			s.sentUpTo(f.cursor)
 		}
-		if _, shared := s.subscriptionCount(); shared > 0 && !ends {
-			l.redistribute(s)
+		_, shared := s.subscriptionCount()
+		stays := c.takenOver != nil || l.b.shuttingDown.Load() // with its client, or until the broker is back
+		if shared > 0 && (ends || !stays) {
+			l.redistribute(s, c.epoch)
 		}
 		return
 	}
@@ -98,10 +103,12 @@ func (c *Client) leaveFlow(ends bool) {
 	for e := f.queue.Pop(); e != nil; e = f.queue.Pop() {
 		p.set(e.Message)
 		d := deliveryOf(c, e)
-		l.dropQueued(&p, &d, metrics.DropSessionGone)
 		if e.ShareName != "" {
+			l.m.QueueDelivered[e.QoS].Inc()
 			entries = append(entries, e)
+			continue
 		}
+		l.dropQueued(&p, &d, metrics.DropSessionGone)
 	}
 	// The session leaves the trie in this turn; only then another member is
 	// chosen.

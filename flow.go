@@ -33,6 +33,7 @@ type flow struct {
 	behind   bool
 	reading  bool
 	heard    store.Number   // the largest number there was news of
+	lastSent store.Number   // the last one that an earlier connection of this process sent
 	possibly int            // how many of the next entries may have been sent by an earlier process
 	released []store.Number // whose PUBREL must be sent again
 	finished []store.Number // to be removed from the queue at the end of the turn
@@ -62,7 +63,7 @@ func (c *Client) deliver(p *publication, d *delivery) {
 	case d.qos > 0 && d.session.durable:
 		c.deliverStored(p, d)
 	case c.state != stateConnected || c.session != d.session:
-		c.loop.drop(p, d, metrics.DropSessionGone)
+		c.loop.dropGone(p, d)
 	case c.local != nil:
 		v := p.view()
 		v.Retain = d.retain
@@ -192,6 +193,9 @@ func (c *Client) advance() {
 // advanceStored is advance for the queue in the store.
 func (c *Client) advanceStored() {
 	f := c.flow
+	if !f.behind && !c.sendReleased(store.Number{}) {
+		return
+	}
 	for f.behind && !f.reading {
 		if len(f.ahead) == 0 {
 			if f.out.Len() < int(c.receiveMaximum) {
@@ -267,7 +271,7 @@ func (c *Client) sendEntry(e *store.Entry) bool {
 	var p publication
 	p.set(e.Message)
 	d := deliveryOf(c, e)
-	sent := !c.session.lastSent.Less(e.Number)
+	sent := !f.lastSent.Less(e.Number)
 	again := sent || f.possibly > 0
 	packetID := f.out.SendNumber(e.Number, e.QoS, nil)
 	reason, ok := c.send(&p, &d, packetID, again)
@@ -281,7 +285,10 @@ func (c *Client) sendEntry(e *store.Entry) bool {
 		c.loop.m.Inflight.Inc()
 	}
 	f.cursor = e.Number
-	f.possibly = max(0, f.possibly-1)
+	if f.possibly > 0 {
+		f.possibly--
+		c.session.known = f.possibly == 0
+	}
 	switch {
 	case sent: // counted when it was sent first
 	case ok:
@@ -340,11 +347,10 @@ func (c *Client) queueRead(entries []store.Entry, heard store.Number, err error)
 		// The end of the queue: what is stored from now on comes as news.
 		f.behind = false
 		f.possibly = 0
+		c.session.known = true
 		if f.cursor.Less(heard) {
 			f.cursor = heard
 		}
-		c.sendReleased(store.Number{})
-		return
 	}
 	c.advance()
 }
@@ -369,18 +375,25 @@ func (c *Client) retrySoon() {
 	}
 	c.retrying = true
 	c.loop.retries = append(c.loop.retries, c)
-	if len(c.loop.retries) == 1 {
-		c.loop.el.Schedule(&c.loop.retryTimer, retryInterval)
+	c.loop.scheduleRetries()
+}
+
+func (l *loop) scheduleRetries() {
+	if !l.retryTimer.Armed() {
+		l.el.Schedule(&l.retryTimer, retryInterval)
 	}
 }
 
-// OnTimer lets the clients go on whose read of the store failed.
+// OnTimer lets the clients and the groups go on whose read of the store failed.
 func (l *loop) OnTimer(*eventloop.Timer) {
-	retries := l.retries
-	l.retries = nil
+	retries, groups := l.retries, l.drainRetries
+	l.retries, l.drainRetries = nil, nil
 	for _, c := range retries {
 		c.retrying = false
 		c.advance()
+	}
+	for _, f := range groups {
+		l.drainGroup(f)
 	}
 }
 

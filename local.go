@@ -32,7 +32,9 @@ func (b *Broker) Subscribe(topicFilter string, f func(m *MessageView)) (cancel f
 		defer close(done)
 		sub := store.Subscription{TopicFilter: topicFilter, Options: codec.SubscriptionOptions{QoS: 2, RetainAsPublished: true}}
 		s.subscribe(b, sub)
-		if !isShared(topicFilter) {
+		if isShared(topicFilter) {
+			l.drainGroup(topicFilter)
+		} else {
 			c.replayRetained(topicFilter, &sub)
 		}
 	})

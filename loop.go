@@ -27,8 +27,10 @@ type loop struct {
 	inbox                         *eventloop.Mailbox[*outbox]
 	blocked                       []*Client // not read until the outboxes could be pushed
 	clients                       map[*Client]struct{}
-	retries                       []*Client // whose read of the store failed
-	drained                       func()    // called when the last client has gone and all is committed
+	retries                       []*Client             // whose read of the store failed
+	drainRetries                  []string              // the shared subscriptions whose queue could not be drained
+	leaving                       map[*Session][]func() // what waits until they have given up what others are to get
+	drained                       func()                // called when the last client has gone and all is committed
 
 	retryTimer eventloop.Timer
 
@@ -93,7 +95,7 @@ func (l *loop) whenDrained(f func()) {
 }
 
 func (l *loop) checkDrained() {
-	if l.drained == nil || len(l.clients) > 0 || l.commits.busy() {
+	if l.drained == nil || len(l.clients) > 0 || len(l.leaving) > 0 || l.commits.busy() {
 		return
 	}
 	f := l.drained

@@ -75,6 +75,9 @@ func (p *publication) set(m *store.Message) {
 	}
 }
 
+// size is what the message counts against a limit in bytes.
+func (p *publication) size() int { return len(p.topic) + len(p.payload) + len(p.properties) }
+
 func (p *publication) view() *MessageView {
 	return &MessageView{TopicName: p.topic, Payload: p.payload, QoS: p.qos, Retain: p.retain, properties: p.properties}
 }
@@ -206,8 +209,7 @@ func (l *loop) routeOne(p *publication, d *delivery, r *routed) {
 	r.matched++
 	l.m.MessagesMatched[d.qos].Inc()
 	if d.stored() {
-		l.addTarget(d)
-		r.commit = true
+		r.commit = l.addTarget(p, d) || r.commit
 		return
 	}
 	l.dispatch(p, d)
@@ -221,8 +223,7 @@ func (l *loop) routeAll(p *publication, r *routed) {
 		d := &l.deliveries[i]
 		l.m.MessagesMatched[d.qos].Inc()
 		if d.stored() {
-			l.addTarget(d)
-			r.commit = true
+			r.commit = l.addTarget(p, d) || r.commit
 		}
 	}
 	for i := range l.deliveries {
@@ -270,8 +271,20 @@ func (d *delivery) merge(o *delivery) {
 	d.more.ids = append(d.more.ids, o.id)
 }
 
-// addTarget makes d a target of the commit.
-func (l *loop) addTarget(d *delivery) {
+// addTarget makes d a target of the commit, and reports false if it was dropped
+// because the group's queue, where it was to wait, is full.
+func (l *loop) addTarget(p *publication, d *delivery) bool {
+	if d.session == nil && !l.b.groups.reserve(d.sharedFilter(), p.size(), &l.b.opts.Limits) {
+		l.drop(p, d, metrics.DropQueueFull)
+		return false
+	}
+	l.targets = append(l.targets, d.target())
+	l.routed = append(l.routed, *d)
+	return true
+}
+
+// target is the queue that d goes through.
+func (d *delivery) target() store.Target {
 	t := store.Target{QoS: d.qos, Retain: d.retain}
 	var one [1]uint32
 	t.SubscriptionIdentifiers = append([]uint32(nil), d.identifiers(&one)...)
@@ -283,8 +296,12 @@ func (l *loop) addTarget(d *delivery) {
 	} else {
 		t.Queue = store.QueueOf(d.session.id)
 	}
-	l.targets = append(l.targets, t)
-	l.routed = append(l.routed, *d)
+	return t
+}
+
+// sharedFilter is the shared subscription that d is for.
+func (d *delivery) sharedFilter() string {
+	return sharedFilter(d.group.ShareName(), d.group.TopicFilter())
 }
 
 // dispatch brings p to the client of d, on this loop or on its own.
@@ -294,7 +311,7 @@ func (l *loop) dispatch(p *publication, d *delivery) {
 	case c == nil && d.qos == 0:
 		l.drop(p, d, metrics.DropOffline)
 	case c == nil:
-		l.drop(p, d, metrics.DropSessionGone)
+		l.dropGone(p, d)
 	case c.loop == l:
 		c.deliver(p, d)
 	default:
@@ -307,6 +324,16 @@ func (l *loop) drop(p *publication, d *delivery, reason metrics.DropReason) {
 	l.m.MessagesDropped[d.qos][reason].Inc()
 	if f := l.b.opts.Events.OnDropped; f != nil && d.session != nil {
 		f(d.session.id.ClientID, p.view(), reason.String())
+	}
+}
+
+// dropGone drops a delivery to a client that has left. One of a shared
+// subscription goes to another member.
+func (l *loop) dropGone(p *publication, d *delivery) {
+	l.drop(p, d, metrics.DropSessionGone)
+	if d.group != nil && d.qos > 0 {
+		e := entryOf(p, d)
+		l.el.Post(func() { l.passToGroup(e) })
 	}
 }
 
@@ -342,6 +369,9 @@ func (l *loop) committed(p *publication, op *store.Op, deliveries []delivery, er
 			if err == nil && op.Result == store.Full {
 				reason = metrics.DropStoreFull
 			}
+			if d.session == nil {
+				l.b.groups.release(d.sharedFilter(), p.size())
+			}
 			l.drop(p, d, reason)
 		case i >= len(op.Targets):
 			d.client = d.session.client.Load()
@@ -354,8 +384,11 @@ func (l *loop) committed(p *publication, op *store.Op, deliveries []delivery, er
 
 // queued handles one queue that a message was to go into.
 func (l *loop) queued(p *publication, d *delivery, t *store.Target) {
-	for range t.Dropped {
-		l.m.MessagesDropped[d.qos][metrics.DropQueueFull].Inc()
+	for range t.Dropped { // the oldest, whose QoS the store doesn't say
+		l.m.QueueDropped[d.qos][metrics.DropQueueFull].Inc()
+	}
+	if d.session == nil && t.Result != store.Done {
+		l.b.groups.release(d.sharedFilter(), p.size())
 	}
 	switch t.Result {
 	case store.Done:
@@ -371,15 +404,20 @@ func (l *loop) queued(p *publication, d *delivery, t *store.Target) {
 	}
 	if d.session == nil { // a group with no connected member: it waits there
 		l.m.MessagesQueued[d.qos].Inc()
-		l.b.groupGotEntry(t.ShareName, t.TopicFilter)
+		l.groupHas(&store.Entry{Message: p.keep(), ShareName: t.ShareName, TopicFilter: t.TopicFilter})
 		return
 	}
 	d.numbered(t.Number)
+	l.announce(p, d)
+}
+
+// announce brings the news of an entry in a session's queue to its client.
+func (l *loop) announce(p *publication, d *delivery) {
 	d.client = d.session.client.Load()
 	if d.client == nil {
 		l.m.MessagesQueued[d.qos].Inc()
 		if d.group != nil {
-			l.redistribute(d.session)
+			l.comesBack(d.session, []store.Entry{*entryOf(p, d)})
 		}
 		return
 	}

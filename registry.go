@@ -24,19 +24,21 @@ type Session struct {
 	// commit for the session goes before what others do.
 	owner atomic.Pointer[loop]
 
-	// lastSent is the last entry of the queue that a connection of this process
-	// sent; known is false if the session is older than this process, so that
-	// another one may have sent more. They belong to the loop of the connection,
-	// and are handed over when the session is.
-	lastSent store.Number
-	known    bool
+	// epoch is that of the last connection. It is set after client was.
+	epoch atomic.Uint64
+
+	// known is false if the session is older than this process, and another one
+	// may have sent entries that this one has not sent. It belongs to the loop of
+	// the connection, and is handed over when the session is.
+	known bool
 
 	mu struct {
 		sync.Mutex
-		filters []string
-		shared  int  // how many of them are shared
-		left    bool // the trie, for good
-		ended   bool
+		lastSent store.Number // the last entry of the queue that a connection of this process sent
+		filters  []string
+		shared   int  // how many of them are shared
+		left     bool // the trie, for good
+		ended    bool
 	}
 }
 
@@ -134,6 +136,7 @@ func (r *registry) remove(s *Session) bool {
 // restore puts a session that the store had when the broker started.
 func (r *registry) restore(stored *store.Session) *Session {
 	s := &Session{id: stored.ID, durable: true}
+	s.epoch.Store(stored.Epoch)
 	r.put(s)
 	return s
 }
@@ -175,6 +178,9 @@ func (s *Session) subscribe(b *Broker, sub store.Subscription) (existed bool) {
 // unsubscribe takes a subscription out of the trie, and reports whether it was
 // there.
 func (s *Session) unsubscribe(b *Broker, topicFilter string) (existed bool) {
+	if isShared(topicFilter) {
+		defer b.groupLost(topicFilter)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !b.subscriptions.Unsubscribe(topicFilter, s) {
@@ -193,6 +199,22 @@ func (s *Session) unsubscribe(b *Broker, topicFilter string) (existed bool) {
 		s.mu.shared--
 	}
 	return true
+}
+
+// sentUpTo notes that a connection sent the entries up to n.
+func (s *Session) sentUpTo(n store.Number) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.lastSent.Less(n) {
+		s.mu.lastSent = n
+	}
+}
+
+// sent returns the last entry that a connection of this process sent.
+func (s *Session) sent() store.Number {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.lastSent
 }
 
 // subscriptionCount returns how many subscriptions there are, and how many of
@@ -232,6 +254,9 @@ func (s *Session) leaveTrie(b *Broker) {
 	s.mu.left = true
 	for _, f := range s.mu.filters {
 		b.subscriptions.Unsubscribe(f, s)
+		if isShared(f) {
+			b.groupLost(f)
+		}
 	}
 	s.mu.filters, s.mu.shared = nil, 0
 }

@@ -128,7 +128,7 @@ func (c *Client) replayOne(r *replay, m *store.Message) bool {
 			return false
 		}
 		l.targets, l.routed = l.targets[:0], l.routed[:0]
-		l.addTarget(&d)
+		l.addTarget(&p, &d)
 		l.commit(&p, &routed{op: store.Op{Kind: store.OpPublish, Message: m, Targets: l.targets}}, nil)
 	case f.queue.Len() > 0 || !f.out.CanSend():
 		return false // an acknowledgement goes on with it

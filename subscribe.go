@@ -133,7 +133,7 @@ func (c *Client) subscribed(s *subscribing) {
 			continue
 		}
 		if isShared(sub.TopicFilter) { // no retained messages [MQTT-4.8.2-7 has none; section 4.8.2]
-			c.drainGroup(sub.TopicFilter)
+			c.loop.drainGroup(sub.TopicFilter)
 			continue
 		}
 		switch sub.Options.RetainHandling {

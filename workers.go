@@ -21,19 +21,20 @@ type workers struct {
 
 func newWorkers(limit int) *workers { return &workers{max: limit} }
 
-// do runs f soon. It never blocks. After stop it drops f.
-func (w *workers) do(f func()) {
+// do runs f soon. It never blocks. After stop it drops f, and reports false.
+func (w *workers) do(f func()) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.mu.stopped {
-		return
+		return false
 	}
 	if w.mu.running < w.max {
 		w.mu.running++
 		w.wg.Go(func() { w.run(f) })
-		return
+		return true
 	}
 	w.mu.queue = append(w.mu.queue, f)
+	return true
 }
 
 func (w *workers) run(f func()) {
