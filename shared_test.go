@@ -518,6 +518,45 @@ func TestSharedMemberWithFullQueue(t *testing.T) {
 	expectCountersAddUp(t, s.Broker, [3]float64{})
 }
 
+// A message is under way to the store for a member, or for a group without members, when the member leaves or the first one comes: it
+// reaches who is there.
+func TestSharedMembersChangeDuringTheCommit(t *testing.T) {
+	t.Parallel()
+	t.Run("the member leaves", func(t *testing.T) {
+		t.Parallel()
+		s, f := startWithFaults(t)
+		a := brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("a"))
+		a.Subscribe("$share/g/t", 1)
+		pub, b := brokertest.Connect(t, s.Addr, codec.V5), brokertest.Connect(t, s.Addr, codec.V5)
+		release := f.hold()
+		pub.Send(&codec.Publish{TopicName: []byte("t"), QoS: 1, PacketID: 1})
+		pub.Ping()
+		b.Subscribe("$share/g/t", 1)
+		a.Close()
+		expectMetric(t, s.Broker, "loopmq_clients_connected", 2)
+		release()
+		pub.ExpectAck(codec.TypePuback, 1, 0)
+		b.Acknowledge(b.ExpectPublish("t", ""))
+		expectCountersAddUp(t, s.Broker, [3]float64{})
+	})
+	t.Run("the first member comes", func(t *testing.T) {
+		t.Parallel()
+		s, f := startWithFaults(t)
+		a := brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("a"))
+		a.Subscribe("$share/g/t", 1)
+		a.Disconnect()
+		pub, b := brokertest.Connect(t, s.Addr, codec.V5), brokertest.Connect(t, s.Addr, codec.V5)
+		release := f.hold()
+		pub.Send(&codec.Publish{TopicName: []byte("t"), QoS: 1, PacketID: 1})
+		pub.Ping()
+		b.Subscribe("$share/g/t", 1)
+		release()
+		pub.ExpectAck(codec.TypePuback, 1, 0)
+		b.Acknowledge(b.ExpectPublish("t", ""))
+		expectCountersAddUp(t, s.Broker, [3]float64{})
+	})
+}
+
 // Members come and go at random while messages are published: each reaches some member.
 func TestSharedMembersComeAndGo(t *testing.T) {
 	t.Parallel()
