@@ -2,7 +2,10 @@
 # Tools have a module of their own (tools/go.mod), so that they add nothing to the broker's requirements.
 
 SHELL   := /bin/bash
-TOOL    := go tool -modfile=tools/go.mod
+TOOL    := go tool -modfile=$(CURDIR)/tools/go.mod
+# Examples and tests that use what the broker doesn't need are modules of their own too. $(call each,COMMAND) runs a command in each.
+MODULES := . examples internal/peers
+each     = @failed=0; for module in $(MODULES); do (cd $$module && $(1)) || failed=1; done; exit $$failed
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 BENCH    ?= .
@@ -44,13 +47,13 @@ conformance: ## Write docs/conformance.md: which test shows which statement of t
 	go run ./internal/conformance
 
 lint: ## Check format, import table, and code
-	$(TOOL) golangci-lint run ./...
+	$(call each,$(TOOL) golangci-lint run ./...)
 
 fmt: ## Format all Go files
-	$(TOOL) golangci-lint fmt ./...
+	$(call each,$(TOOL) golangci-lint fmt ./...)
 
 vuln: ## Look up known vulnerabilities of the modules in use (VULNFLAGS="-db URL" for a database of your own)
-	$(TOOL) govulncheck $(VULNFLAGS) ./...
+	$(call each,$(TOOL) govulncheck $(VULNFLAGS) ./...)
 
 clean: ## Remove what the other targets leave behind
 	rm -rf bin coverage internal/peers/mqttjs/node_modules

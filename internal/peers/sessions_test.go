@@ -33,8 +33,11 @@ func TestResume(t *testing.T) {
 					t.Error("Session Present is 0 on the second connection")
 				}
 				var next [3]int // by QoS: a client may hand on QoS 2 only when its handshake is complete
-				for range 2 * len(senders) {
+				for next[1]+next[2] < 2*len(senders) {
 					m := c.receive()
+					if how == "lost" && next == [3]int{} && string(m.payload) == "before" {
+						continue // again, since it was lost with its acknowledgement
+					}
 					if want := text("resume/"+id, fmt.Sprintf("at QoS %d from %d", m.qos, next[m.qos]), m.qos); m.String() != want.String() {
 						t.Fatalf("got %v, want %v", m, want)
 					}
