@@ -7,7 +7,7 @@ import (
 	"loopmq/store"
 )
 
-// ErrTopicFilter: not a valid Topic Filter.
+// ErrTopicFilter is returned for what is not a valid Topic Filter.
 var ErrTopicFilter = errors.New("loopmq: not a valid Topic Filter")
 
 // Subscribe calls f for each message that matches a Topic Filter, the retained
