@@ -92,6 +92,8 @@ func (c *Client) begin(k *connecting) {
 		c.refuse(codec.ServerShuttingDown, errShutdown.Error())
 	case b.tooManyLevelsIn(k.will):
 		c.refuse(codec.TopicNameInvalid, errTopicLevels.Error())
+	case k.will != nil && reserved(k.will.Message.TopicName):
+		c.refuse(codec.NotAuthorized, errNotAuthorized.Error())
 	case b.opts.Authenticator != nil:
 		c.authenticate()
 	case k.request.AuthenticationMethod != "":
@@ -227,6 +229,9 @@ func (c *Client) replaceOld() {
 	}
 	cleanStart := c.connect.cleanStart
 	l.el.Post(func() {
+		if old := s.client.Load(); old != nil {
+			old.conn.ReadNow() // a DISCONNECT may be there already
+		}
 		if old := s.client.Load(); old != nil {
 			old.takenOver = &takeover{cleanStart: cleanStart}
 			old.disconnect(codec.SessionTakenOver, errTakenOver)

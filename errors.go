@@ -20,7 +20,7 @@ var (
 	errSessionExpiryZero     = codec.NewError(codec.ProtocolError, "DISCONNECT sets a Session Expiry Interval that was 0 in CONNECT [MQTT-3.14.2-2]")
 	errAuthMethodChanged     = codec.NewError(codec.ProtocolError, "AUTH names another Authentication Method than CONNECT [MQTT-4.12.1-1]")
 	errAuthUnexpected        = codec.NewError(codec.ProtocolError, "AUTH without an enhanced authentication under way [MQTT-4.12.0-7]")
-	errTopicLevels           = codec.NewError(codec.TopicNameInvalid, "Topic Name has more levels than are allowed")
+	errTopicLevels           = codec.NewError(codec.MalformedPacket, "Topic Name or Topic Filter has more levels than are allowed")
 	errPayloadFormat         = codec.NewError(codec.PayloadFormatInvalid, "payload is not UTF-8 as its Payload Format Indicator says [MQTT-3.3.2-4]")
 )
 

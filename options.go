@@ -85,7 +85,7 @@ type Limits struct {
 	// their acknowledgement, announced in CONNACK. A 3.x client beyond it is not
 	// read until some are done. Default 1024.
 	ReceiveMaximum int
-	// TopicAliasMaximum is how many Topic Aliases a client may set. Default 32;
+	// TopicAliasMaximum is how many Topic Aliases a client may set. Default 10;
 	// negative: none.
 	TopicAliasMaximum int
 	// Inflight bounds the unacknowledged messages sent to one client, within the
@@ -113,7 +113,8 @@ type Limits struct {
 	RetainedMessages int
 	RetainedBytes    int
 	// TopicLevels is the largest number of levels in a Topic Name or Topic
-	// Filter. Default 128; negative: no limit.
+	// Filter: a client that exceeds it is disconnected. Default 201, which are
+	// 200 separators; negative: no limit.
 	TopicLevels int
 	// MailboxMessages bounds the messages that wait at one event loop for another
 	// that does not keep up: QoS 0 beyond it is dropped, and publishers of QoS 1
@@ -145,7 +146,7 @@ func (o *Options) setDefaults() error {
 func (l *Limits) setDefaults() error {
 	l.PacketSize = cmp.Or(l.PacketSize, 4<<20)
 	l.ReceiveMaximum = cmp.Or(l.ReceiveMaximum, 1024)
-	l.TopicAliasMaximum = cmp.Or(l.TopicAliasMaximum, 32)
+	l.TopicAliasMaximum = cmp.Or(l.TopicAliasMaximum, 10)
 	l.Inflight = cmp.Or(l.Inflight, 65535)
 	l.QueueMessages = cmp.Or(l.QueueMessages, 10_000)
 	l.QueueBytes = cmp.Or(l.QueueBytes, 64<<20)
@@ -154,7 +155,7 @@ func (l *Limits) setDefaults() error {
 	l.Subscriptions = cmp.Or(l.Subscriptions, 10_000)
 	l.RetainedMessages = cmp.Or(l.RetainedMessages, 1_000_000)
 	l.RetainedBytes = cmp.Or(l.RetainedBytes, 1<<30)
-	l.TopicLevels = cmp.Or(l.TopicLevels, 128)
+	l.TopicLevels = cmp.Or(l.TopicLevels, 201)
 	l.MailboxMessages = cmp.Or(l.MailboxMessages, 16384)
 	for _, c := range []struct {
 		name       string

@@ -1,6 +1,7 @@
 package loopmq
 
 import (
+	"bytes"
 	"context"
 	"time"
 	"unicode/utf8"
@@ -46,6 +47,8 @@ type publication struct {
 	received                   int64          // nanoseconds of a loop's clock; 0: not measured
 	kept                       *store.Message // the copy, once it was made
 	serial                     uint64         // tells publications of a loop apart
+	publisher                  *Client        // of a QoS 2 PUBLISH, for its PUBREC
+	packetID                   uint16         // of a QoS 2 PUBLISH
 }
 
 // keep returns the message as a copy that lasts. It is made once.
@@ -140,9 +143,11 @@ type routed struct {
 // route passes p on to whatever matches: it delivers at once what needs no
 // commit, and returns what does.
 //
-// At once go QoS 0, and QoS 1 to sessions that end with their connection. QoS 2
-// goes to such sessions after the commit if there is one (durable targets, a
-// retained message, or force), so that its order is that of the PUBRECs.
+// At once go QoS 0, and QoS 1 to sessions that end with their connection. A QoS 2
+// message goes to such sessions after the commit if there is one (durable targets,
+// a retained message, or force), and after its PUBREC in any case: so its order is
+// that of the PUBRECs, and a client that subscribes to what it publishes gets the
+// PUBREC first.
 func (l *loop) route(p *publication, force bool) (r routed) {
 	l.serial++
 	p.serial = l.serial
@@ -165,6 +170,7 @@ func (l *loop) route(p *publication, force bool) (r routed) {
 	for i := range m.Subscribers {
 		s, o := m.Subscribers[i].Subscriber, &m.Subscribers[i].Options
 		if o.NoLocal && s == p.from { // [MQTT-3.8.3-3]
+			r.matched++ // it is a subscriber nevertheless
 			continue
 		}
 		d = delivery{
@@ -216,9 +222,9 @@ func (l *loop) routeOne(p *publication, d *delivery, r *routed) {
 }
 
 // routeAll is routeOne for l.deliveries: first those that must be stored, then
-// the others, of which QoS 2 waits for the commit if there is one.
+// the others, which wait for the commit of a QoS 2 message if there is one.
 func (l *loop) routeAll(p *publication, r *routed) {
-	r.matched = len(l.deliveries)
+	r.matched += len(l.deliveries)
 	for i := range l.deliveries {
 		d := &l.deliveries[i]
 		l.m.MessagesMatched[d.qos].Inc()
@@ -226,10 +232,13 @@ func (l *loop) routeAll(p *publication, r *routed) {
 			r.commit = l.addTarget(p, d) || r.commit
 		}
 	}
+	if p.publisher != nil && !r.commit {
+		p.publisher.acknowledge(codec.TypePubrec, p.packetID, codec.Success)
+	}
 	for i := range l.deliveries {
 		switch d := &l.deliveries[i]; {
 		case d.stored():
-		case d.qos == 2 && r.commit:
+		case p.qos == 2 && r.commit:
 			l.routed = append(l.routed, *d) // behind the targets: it has none
 		default:
 			l.dispatch(p, d)
@@ -338,18 +347,22 @@ func (l *loop) dropGone(p *publication, d *delivery) {
 }
 
 // commit adds what route returned to the next batch. done learns on this loop
-// whether it was stored. It reports what became of each target before.
+// whether it was stored. It reports what became of each target before, of a
+// client's QoS 2 message after.
 func (l *loop) commit(p *publication, r *routed, done func(op *store.Op, err error)) {
 	r.op.Targets = append([]store.Target(nil), r.op.Targets...)
 	deliveries := append([]delivery(nil), l.routed...)
-	kept, from, received := p.keep(), p.from, p.received
+	kept, from, received, pubrec := p.keep(), p.from, p.received, p.publisher != nil
 	l.commits.add(r.op, func(op *store.Op, err error) {
+		if pubrec {
+			done(op, err)
+		}
 		var q publication
 		q.set(kept)
 		l.serial++
 		q.from, q.received, q.serial = from, received, l.serial
 		l.committed(&q, op, deliveries, err)
-		if done != nil {
+		if done != nil && !pubrec {
 			done(op, err)
 		}
 	})
@@ -427,18 +440,22 @@ func (l *loop) announce(p *publication, d *delivery) {
 // judge judges a PUBLISH of a client beyond its syntax.
 func (c *Client) judge(p *publication) *codec.Error {
 	switch {
-	case startsWith(p.topic, "$SYS/"):
+	case reserved(p.topic):
 		return errNotAuthorized
-	case c.loop.b.tooManyLevels(p.topic):
-		return errTopicLevels
 	case c.loop.b.opts.CheckPayloadFormat && declaresUTF8(p.properties) && !utf8.Valid(p.payload):
 		return errPayloadFormat
 	}
 	return nil
 }
 
-func startsWith(b []byte, prefix string) bool {
-	return len(b) >= len(prefix) && string(b[:len(prefix)]) == prefix
+// reserved reports whether clients may not publish to a topic: what the broker
+// says about itself, but for the state of bridges, which they say themselves, and
+// what nobody can subscribe to.
+func reserved(topic []byte) bool {
+	if state, ok := bytes.CutPrefix(topic, []byte("$SYS/")); ok {
+		return !bytes.HasPrefix(state, []byte("broker/connection/")) || !bytes.HasSuffix(state, []byte("/state"))
+	}
+	return bytes.HasPrefix(topic, []byte("$share/"))
 }
 
 func (b *Broker) tooManyLevels(topic []byte) bool {
@@ -455,15 +472,18 @@ func (b *Broker) tooManyLevels(topic []byte) bool {
 	return levels > limit
 }
 
-// declaresUTF8 reports whether the Payload Format Indicator says UTF-8: it is
-// the first of the properties that are passed on.
+// declaresUTF8 reports whether the Payload Format Indicator says UTF-8.
 func declaresUTF8(properties []byte) bool {
-	return len(properties) >= 2 && properties[0] == byte(codec.PropPayloadFormatIndicator) && properties[1] == 1
+	var p codec.Properties
+	return codec.DecodeForward(properties, &p) == nil && p.PayloadFormatIndicator == 1
 }
 
 // publishFrom is the way of a PUBLISH that a client sent: it is judged, passed
 // on, and acknowledged when everything that must be stored is.
 func (l *loop) publishFrom(c *Client, p *publication, packetID uint16) error {
+	if l.b.tooManyLevels(p.topic) {
+		return errTopicLevels
+	}
 	if p.qos == 2 && !c.flows().in.Hold(packetID) {
 		// Its message is on its way, or was passed on. Its PUBREC waits behind that
 		// of the first copy, should that still wait for a commit [MQTT-4.3.3-10].
@@ -500,9 +520,12 @@ func (l *loop) publishAllowed(c *Client, p *publication, packetID uint16) {
 		f(&c.info, p.view())
 	}
 	hold := p.qos == 2 && c.session.durable
+	if p.qos == 2 {
+		p.publisher, p.packetID = c, packetID
+	}
 	r := l.route(p, hold || p.qos == 2 && c.flow.owed.Len() > 0)
 	reason := codec.Success
-	if r.matched == 0 {
+	if r.matched == 0 && p.qos == 1 { // a PUBREC only says that the message is here
 		reason = codec.NoMatchingSubscribers
 	}
 	switch {
@@ -511,8 +534,8 @@ func (l *loop) publishAllowed(c *Client, p *publication, packetID uint16) {
 			r.op.Session, r.op.Epoch, r.op.PacketID = c.session.id, c.epoch, packetID
 		}
 		l.commit(p, &r, c.acknowledgeLater(ackType(p.qos), packetID, reason))
-	case p.qos > 0:
-		c.acknowledge(ackType(p.qos), packetID, reason)
+	case p.qos == 1:
+		c.acknowledge(codec.TypePuback, packetID, reason)
 	}
 	if !r.commit && r.op.Retain { // QoS 0: it is stored, but nobody waits for that
 		l.commit(p, &r, nil)

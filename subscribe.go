@@ -40,7 +40,8 @@ func (c *Client) subscribe(p *codec.Subscribe) {
 		case sub.Invalid:
 			s.reasons[i] = codec.TopicFilterInvalid
 		case c.loop.b.tooManyLevels(sub.TopicFilter):
-			s.reasons[i] = codec.TopicFilterInvalid
+			c.fail(errTopicLevels)
+			return
 		}
 	}
 	if c.loop.b.opts.Authorizer == nil {

@@ -73,6 +73,10 @@ func (v *V5Handler) Connect(c *Client, p *codec.Connect) error {
 	}
 	if props.Has(codec.PropMaximumPacketSize) {
 		c.maximumPacketSize = props.MaximumPacketSize
+		if c.maximumPacketSize < connackSizeMin { // [MQTT-3.1.2-24]
+			c.close(errPacketTooLarge)
+			return nil
+		}
 	}
 	if props.Has(codec.PropTopicAliasMaximum) && props.TopicAliasMaximum > 0 {
 		c.v5s().aliasMax = min(int(props.TopicAliasMaximum), serverAliasMax)
@@ -81,6 +85,9 @@ func (v *V5Handler) Connect(c *Client, p *codec.Connect) error {
 	c.begin(k)
 	return nil
 }
+
+// connackSizeMin is the size of a CONNACK without properties.
+const connackSizeMin = 5
 
 // serverAliasMax is how many Topic Aliases the server sets for one client.
 const serverAliasMax = 64

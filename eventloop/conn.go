@@ -219,6 +219,14 @@ func (c *Conn) Resume() {
 	c.loop.watch(c)
 }
 
+// ReadNow reads what has arrived from the peer, as if the poller had just reported it. It must not be called from inside
+// OnData. A connection that is paused or closing isn't read.
+func (c *Conn) ReadNow() {
+	if c.state&watchesRead != 0 && c.state&closing == 0 {
+		c.loop.read(c)
+	}
+}
+
 // Close closes the connection at the end of the turn: what was written before is sent first, what is written later is
 // discarded. The loop then calls OnClose with err, and OnData is not called any more. Of several calls the first
 // counts. From other goroutines: c.Loop().Post(func() { c.Close(err) }).
