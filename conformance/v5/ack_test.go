@@ -91,13 +91,44 @@ func TestMQTT_3_6_1_1_FlagsOfPubrel(t *testing.T) {
 	}
 }
 
-// [MQTT-3.6.2-1] [MQTT-3.7.2-1] PUBREC and PUBREL with a Packet Identifier that isn't in use are answered with 0x92.
+// [MQTT-3.6.2-1] [MQTT-3.7.2-1] PUBREC and PUBREL with a Packet Identifier that isn't in use are answered: with 0x92 by a broker that gives
+// Reason Strings, with Success by others.
 func TestMQTT_3_6_2_1_PacketIdentifierNotFound(t *testing.T) {
 	t.Parallel()
-	c := connect(t)
-	c.Send(ack(codec.TypePubrec, 9, 0))
-	c.ExpectAck(codec.TypePubrel, 9, codec.PacketIdentifierNotFound)
-	c.Send(ack(codec.TypePubrel, 9, 0))
-	c.ExpectAck(codec.TypePubcomp, 9, codec.PacketIdentifierNotFound)
-	c.ExpectNothing()
+	for c, reason := range map[*brokertest.Client]codec.ReasonCode{
+		connect(t): codec.Success, connectGuarded(t): codec.PacketIdentifierNotFound,
+	} {
+		c.Send(ack(codec.TypePubrec, 9, 0))
+		c.ExpectAck(codec.TypePubrel, 9, reason)
+		c.Send(ack(codec.TypePubrel, 9, 0))
+		c.ExpectAck(codec.TypePubcomp, 9, reason)
+		c.ExpectNothing()
+	}
+}
+
+// [MQTT-4.3.2-1] [MQTT-4.3.3-1] An acknowledgement of another QoS than the message's is a Protocol Error.
+func TestMQTT_4_3_2_1_AcknowledgementOfOtherQoS(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		qos  byte
+		acks []codec.PacketType
+	}{
+		{1, []codec.PacketType{codec.TypePubrec}},
+		{1, []codec.PacketType{codec.TypePubcomp}},
+		{2, []codec.PacketType{codec.TypePuback}},
+		{2, []codec.PacketType{codec.TypePubcomp}},
+		{2, []codec.PacketType{codec.TypePubrec, codec.TypePuback}},
+	} {
+		sub, pub, topic := connect(t), connect(t), brokertest.Name()
+		sub.Subscribe(topic, test.qos)
+		pub.Publish(topic, "payload", test.qos)
+		id := sub.ExpectPublish(topic, "payload").PacketID
+		for i, a := range test.acks {
+			sub.Send(ack(a, id, 0))
+			if i+1 < len(test.acks) {
+				sub.ExpectAck(codec.TypePubrel, id, codec.Success)
+			}
+		}
+		disconnected(t, sub, codec.ProtocolError)
+	}
 }

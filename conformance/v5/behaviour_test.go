@@ -219,29 +219,34 @@ func TestMQTT_4_3_3_7_NoExpiryOnceSent(t *testing.T) {
 	}
 }
 
-// [MQTT-4.3.3-8] [MQTT-4.3.3-10] PUBREC has the Packet Identifier of the PUBLISH. Until PUBREL the PUBLISH is acknowledged again, over a
-// reconnect too, and its message delivered once.
+// [MQTT-4.3.3-8] [MQTT-4.3.3-10] PUBREC has the Packet Identifier of the PUBLISH. Until PUBREL the PUBLISH is acknowledged again and its
+// message delivered once, whether the publisher's Session outlives its connection or not, and over a reconnect if it does.
 func TestMQTT_4_3_3_10_NoDuplicateUntilPubrel(t *testing.T) {
 	t.Parallel()
-	sub, id, topic := connect(t), brokertest.Name(), brokertest.Name()
-	sub.Subscribe(topic, 2)
-	pub := connect(t, brokertest.Durable(id))
-	p := publish(topic, "payload", 2, 500)
-	for round := range 4 {
-		if round == 2 {
-			pub.Close()
-			pub = resume(t, id)
+	for _, durable := range []bool{false, true} {
+		sub, topic := connect(t), brokertest.Name()
+		sub.Subscribe(topic, 2)
+		pub := connect(t)
+		if durable {
+			pub = connect(t, brokertest.Durable(brokertest.Name()))
 		}
-		pub.Send(p)
-		if a := brokertest.Expect[*codec.Ack](pub); a.Type != codec.TypePubrec || a.PacketID != 500 || a.ReasonCode.IsError() {
-			t.Fatalf("got %s", brokertest.Describe(a))
+		p := publish(topic, "payload", 2, 500)
+		for round := range 4 {
+			if durable && round == 2 {
+				pub.Close()
+				pub = resume(t, pub.ClientID)
+			}
+			pub.Send(p)
+			if a := brokertest.Expect[*codec.Ack](pub); a.Type != codec.TypePubrec || a.PacketID != 500 || a.ReasonCode.IsError() {
+				t.Fatalf("got %s", brokertest.Describe(a))
+			}
+			p.Dup = true
 		}
-		p.Dup = true
+		pub.Send(ack(codec.TypePubrel, 500, 0))
+		pub.ExpectAck(codec.TypePubcomp, 500, codec.Success)
+		sub.Acknowledge(sub.ExpectPublish(topic, "payload"))
+		sub.ExpectNothingFrom(pub, 2)
 	}
-	pub.Send(ack(codec.TypePubrel, 500, 0))
-	pub.ExpectAck(codec.TypePubcomp, 500, codec.Success)
-	sub.Acknowledge(sub.ExpectPublish(topic, "payload"))
-	sub.ExpectNothingFrom(pub, 2)
 }
 
 // [MQTT-4.3.3-11] PUBREL is answered with PUBCOMP of the same Packet Identifier, over a reconnect too.
@@ -753,7 +758,6 @@ func TestMQTT_4_13_1_1_ErrorsEndTheConnection(t *testing.T) {
 		raw  []byte
 		code codec.ReasonCode
 	}{
-		"remaining length of five bytes": {[]byte{0x30, 0xFF, 0xFF, 0xFF, 0xFF, 0x01}, codec.MalformedPacket},
 		"truncated PUBLISH":              {packet(0x30, []byte{0, 9, 'a'}), codec.MalformedPacket},
 		"truncated PUBACK":               {packet(0x40, []byte{0}), codec.MalformedPacket},
 		"bytes after PUBACK":             {packet(0x40, []byte{0, 1, 0, 0, 0}), codec.MalformedPacket},
@@ -777,6 +781,9 @@ func TestMQTT_4_13_1_1_ErrorsEndTheConnection(t *testing.T) {
 			disconnected(t, c, test.code, codec.MalformedPacket^codec.ProtocolError^test.code)
 		})
 	}
+	c := connect(t)
+	c.SendRaw([]byte{0x30, 0xFF, 0xFF, 0xFF, 0xFF, 0x01}) // nobody knows where it ends
+	ended(t, c, codec.MalformedPacket)
 }
 
 // [MQTT-4.9.0-2] [MQTT-4.9.0-1] The send quota starts anew with each connection, at its Receive Maximum.
