@@ -124,6 +124,16 @@ func (c *Client) puback(a *codec.Ack) error {
 	return errAckOfOtherQoS
 }
 
+// unknownPacketID is the answer to a PUBREC or PUBREL with a Packet Identifier
+// that nothing is known of: after a reconnect that is no error (sections 3.6.2.1,
+// 3.7.2.1), so only who asked for explanations hears of it.
+func (c *Client) unknownPacketID() codec.ReasonCode {
+	if c.loop.b.opts.ReasonStrings {
+		return codec.PacketIdentifierNotFound
+	}
+	return codec.Success
+}
+
 // finishOutbound takes a message out of the window.
 func (c *Client) finishOutbound(packetID uint16) store.Number {
 	n, _ := c.flow.out.Finish(packetID)
@@ -155,9 +165,9 @@ func (c *Client) pubrec(a *codec.Ack) error {
 		return nil
 	case session.Releasing:
 		return nil
-	case session.Unknown: // of before a new start, which is no error (section 3.6.2.1)
+	case session.Unknown:
 		if !a.ReasonCode.IsError() {
-			c.sendAck(codec.TypePubrel, a.PacketID, codec.Success)
+			c.sendAck(codec.TypePubrel, a.PacketID, c.unknownPacketID())
 		}
 		return nil
 	default:
@@ -234,7 +244,7 @@ func (c *Client) pubcomp(a *codec.Ack) error {
 func (c *Client) pubrel(a *codec.Ack) {
 	packetID := a.PacketID
 	if c.flow == nil || !c.flow.in.Release(packetID) {
-		c.sendAck(codec.TypePubcomp, packetID, codec.Success) // it was released before a reconnect (section 3.7.2.1)
+		c.sendAck(codec.TypePubcomp, packetID, c.unknownPacketID())
 		return
 	}
 	if !c.session.durable {

@@ -44,8 +44,9 @@ type Options struct {
 	// Indicator says UTF-8 and whose payload is not [MQTT-3.3.2-4].
 	CheckPayloadFormat bool
 	// ReasonStrings adds Reason Strings to PUBACK, PUBREC, PUBREL and PUBCOMP
-	// with an error too, where the client allows it. CONNACK, SUBACK, UNSUBACK
-	// and DISCONNECT always have them.
+	// with an error too, where the client allows it, and lets PUBREL and PUBCOMP
+	// tell of an unknown Packet Identifier (0x92). CONNACK, SUBACK, UNSUBACK and
+	// DISCONNECT always have them.
 	ReasonStrings bool
 	// ResponseInformation is the prefix that a client which asks for Response
 	// Information gets, with its ClientID appended: "{prefix}{ClientID}/".
@@ -96,6 +97,8 @@ type Limits struct {
 	QueueMessages int
 	QueueBytes    int
 	// QueuePolicy says what goes when the queue is full. Default: drop newest.
+	// Drop oldest leaves alone as many as may have been sent already; so that this
+	// isn't all, at most half of QueueMessages are in flight then.
 	QueuePolicy store.Policy
 	// OutputBytes bounds what one connection has not yet taken. Beyond it QoS 0
 	// messages for it are dropped, and QoS 1 and 2 wait in its queue. Default 1 MiB.
@@ -175,6 +178,14 @@ func (l *Limits) setDefaults() error {
 	}
 	l.TopicAliasMaximum = max(0, l.TopicAliasMaximum)
 	return nil
+}
+
+// inflight bounds the unacknowledged messages sent to one client.
+func (l *Limits) inflight() int {
+	if l.QueuePolicy == store.DropOldest && l.QueueMessages > 0 {
+		return min(l.Inflight, max(1, l.QueueMessages/2))
+	}
+	return l.Inflight
 }
 
 // queueLimits are the limits of a session's queue, of which the first

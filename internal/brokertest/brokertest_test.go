@@ -148,7 +148,7 @@ func TestPacketsPutAsideComeInOrder(t *testing.T) {
 	c.Send(Pingreq{})
 	c.ExpectPingresp()
 	c.Send(&codec.Ack{Type: codec.TypePubrel, PacketID: 5})
-	c.ExpectAck(codec.TypePubcomp, 5, codec.PacketIdentifierNotFound)
+	c.ExpectAck(codec.TypePubcomp, 5, codec.Success)
 	c.SendRaw([]byte{0, 0})
 	if raw := c.ReceiveRaw(); raw[0] != 0xE0 {
 		t.Errorf("got % X", raw)
