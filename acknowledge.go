@@ -10,8 +10,9 @@ import (
 // its PUBLISH packets: one that needs no commit waits behind one that does
 // [MQTT-4.6.0-2, MQTT-4.6.0-3].
 type owedAcks struct {
-	acks []owedAck
-	head uint64 // the number of acks[0]
+	acks    []owedAck
+	pubacks int    // how many of them are PUBACKs
+	head    uint64 // the number of acks[0]
 }
 
 type owedAck struct {
@@ -30,20 +31,34 @@ func (c *Client) acknowledge(t codec.PacketType, packetID uint16, reason codec.R
 		c.sendAck(t, packetID, reason)
 		return
 	}
-	o := &c.flow.owed
-	o.acks = append(o.acks, owedAck{t: t, packetID: packetID, reason: reason, ready: true})
+	c.owe(owedAck{t: t, packetID: packetID, reason: reason, ready: true})
 }
 
 // acknowledgeLater reserves the place of an acknowledgement that waits for a
 // commit, and returns what ends the wait.
 func (c *Client) acknowledgeLater(t codec.PacketType, packetID uint16, reason codec.ReasonCode) doneFunc {
+	n := c.owe(owedAck{t: t, packetID: packetID, reason: reason})
+	return func(op *store.Op, err error) { c.stored(n, op, err) }
+}
+
+// owe adds an acknowledgement to those that are owed, and returns its number. A
+// client is not read any more while it is owed too many; a 5.0 client that goes
+// that far is disconnected, see exceedsReceiveMaximum.
+func (c *Client) owe(a owedAck) (n uint64) {
 	o := &c.flows().owed
-	n := o.head + uint64(len(o.acks))
-	o.acks = append(o.acks, owedAck{t: t, packetID: packetID, reason: reason})
-	if len(o.acks) >= c.loop.b.opts.Limits.ReceiveMaximum { // of a 3.x client
+	n = o.head + uint64(len(o.acks))
+	o.acks = append(o.acks, a)
+	if a.t == codec.TypePuback {
+		o.pubacks++
+	}
+	limit := c.loop.b.opts.Limits.ReceiveMaximum
+	if c.info.ProtocolVersion == codec.V5 {
+		limit++
+	}
+	if len(o.acks) >= limit {
 		c.wait(waitAcks)
 	}
-	return func(op *store.Op, err error) { c.stored(n, op, err) }
+	return n
 }
 
 // stored ends the wait of the acknowledgement with number n.
@@ -76,6 +91,9 @@ func (c *Client) sendOwed() {
 	i := 0
 	for ; i < len(o.acks) && o.acks[i].ready; i++ {
 		c.sendAck(o.acks[i].t, o.acks[i].packetID, o.acks[i].reason)
+		if o.acks[i].t == codec.TypePuback {
+			o.pubacks--
+		}
 	}
 	o.head += uint64(i)
 	if o.acks = o.acks[i:]; len(o.acks) == 0 {
@@ -95,7 +113,7 @@ func (c *Client) exceedsReceiveMaximum(qos byte) bool {
 	if c.info.ProtocolVersion != codec.V5 || c.flow == nil {
 		return false
 	}
-	n := c.flow.owed.Len() + c.flow.in.Len()
+	n := c.flow.owed.pubacks + c.flow.in.Len()
 	if qos == 1 {
 		n++
 	}
@@ -189,7 +207,7 @@ func (c *Client) pubrec(a *codec.Ack) error {
 		switch {
 		case c.state == stateClosed:
 		case err != nil:
-			c.disconnect(codec.ServerUnavailable, errStoreUnavailable)
+			c.disconnect(codec.ServerBusy, errStoreUnavailable)
 		case op.Result == store.Fenced:
 			c.disconnect(codec.SessionTakenOver, errTakenOver)
 		default:
@@ -257,7 +275,7 @@ func (c *Client) pubrel(a *codec.Ack) {
 		switch {
 		case c.state == stateClosed:
 		case err != nil:
-			c.disconnect(codec.ServerUnavailable, errStoreUnavailable)
+			c.disconnect(codec.ServerBusy, errStoreUnavailable)
 		case op.Result == store.Fenced:
 			c.disconnect(codec.SessionTakenOver, errTakenOver)
 		default:

@@ -139,11 +139,14 @@ func (c *Client) input(in []byte) {
 			return
 		}
 	}
-	c.packetsOf(in)
+	if rest := c.packetsOf(in); len(rest) > 0 {
+		c.stashBytes(rest)
+	}
 }
 
-// packetsOf handles the packets in in and stashes what is left.
-func (c *Client) packetsOf(in []byte) {
+// packetsOf handles the packets in in, and returns what is left: a partial packet,
+// or all from where the client has to wait.
+func (c *Client) packetsOf(in []byte) (rest []byte) {
 	for len(in) > 0 && c.state != stateClosed {
 		if c.waits != 0 {
 			break
@@ -151,14 +154,14 @@ func (c *Client) packetsOf(in []byte) {
 		h, ok, err := codec.DecodeFixedHeader(in, c.version())
 		if err != nil {
 			c.fail(err)
-			return
+			return nil
 		}
 		if !ok {
 			break
 		}
 		if h.Size > c.loop.b.opts.Limits.PacketSize {
 			c.fail(errPacketTooLarge)
-			return
+			return nil
 		}
 		if len(in) < h.Size {
 			break
@@ -166,9 +169,10 @@ func (c *Client) packetsOf(in []byte) {
 		c.packet(h, in[h.HeaderSize:h.Size])
 		in = in[h.Size:]
 	}
-	if len(in) > 0 && c.state != stateClosed {
-		c.stashBytes(in)
+	if c.state == stateClosed {
+		return nil
 	}
+	return in
 }
 
 // completeStash adds to the partial packet in the stash just what it lacks, and
@@ -248,10 +252,13 @@ func (c *Client) resume(w wait) {
 	if c.waits != 0 || c.state == stateClosed {
 		return
 	}
+	c.lastSeen = c.loop.el.Nanotime() // it was us who didn't listen
 	c.conn.Resume()
 	if in := c.stash; len(in) > 0 {
 		c.stash = nil
-		c.packetsOf(in)
+		if rest := c.packetsOf(in); len(rest) > 0 {
+			c.stash = rest // where it is: waiting after each packet must not copy it each time
+		}
 	}
 }
 
@@ -428,7 +435,7 @@ func closeReason(was clientState, err error) metrics.CloseReason {
 		return metrics.CloseAdministrative
 	case codec.QuotaExceeded, codec.ReceiveMaximumExceeded, codec.PacketTooLarge:
 		return metrics.CloseQuota
-	case codec.ServerUnavailable:
+	case codec.ServerUnavailable, codec.ServerBusy:
 		return metrics.CloseInternal
 	}
 	switch {

@@ -2,6 +2,7 @@ package loopmq
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"time"
 
@@ -41,7 +42,10 @@ const (
 	commitTimeout = 10 * time.Second
 	// commitTries bounds how often a batch is tried before its publishers are
 	// told that the store is unavailable.
-	commitTries = 3
+	commitTries = 4
+	// commitPause is how long to wait after the first try, and twice as long each
+	// time after.
+	commitPause = 20 * time.Millisecond
 	// collectMax is how many operations may collect before their publishers are
 	// not read any more until the batch is away.
 	collectMax = 8192
@@ -114,9 +118,10 @@ func (k *committer) run() {
 			ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 			c.err = k.writer.Commit(ctx, &c.batch)
 			cancel()
-			if c.err == nil {
+			if c.err == nil || errors.Is(c.err, store.ErrClosed) {
 				break
 			}
+			time.Sleep(commitPause << try)
 		}
 		k.l.el.Post(k.returned)
 	}
@@ -134,7 +139,9 @@ func (k *committer) stop() {
 // returned handles the batch that was in flight.
 func (k *committer) returned() {
 	c := k.inFlight
-	k.l.b.storeAnswered(c.err)
+	if len(c.done) > 0 {
+		k.l.b.storeAnswered(c.err)
+	}
 	for i, done := range c.done {
 		if done != nil {
 			done(&c.batch.Ops[i], c.err)
@@ -151,8 +158,8 @@ func (k *committer) returned() {
 		k.spare = c
 	}
 	k.inFlight = nil
+	k.start() // before more collects
 	k.l.unblock(waitCommit)
-	k.start()
 	k.l.checkDrained()
 }
 

@@ -32,7 +32,7 @@ type connecting struct {
 	authenticationData         []byte
 }
 
-// authTimeout bounds one call of an Authenticator.
+// authTimeout bounds one call of an Authenticator or Authorizer.
 const authTimeout = 10 * time.Second
 
 // newConnecting copies what both versions have in CONNECT.
@@ -57,7 +57,7 @@ func newConnecting(c *Client, p *codec.Connect) *connecting {
 	if p.WillFlag {
 		k.will = newWill(k.request.ClientID, &p.Will)
 	}
-	c.receiveMaximum = uint16(c.loop.b.opts.Limits.Inflight)
+	c.receiveMaximum = uint16(c.loop.b.opts.Limits.inflight())
 	return k
 }
 
@@ -89,7 +89,7 @@ func (c *Client) begin(k *connecting) {
 	b := c.loop.b
 	switch {
 	case b.shuttingDown.Load():
-		c.refuse(codec.ServerShuttingDown, errShutdown.Error())
+		c.refuse(codec.ServerUnavailable, errShutdown.Error())
 	case b.tooManyLevelsIn(k.will):
 		c.refuse(codec.TopicNameInvalid, errTopicLevels.Error())
 	case k.will != nil && reserved(k.will.Message.TopicName):
@@ -177,7 +177,9 @@ func (c *Client) authenticated(id Identity) {
 	}
 	m, l, info := &k.will.Message, c.loop, c.info
 	b.authorizing.do(func() {
-		ok := b.opts.Authorizer.Authorize(context.Background(), &info, ActionPublish, string(m.TopicName), m.QoS, m.Retain)
+		ctx, cancel := context.WithTimeout(context.Background(), authTimeout)
+		defer cancel()
+		ok := b.opts.Authorizer.Authorize(ctx, &info, ActionPublish, string(m.TopicName), m.QoS, m.Retain)
 		l.el.Post(func() {
 			switch {
 			case c.state == stateClosed:
@@ -206,7 +208,7 @@ func (c *Client) takeTurn() {
 // refuseReplaced ends a CONNECT whose turn did not come before a later one's.
 func (c *Client) refuseReplaced() {
 	if c.state == stateConnecting {
-		c.refuse(codec.SessionTakenOver, errTakenOver.Error())
+		c.refuse(codec.ServerBusy, errTakenOver.Error()) // CONNACK has no code of its own for it
 	}
 }
 
@@ -350,11 +352,12 @@ func (c *Client) attach(s *Session, res *store.Claimed) {
 	if f := b.opts.Events.OnConnected; f != nil {
 		f(&c.info, res.Present)
 	}
+	// First the owner, then the queue: what is stored in between comes as news.
+	s.client.Store(c)
+	s.epoch.Store(c.epoch)
 	if s.durable {
 		c.restore(res)
 	}
-	s.client.Store(c)
-	s.epoch.Store(c.epoch)
 	for _, f := range s.sharedFilters() {
 		l.drainGroup(f)
 	}

@@ -33,7 +33,7 @@ var (
 	errClientIDNotValid   = codec.NewError(codec.ClientIdentifierNotValid, "Client Identifier is not valid [MQTT-3.1.3-8]")
 	errBadAuthMethod      = codec.NewError(codec.BadAuthenticationMethod, "Authentication Method is not supported [MQTT-4.12.0-1]")
 	errNotAuthorized      = codec.NewError(codec.NotAuthorized, "not authorized")
-	errStoreUnavailable   = codec.NewError(codec.ServerUnavailable, "the store is unavailable, try again later")
+	errStoreUnavailable   = codec.NewError(codec.ServerBusy, "the store is unavailable, try again later")
 	errQuota              = codec.NewError(codec.QuotaExceeded, "the store did not take the message, try again later")
 	errAdministrative     = codec.NewError(codec.AdministrativeAction, "disconnected by an administrator")
 	errUnspecified        = codec.NewError(codec.UnspecifiedError, "unspecified error")

@@ -101,7 +101,7 @@ func (c *Client) deliverLive(p *publication, d *delivery) {
 			c.loop.m.Inflight.Inc()
 			return
 		}
-		f.out.Finish(packetID)
+		f.out.Unsend()
 		if reason != metrics.DropOutputFull {
 			c.loop.drop(p, d, reason)
 			return
@@ -157,7 +157,7 @@ func (c *Client) deliverStored(p *publication, d *delivery) {
 			m.Inflight.Inc()
 			return
 		}
-		f.out.Finish(packetID)
+		f.out.Unsend()
 		if reason != metrics.DropOutputFull {
 			f.cursor = n
 			c.finishEntry(n)
@@ -226,7 +226,7 @@ func (c *Client) advanceLive() {
 		d := deliveryOf(c, e)
 		reason, ok := c.send(&p, &d, packetID, false)
 		if !ok {
-			f.out.Finish(packetID)
+			f.out.Unsend()
 			if reason == metrics.DropOutputFull {
 				return
 			}
@@ -276,7 +276,7 @@ func (c *Client) sendEntry(e *store.Entry) bool {
 	packetID := f.out.SendNumber(e.Number, e.QoS, nil)
 	reason, ok := c.send(&p, &d, packetID, again)
 	if !ok {
-		f.out.Finish(packetID)
+		f.out.Unsend()
 		if reason == metrics.DropOutputFull {
 			return false
 		}

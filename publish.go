@@ -3,6 +3,7 @@ package loopmq
 import (
 	"bytes"
 	"context"
+	"hash/maphash"
 	"time"
 	"unicode/utf8"
 
@@ -555,7 +556,9 @@ func (c *Client) authorizePublish(p *publication, packetID uint16) {
 	m := q.keep()
 	c.wait(waitDecision)
 	l.b.authorizing.do(func() {
-		ok := l.b.opts.Authorizer.Authorize(context.Background(), info, ActionPublish, string(m.TopicName), m.QoS, m.Retain)
+		ctx, cancel := context.WithTimeout(context.Background(), authTimeout)
+		defer cancel()
+		ok := l.b.opts.Authorizer.Authorize(ctx, info, ActionPublish, string(m.TopicName), m.QoS, m.Retain)
 		l.el.Post(func() {
 			if c.state != stateConnected {
 				return
@@ -605,7 +608,7 @@ func (b *Broker) Publish(ctx context.Context, m Message) (matched int, err error
 		err     error
 	}
 	answers := make(chan answer, 1)
-	l := b.loops[b.nextLoop.Add(1)%uint64(len(b.loops))]
+	l := b.loopFor(p) // the messages of one publisher keep their order
 	l.el.Post(func() {
 		l.publishOwn(p, func(matched int, err error) { answers <- answer{matched, err} })
 	})
@@ -622,6 +625,15 @@ func (b *Broker) Publish(ctx context.Context, m Message) (matched int, err error
 	default:
 		return 0, ErrNotRunning
 	}
+}
+
+// loopFor picks the loop that a message of no connection starts from.
+func (b *Broker) loopFor(p *publication) *loop {
+	key := p.topic
+	if p.publisherID != "" {
+		key = []byte(p.publisherID)
+	}
+	return b.loops[maphash.Bytes(seed, key)%uint64(len(b.loops))]
 }
 
 // publishOwn is the way of a message that no client's packet brought. done may

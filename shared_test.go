@@ -63,7 +63,9 @@ func TestSharedSubscriptionStrategies(t *testing.T) {
 		}
 		return got
 	}
-	repeat := func(topic string, n int) []string { return strings.Split(strings.TrimSuffix(strings.Repeat(topic+",", n), ","), ",") }
+	repeat := func(topic string, n int) []string {
+		return strings.Split(strings.TrimSuffix(strings.Repeat(topic+",", n), ","), ",")
+	}
 
 	t.Run("round robin", func(t *testing.T) {
 		t.Parallel()
@@ -529,6 +531,7 @@ func TestSharedMembersChangeDuringTheCommit(t *testing.T) {
 		a.Subscribe("$share/g/t", 1)
 		pub, b := brokertest.Connect(t, s.Addr, codec.V5), brokertest.Connect(t, s.Addr, codec.V5)
 		release := f.hold()
+		defer release()
 		pub.Send(&codec.Publish{TopicName: []byte("t"), QoS: 1, PacketID: 1})
 		pub.Ping()
 		b.Subscribe("$share/g/t", 1)
@@ -547,6 +550,7 @@ func TestSharedMembersChangeDuringTheCommit(t *testing.T) {
 		a.Disconnect()
 		pub, b := brokertest.Connect(t, s.Addr, codec.V5), brokertest.Connect(t, s.Addr, codec.V5)
 		release := f.hold()
+		defer release()
 		pub.Send(&codec.Publish{TopicName: []byte("t"), QoS: 1, PacketID: 1})
 		pub.Ping()
 		b.Subscribe("$share/g/t", 1)

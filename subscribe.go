@@ -56,13 +56,15 @@ func (c *Client) authorizeSubscribe(s *subscribing) {
 	l, info := c.loop, &c.info
 	c.wait(waitDecision)
 	l.b.authorizing.do(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), authTimeout)
+		defer cancel()
 		for i := range s.subscriptions {
 			sub := &s.subscriptions[i]
 			if s.reasons[i].IsError() {
 				continue
 			}
 			_, filter, _ := codec.SplitShare([]byte(sub.TopicFilter))
-			if !l.b.opts.Authorizer.Authorize(context.Background(), info, ActionSubscribe, string(filter), sub.Options.QoS, false) {
+			if !l.b.opts.Authorizer.Authorize(ctx, info, ActionSubscribe, string(filter), sub.Options.QoS, false) {
 				s.reasons[i] = codec.NotAuthorized
 			}
 		}
@@ -104,7 +106,7 @@ func (c *Client) subscribeAllowed(s *subscribing) {
 		switch {
 		case c.state != stateConnected:
 		case err != nil:
-			c.disconnect(codec.ServerUnavailable, errStoreUnavailable)
+			c.disconnect(codec.ServerBusy, errStoreUnavailable)
 		case op.Result == store.Fenced:
 			c.disconnect(codec.SessionTakenOver, errTakenOver)
 		default:
@@ -176,7 +178,7 @@ func (c *Client) unsubscribe(p *codec.Unsubscribe) {
 		switch {
 		case c.state != stateConnected:
 		case err != nil:
-			c.disconnect(codec.ServerUnavailable, errStoreUnavailable)
+			c.disconnect(codec.ServerBusy, errStoreUnavailable)
 		case op.Result == store.Fenced:
 			c.disconnect(codec.SessionTakenOver, errTakenOver)
 		default:

@@ -69,7 +69,7 @@ func (v *V5Handler) Connect(c *Client, p *codec.Connect) error {
 		c.v5s().authMethod = k.request.AuthenticationMethod
 	}
 	if props.Has(codec.PropReceiveMaximum) {
-		c.receiveMaximum = uint16(min(int(props.ReceiveMaximum), limits.Inflight))
+		c.receiveMaximum = uint16(min(int(props.ReceiveMaximum), limits.inflight()))
 	}
 	if props.Has(codec.PropMaximumPacketSize) {
 		c.maximumPacketSize = props.MaximumPacketSize
@@ -209,6 +209,9 @@ func (v *V5Handler) disconnect(c *Client, p *codec.Disconnect) error {
 
 // Connack implements Handler.
 func (v *V5Handler) Connack(c *Client, sessionPresent bool, reason codec.ReasonCode, text string) {
+	if !reason.AllowedIn(codec.TypeConnack) { // an Authenticator may return any
+		reason = codec.UnspecifiedError
+	}
 	p := codec.Connack{SessionPresent: sessionPresent, ReasonCode: reason}
 	if reason == codec.Success {
 		v.connackProperties(c, &p.Properties)
@@ -283,6 +286,9 @@ func (v *V5Handler) Ack(c *Client, t codec.PacketType, packetID uint16, reason c
 
 // Disconnect implements Handler.
 func (v *V5Handler) Disconnect(c *Client, reason codec.ReasonCode, text string) {
+	if !reason.AllowedIn(codec.TypeDisconnect) {
+		reason = codec.UnspecifiedError
+	}
 	p := codec.Disconnect{ReasonCode: reason}
 	c.reasonString(&p.Properties, text)
 	if !c.accepts(p.Size(codec.V5)) { // [MQTT-3.14.2-3]
