@@ -28,7 +28,7 @@ func (a *Ack) Decode(v Version, t PacketType, body []byte) error {
 		return ErrTrailingBytes
 	}
 	a.ReasonCode = ReasonCode(body[2])
-	if !a.ReasonCode.allowedIn(t) { // [MQTT-3.4.2-1, MQTT-3.5.2-1, MQTT-3.6.2-1, MQTT-3.7.2-1]
+	if !a.ReasonCode.AllowedIn(t) { // [MQTT-3.4.2-1, MQTT-3.5.2-1, MQTT-3.6.2-1, MQTT-3.7.2-1]
 		return ErrReasonCode
 	}
 	if len(body) == 3 {

@@ -23,7 +23,7 @@ func (c *Connack) Decode(v Version, flags byte, body []byte) error {
 	c.SessionPresent = body[0] == sessionPresent && v != V31
 	c.ReasonCode = ReasonCode(body[1])
 	switch {
-	case v == V5 && !c.ReasonCode.allowedIn(TypeConnack):
+	case v == V5 && !c.ReasonCode.AllowedIn(TypeConnack):
 		return ErrReasonCode
 	case v != V5 && int(c.ReasonCode) >= len(connectReturnCodeNames):
 		return ErrConnackReturnCode

@@ -35,7 +35,7 @@ func decodeReason(reason *ReasonCode, p *Properties, v Version, t PacketType, bo
 		return ErrTrailingBytes
 	}
 	*reason = ReasonCode(body[0])
-	if !reason.allowedIn(t) { // [MQTT-3.14.2-1, MQTT-3.15.2-1]
+	if !reason.AllowedIn(t) { // [MQTT-3.14.2-1, MQTT-3.15.2-1]
 		if t == TypeDisconnect {
 			return ErrDisconnectReasonCode
 		}

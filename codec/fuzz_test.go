@@ -155,7 +155,7 @@ func (s *source) properties(t PacketType) (p Properties) {
 
 func (s *source) reason(t PacketType) ReasonCode {
 	for r := ReasonCode(s.byte()); ; r++ {
-		if r.allowedIn(t) {
+		if r.AllowedIn(t) {
 			return r
 		}
 	}

@@ -130,8 +130,8 @@ func (r ReasonCode) String() string {
 	return "reason code 0x" + strconv.FormatUint(uint64(r), 16)
 }
 
-// allowedIn reports whether a packet of type t may carry the code.
-func (r ReasonCode) allowedIn(t PacketType) bool { return reasonCodes[r].packets>>t&1 != 0 }
+// AllowedIn reports whether a packet of type t may carry the code.
+func (r ReasonCode) AllowedIn(t PacketType) bool { return reasonCodes[r].packets>>t&1 != 0 }
 
 // ConnectReturnCode is the result of CONNECT in the CONNACK of MQTT 3.1 and 3.1.1 (section 3.2.2.3 of the latter).
 type ConnectReturnCode byte

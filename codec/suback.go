@@ -71,7 +71,7 @@ func decodeReasonCodes(dst []ReasonCode, v Version, t PacketType, b []byte) ([]R
 	}
 	for _, c := range b {
 		r := ReasonCode(c)
-		if !r.allowedIn(t) || v != V5 && r > UnspecifiedError { // [MQTT-3.9.3-2, MQTT-3.11.3-2]
+		if !r.AllowedIn(t) || v != V5 && r > UnspecifiedError { // [MQTT-3.9.3-2, MQTT-3.11.3-2]
 			return dst, ErrReasonCode
 		}
 		dst = append(dst, r)

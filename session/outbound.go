@@ -173,6 +173,19 @@ func (o *Outbound) State(packetID uint16) State {
 // REQUIRES: State(packetID) is not Unknown.
 func (o *Outbound) Finish(packetID uint16) (store.Number, *store.Entry) {
 	n, _ := o.number(packetID)
+	e := o.clear(n)
+	return store.Number{Generation: o.generation, Seq: n}, e
+}
+
+// Unsend takes back the last Send or SendNumber: its message did not go out. The
+// next one gets the same number.
+func (o *Outbound) Unsend() {
+	o.next--
+	o.clear(o.next)
+}
+
+// clear takes a message out of the window.
+func (o *Outbound) clear(n uint64) *store.Entry {
 	s := &o.ring[n&uint64(len(o.ring)-1)]
 	e := s.entry
 	*s = slot{}
@@ -183,7 +196,7 @@ func (o *Outbound) Finish(packetID uint16) (store.Number, *store.Entry) {
 	if o.head == o.next && len(o.ring) > 64 {
 		o.ring = nil // a burst is over: an idle session keeps no large window
 	}
-	return store.Number{Generation: o.generation, Seq: n}, e
+	return e
 }
 
 // SetState moves packetID on to s: Releasing when its PUBREC came,
