@@ -166,7 +166,8 @@ func TestWill(t *testing.T) {
 	}
 }
 
-// A Will Delay Interval is over at once when a clean start ends the session, and a connection in time cancels it.
+// A Will Delay Interval is over at once when the session ends, with its connection or by a clean start, and a connection in time cancels
+// it.
 func TestWillDelay(t *testing.T) {
 	addr := start(t)
 	each(t, v5Peers, func(t *testing.T, p peer) {
@@ -179,7 +180,10 @@ func TestWillDelay(t *testing.T) {
 		watcher.publish(text("late/"+id, "back in time", 1))
 		expect(t, watcher, text("late/"+id, "back in time", 1))
 		back.kill()
-		p.connect(t, addr, options{clientID: id, subscribe: o.subscribe})
+		o.durable = false
+		last := p.connect(t, addr, o)
+		expect(t, watcher, will)
+		last.kill()
 		expect(t, watcher, will)
 	})
 }
