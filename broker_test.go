@@ -193,3 +193,10 @@ func startWithFaults(t testing.TB, options ...func(*loopmq.Options)) (*brokertes
 	t.Cleanup(func() { _ = f.Close() })
 	return brokertest.Start(t, append([]func(*loopmq.Options){func(o *loopmq.Options) { o.Store = f }}, options...)...), f
 }
+
+// newMemory returns a store that is closed when the test ends.
+func newMemory(t testing.TB) store.Store {
+	s := memory.New(memory.Options{})
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}

@@ -67,7 +67,7 @@ func (c *Client) goOffline(clean bool) {
 			}
 		})
 		if ends && s.durable {
-			l.endSession(s, c.epoch)
+			l.endSession(s, c.epoch, nil)
 		}
 	})
 }
@@ -122,17 +122,22 @@ func (c *Client) leaveFlow(ends bool) {
 }
 
 // endSession deletes a durable session in the store, unless it was claimed
-// again, and then in this process.
-func (l *loop) endSession(s *Session, epoch uint64) {
+// again, and then in this process. ended may be nil.
+func (l *loop) endSession(s *Session, epoch uint64, ended func()) {
 	op := store.Op{Kind: store.OpEndSession, Session: s.id, Epoch: epoch}
 	l.commits.add(op, func(op *store.Op, err error) {
 		if err == nil && op.Result != store.Fenced {
 			s.end(l.b)
+			if ended != nil {
+				ended()
+			}
 		}
 	})
 }
 
-// publishWill publishes a Will and removes it from the store in one step.
+// publishWill publishes a Will and removes it from the store in one step. Nobody
+// gets it before: should the store fail, or have published it already, nobody
+// does.
 func (l *loop) publishWill(w *store.Will) {
 	var p publication
 	p.set(&w.Message)
@@ -141,17 +146,22 @@ func (l *loop) publishWill(w *store.Will) {
 		p.expiry = l.now().Add(time.Duration(w.ExpirySeconds) * time.Second)
 	}
 	p.received = l.el.Nanotime()
-	l.m.MessagesReceived[p.qos].Inc()
-	l.b.metrics.WillsPublished.Inc()
-	if f := l.b.opts.Events.OnWillPublished; f != nil {
-		f(w.ClientID, p.view())
-	}
-	if f := l.b.opts.Events.OnPublished; f != nil {
-		f(nil, p.view())
-	}
+	p.afterCommit = true
 	r := l.route(&p, true)
 	r.op.WillOf = w
-	l.commit(&p, &r, nil)
+	l.commit(&p, &r, func(op *store.Op, err error) {
+		if err != nil || op.Result != store.Done {
+			return
+		}
+		l.m.MessagesReceived[p.qos].Inc()
+		l.b.metrics.WillsPublished.Inc()
+		if f := l.b.opts.Events.OnWillPublished; f != nil {
+			f(w.ClientID, p.view())
+		}
+		if f := l.b.opts.Events.OnPublished; f != nil {
+			f(nil, p.view())
+		}
+	})
 }
 
 // Kick disconnects a client (5.0: Administrative action, 0x98). Its session stays

@@ -48,6 +48,7 @@ type publication struct {
 	received                   int64          // nanoseconds of a loop's clock; 0: not measured
 	kept                       *store.Message // the copy, once it was made
 	serial                     uint64         // tells publications of a loop apart
+	afterCommit                bool           // nothing goes out before the commit
 	publisher                  *Client        // of a QoS 2 PUBLISH, for its PUBREC
 	packetID                   uint16         // of a QoS 2 PUBLISH
 }
@@ -163,7 +164,7 @@ func (l *loop) route(p *publication, force bool) (r routed) {
 	}
 	// A session that two filters match gets the message once, so all must be seen
 	// before the first goes out; so they must if QoS 2 may have to wait.
-	wait := p.qos == 2 || m.Filters > 1 && len(m.Subscribers) > 1
+	wait := p.qos == 2 || p.afterCommit || m.Filters > 1 && len(m.Subscribers) > 1
 	if wait {
 		clear(l.merged)
 	}
@@ -239,7 +240,7 @@ func (l *loop) routeAll(p *publication, r *routed) {
 	for i := range l.deliveries {
 		switch d := &l.deliveries[i]; {
 		case d.stored():
-		case p.qos == 2 && r.commit:
+		case (p.qos == 2 || p.afterCommit) && r.commit:
 			l.routed = append(l.routed, *d) // behind the targets: it has none
 		default:
 			l.dispatch(p, d)

@@ -16,6 +16,7 @@ type scheduler struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	done   chan struct{}
+	more   bool // the last round left something that is due
 }
 
 const (
@@ -24,7 +25,8 @@ const (
 	// scheduleMax is the longest the scheduler sleeps: other nodes may have put
 	// something into the store.
 	scheduleMax = 10 * time.Second
-	// scheduleMin keeps a store that answers nonsense from making it spin.
+	// scheduleMin is the shortest: what is due already, and was not done in the
+	// round before, is tried again after retryInterval.
 	scheduleMin = time.Millisecond
 	// retainedSweep is how often expired retained messages are looked for.
 	retainedSweep = 30 * time.Second
@@ -65,8 +67,8 @@ func (s *scheduler) run() {
 		case <-timer.C:
 		}
 		now := s.b.store.Now()
-		s.wills(now)
-		s.sessions(now)
+		s.more = s.wills(now)
+		s.more = s.sessions(now) || s.more
 		if now.Sub(swept) >= retainedSweep {
 			swept = now
 			s.retained(now)
@@ -84,7 +86,11 @@ func (s *scheduler) untilNext() time.Duration {
 	if t, ok, err := s.b.store.Sessions().NextExpiry(s.ctx); err == nil && ok && t.Before(next) {
 		next = t
 	}
-	return max(scheduleMin, next.Sub(s.b.store.Now()))
+	left := next.Sub(s.b.store.Now())
+	if left <= 0 && !s.more {
+		return retryInterval
+	}
+	return max(scheduleMin, left)
 }
 
 // onLoop runs f on a loop and waits until what it committed is committed.
@@ -101,22 +107,25 @@ func (s *scheduler) onLoop(f func(l *loop)) {
 	}
 }
 
-func (s *scheduler) wills(now time.Time) {
+// wills publishes what is due, and reports whether there may be more of it.
+func (s *scheduler) wills(now time.Time) (more bool) {
 	wills, err := s.b.store.Wills().Due(s.ctx, now, schedulePage)
 	if err != nil || len(wills) == 0 {
-		return
+		return false
 	}
 	s.onLoop(func(l *loop) {
 		for i := range wills {
 			l.publishWill(&wills[i])
 		}
 	})
+	return len(wills) == schedulePage && s.b.degraded.Load() == nil
 }
 
-func (s *scheduler) sessions(now time.Time) {
+// sessions ends those that have expired, and reports whether there may be more.
+func (s *scheduler) sessions(now time.Time) (more bool) {
 	expired, err := s.b.store.Sessions().Expired(s.ctx, now, schedulePage)
 	if err != nil || len(expired) == 0 {
-		return
+		return false
 	}
 	s.onLoop(func(l *loop) {
 		for i := range expired {
@@ -124,10 +133,10 @@ func (s *scheduler) sessions(now time.Time) {
 			if known == nil || known.id != expired[i].ID {
 				known = &Session{id: expired[i].ID, durable: true}
 			}
-			s.b.metrics.SessionsExpired.Inc()
-			l.endSession(known, expired[i].Epoch)
+			l.endSession(known, expired[i].Epoch, s.b.metrics.SessionsExpired.Inc)
 		}
 	})
+	return len(expired) == schedulePage && s.b.degraded.Load() == nil
 }
 
 func (s *scheduler) retained(now time.Time) {
