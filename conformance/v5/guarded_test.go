@@ -238,6 +238,9 @@ func TestMQTT_3_4_2_1_PayloadFormatInvalid(t *testing.T) {
 	c.ExpectAck(codec.TypePuback, 1, codec.PayloadFormatInvalid)
 	c.Send(publish(topic, "\xFF", 2, 2, codec.PropPayloadFormatIndicator, 1))
 	c.ExpectAck(codec.TypePubrec, 2, codec.PayloadFormatInvalid)
+	behind := []byte{0x03, 0, 1, 't', 0x01, 1} // the Payload Format Indicator behind a Content Type
+	c.SendRaw(packet(0x32, str(topic), []byte{0, 3, byte(len(behind))}, behind, []byte{0xFF}))
+	c.ExpectAck(codec.TypePuback, 3, codec.PayloadFormatInvalid)
 	c.ExpectNothing()
 	c.Publish(topic, "\xFF", 1, properties(codec.PropPayloadFormatIndicator, 0))
 	c.ExpectPublish(topic, "\xFF")
@@ -377,8 +380,9 @@ func TestMQTT_4_12_1_1_Reauthentication(t *testing.T) {
 	c.Send(answer("one"))
 	challenged(t, c, "2")
 	c.Send(answer("two"))
-	if p := c.ExpectAuth(codec.Success); string(p.Properties.AuthenticationMethod) != method {
-		t.Errorf("got AUTH with method %q", p.Properties.AuthenticationMethod)
+	p := c.ExpectAuth(codec.Success)
+	if string(p.Properties.AuthenticationMethod) != method || string(p.Properties.AuthenticationData) != "welcome" {
+		t.Errorf("got AUTH with method %q and data %q", p.Properties.AuthenticationMethod, p.Properties.AuthenticationData)
 	}
 	c.Publish(topic, "after", 0)
 	c.ExpectPublish(topic, "after")

@@ -1,6 +1,7 @@
 package v5
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -443,6 +444,13 @@ func TestMQTT_3_3_2_17_UserPropertiesKeepTheirOrder(t *testing.T) {
 	late.Subscribe(topic, 1)
 	for _, sub := range []*brokertest.Client{live, late, resume(t, id)} {
 		expectUserProperties(t, sub.ExpectPublish(topic, "payload"), pairs)
+	}
+
+	// The same in bytes, without a decoder that could turn them round as the encoder did.
+	raw := packet(0x30, str(topic), []byte{21}, []byte{0x26, 0, 1, 'b', 0, 1, '1', 0x26, 0, 1, 'a', 0, 1, '2', 0x26, 0, 1, 'b', 0, 1, '3'})
+	c.SendRaw(raw)
+	if got := live.ReceiveRaw(); !bytes.Equal(got, raw) {
+		t.Errorf("got % X, want % X", got, raw)
 	}
 }
 
