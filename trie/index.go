@@ -1,7 +1,7 @@
 package trie
 
 import (
-	"strings"
+	"math"
 	"sync/atomic"
 	"unsafe"
 )
@@ -55,6 +55,30 @@ func (x *Index[V]) Delete(topicName string) (old V, existed bool) {
 	return old, existed
 }
 
+// Update gives a topic the value that edit returns for the one it has, or removes it if edit returns false. The name is kept, as by Set.
+//
+// edit runs under a lock that other writers wait for, and may run more than once: what it did last counts.
+func (x *Index[V]) Update(topicName string, edit func(v V, exists bool) (V, bool)) {
+	var existed, exists bool
+	x.topics.update(topicName, func(t topic[V], there bool) (topic[V], change) {
+		existed = there
+		if t.value, exists = edit(t.value, there); exists {
+			t.name = topicName
+			return t, put
+		}
+		if existed {
+			return t, remove
+		}
+		return t, keep
+	})
+	switch {
+	case exists && !existed:
+		x.len.Add(1)
+	case existed && !exists:
+		x.len.Add(-1)
+	}
+}
+
 // Get returns a topic's value. It doesn't allocate, and keeps no reference to topicName.
 func (x *Index[V]) Get(topicName []byte) (v V, exists bool) {
 	n := x.topics.get(unsafe.String(unsafe.SliceData(topicName), len(topicName)))
@@ -75,38 +99,11 @@ func (x *Index[V]) Len() int { return int(x.len.Load()) }
 // The cost is that of the part of the tree that the filter reaches: '#' visits what it matches, '+' each child of a level, any other
 // level does one lookup.
 func (x *Index[V]) Match(topicFilter string, visit func(topicName string, v V) bool) {
-	// Leading wildcards don't match topics that begin with '$' [MQTT-4.7.2-1].
-	hidden := strings.HasPrefix(topicFilter, "+") || topicFilter == "#"
-	visitBranch(&x.topics.root, topicFilter, 0, hidden, visit)
-}
-
-// visitBranch visits what is below b and matches filter from index at on. hidden leaves out children that begin with '$'.
-func visitBranch[V any](b *branch[topic[V]], filter string, at int, hidden bool, visit func(string, V) bool) bool {
-	all := isMultiLevel(filter, at)
-	if at > len(filter) || all {
-		if n := b.end.Load(); n != nil && !visit(n.value.name, n.value.value) {
-			return false
-		}
-		if !all {
-			return true
+	c := x.Cursor(topicFilter)
+	for steps := math.MaxInt; ; {
+		name, v, ok := c.Next(&steps)
+		if !ok || !visit(name, v) {
+			return
 		}
 	}
-	if all || firstLevel(filter[at:]) == "+" {
-		return b.kids.each(func(n *node[topic[V]]) bool {
-			return hidden && strings.HasPrefix(n.path, "$") || visitNode(n, filter, at, visit)
-		})
-	}
-	n := b.child(filter, at)
-	return n == nil || visitNode(n, filter, at, visit)
-}
-
-func visitNode[V any](n *node[topic[V]], filter string, at int, visit func(string, V) bool) bool {
-	if n.branch == nil {
-		return !matches(filter, at, n.path, 0) || visit(n.value.name, n.value.value)
-	}
-	f, t, ok := advance(filter, at, n.path, 0)
-	if !ok || t <= len(n.path) && !isMultiLevel(filter, f) {
-		return true
-	}
-	return visitBranch(n.branch, filter, f, false, visit)
 }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -266,6 +267,18 @@ func TestIndex_model(t *testing.T) {
 			if got, existed := x.Set(topic, i); got != want || existed != exists {
 				t.Fatalf("Set(%q): got %d, %v, want %d, %v", topic, got, existed, want, exists)
 			}
+		} else if r.IntN(4) == 0 {
+			if exists = r.IntN(2) == 0; exists {
+				m[topic] = i
+			} else {
+				delete(m, topic)
+			}
+			x.Update(topic, func(v int, there bool) (int, bool) {
+				if _, was := x.Get([]byte(topic)); v != want || there != was {
+					t.Fatalf("Update(%q): got %d, %v, want %d, %v", topic, v, there, want, was)
+				}
+				return i, exists
+			})
 		} else {
 			delete(m, topic)
 			if got, existed := x.Delete(topic); got != want || existed != exists {
@@ -284,11 +297,17 @@ func TestIndex_model(t *testing.T) {
 			continue
 		}
 		filter := randomFilter(r)
-		var got, wanted []string
+		var got, parts, wanted []string
 		x.Match(filter, func(topic string, v int) bool {
 			got = append(got, fmt.Sprint(topic, "=", v))
 			return true
 		})
+		for c := x.Cursor(filter); !c.Done(); {
+			steps := 1 + r.IntN(3)
+			if topic, v, ok := c.Next(&steps); ok {
+				parts = append(parts, fmt.Sprint(topic, "=", v))
+			}
+		}
 		for topic, v := range m {
 			if modelMatches(filter, topic) {
 				wanted = append(wanted, fmt.Sprint(topic, "=", v))
@@ -298,6 +317,9 @@ func TestIndex_model(t *testing.T) {
 		slices.Sort(wanted)
 		if !slices.Equal(got, wanted) {
 			t.Fatalf("Match(%q):\ngot  %q\nwant %q", filter, got, wanted)
+		}
+		if slices.Sort(parts); !slices.Equal(parts, wanted) {
+			t.Fatalf("Cursor(%q):\ngot  %q\nwant %q", filter, parts, wanted)
 		}
 	}
 	for _, topic := range slices.SortedFunc(maps.Keys(m), cmp.Compare) {
@@ -321,5 +343,108 @@ func TestIndex_visitStops(t *testing.T) {
 		if visits != 1 {
 			t.Errorf("Match(%q) went on after false: %d visits", filter, visits)
 		}
+	}
+}
+
+// TestCursor_changes changes the Index while a Cursor is under way: shards split and merge, branches come and go, and what was there all
+// the time is visited once nevertheless.
+func TestCursor_changes(t *testing.T) {
+	r := newRand(t)
+	for round := range 12 {
+		x := trie.NewIndex[int]()
+		stays := map[string]int{}
+		for i := range 2000 {
+			topic := fmt.Sprintf("%d/%d/%d", r.IntN(200), r.IntN(10), i)
+			if stays[topic] = i; i%4 > 0 {
+				delete(stays, topic)
+			}
+			x.Set(topic, i)
+		}
+		filter := []string{"#", "+/+/+", "+/5/#"}[round%3]
+		seen := map[string]int{}
+		c := x.Cursor(filter)
+		for !c.Done() {
+			steps := 1 + r.IntN(100)
+			topic, _, ok := c.Next(&steps)
+			if ok {
+				if seen[topic]++; seen[topic] > 1 {
+					t.Fatalf("round %d: %q was visited twice", round, topic)
+				}
+			}
+			if r.IntN(20) > 0 {
+				continue
+			}
+			for range 100 {
+				topic := fmt.Sprintf("%d/%d/%d", r.IntN(200), r.IntN(10), r.IntN(2000))
+				if round < 6 {
+					topic = fmt.Sprintf("%d/%d/%d", r.IntN(1000), r.IntN(10), r.IntN(100_000))
+				}
+				if _, kept := stays[topic]; kept {
+					continue
+				}
+				if round < 6 == (r.IntN(4) > 0) {
+					x.Set(topic, 1)
+				} else {
+					x.Delete(topic)
+				}
+			}
+		}
+		for topic := range stays {
+			if modelMatches(filter, topic) != (seen[topic] == 1) {
+				t.Fatalf("round %d: %q was visited %d times by %q", round, topic, seen[topic], filter)
+			}
+		}
+	}
+}
+
+// TestCursor_merge lets shards become one that a Cursor has seen half of.
+func TestCursor_merge(t *testing.T) {
+	const topics = 5000
+	for at := 0; at < topics; at += 1000 {
+		x := trie.NewIndex[int]()
+		for i := range topics {
+			x.Set(strconv.Itoa(i), i)
+		}
+		seen := map[string]int{}
+		c := x.Cursor("+")
+		for !c.Done() {
+			if len(seen) == at {
+				for i := range topics {
+					if i%100 > 0 {
+						x.Delete(strconv.Itoa(i))
+					}
+				}
+			}
+			steps := 1
+			if topic, _, ok := c.Next(&steps); ok {
+				seen[topic]++
+			}
+		}
+		for i := 0; i < topics; i += 100 {
+			if topic := strconv.Itoa(i); seen[topic] != 1 {
+				t.Fatalf("deleted after %d: %q was visited %d times", at, topic, seen[topic])
+			}
+		}
+	}
+}
+
+// TestCursor_steps holds each call to the steps that it was given, also where nothing matches.
+func TestCursor_steps(t *testing.T) {
+	x := trie.NewIndex[int]()
+	for i := range 1000 {
+		x.Set(fmt.Sprintf("%d/x", i), i)
+	}
+	calls := 0
+	for c := x.Cursor("+/y"); !c.Done(); calls++ {
+		steps := 10
+		if topic, _, ok := c.Next(&steps); ok {
+			t.Fatalf("%q matches", topic)
+		}
+		if steps != 0 && !c.Done() {
+			t.Fatalf("%d steps are left, and it isn't done", steps)
+		}
+	}
+	if calls < 100 {
+		t.Errorf("got %d calls for 1000 topics, want at least 100", calls)
 	}
 }

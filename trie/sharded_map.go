@@ -153,6 +153,44 @@ func (m *shardedMap[K, E, P]) each(visit func(entry *E) bool) bool {
 	})
 }
 
+// walk goes through a map's entries, one by one: those that are there all the time are visited once. It holds no lock. The zero value is
+// at its end.
+type walk[K, E any, P keyed[K, E]] struct {
+	m     *shardedMap[K, E, P] // nil at the end
+	shard *shard[E]            // nil before its first entry
+	from  uint64               // hashes that are lower were in the shards before
+	slot  int
+}
+
+func (w *walk[K, E, P]) begin(m *shardedMap[K, E, P]) {
+	if !m.empty() {
+		w.m = m
+	}
+}
+
+// next returns the next entry, nil at the end.
+func (w *walk[K, E, P]) next() *E {
+	for w.m != nil {
+		if w.shard == nil {
+			w.shard, w.slot = w.m.shardOf(w.from), 0
+		}
+		s := w.shard
+		for w.slot < len(s.buckets)*bucketSlots {
+			entry := s.buckets[w.slot/bucketSlots].slots[w.slot%bucketSlots].Load()
+			w.slot++
+			if entry == nil || w.from > s.prefix && P(entry).hash() < w.from { // two shards were merged since
+				continue
+			}
+			return entry
+		}
+		w.shard = nil
+		if w.from = s.prefix + 1<<(directoryBits-s.depth); w.from == 0 { // a shift by 64 yields 0 too
+			w.m = nil
+		}
+	}
+	return nil
+}
+
 // appendTo appends copies of all entries, as each visits them, without a call for each.
 func (m *shardedMap[K, E, P]) appendTo(entries []E) []E {
 	m.eachShard(func(s *shard[E], from uint64) bool {
