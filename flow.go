@@ -22,7 +22,8 @@ type flow struct {
 	// queue holds what waits for a session that is not durable.
 	queue session.Queue
 
-	replays []*replay // retained messages that are not sent yet
+	replays      []*replay // retained messages that are not sent yet
+	replayPosted bool      // they go on in this turn
 
 	// The rest is for durable sessions, whose queue is in the store. Entries are
 	// sent in the order of their numbers, up to cursor so far. A message that was

@@ -51,25 +51,47 @@ func (b *Broker) unindexRetained(topic string) bool {
 // replay is the retained messages that a new subscription gets, as far as they
 // are not sent.
 type replay struct {
-	messages []*store.Message
 	sub      store.Subscription
-	waits    bool // for a commit
+	matched  bool // messages has been filled
+	messages []*store.Message
+	storing  int // how many are on their way to the session's queue
 }
+
+const (
+	// replayTurn is how many retained messages one client gets before others have
+	// their turn.
+	replayTurn = 4096
+	// replayAhead is how many may be under way to a durable session: the others
+	// wait here rather than fill its queue.
+	replayAhead = 256
+)
 
 // replayRetained starts to send the retained messages that match a new
 // subscription, with RETAIN 1 [MQTT-3.3.1-8]. It runs after the SUBACK was written.
-func (c *Client) replayRetained(topicFilter string, sub *store.Subscription) {
-	var messages []*store.Message
-	c.loop.b.retained.Match(topicFilter, func(_ string, m *store.Message) bool {
-		messages = append(messages, m)
-		return true
-	})
-	if len(messages) == 0 {
-		return
+//
+// Subscriptions are served one after the other, and what matches is looked up
+// when it is a subscription's turn: a client that subscribes to much and reads
+// nothing makes the broker collect it once.
+func (c *Client) replayRetained(sub *store.Subscription) {
+	r := &replay{sub: *sub}
+	if c.flow == nil || len(c.flow.replays) == 0 {
+		if c.matchRetained(r); len(r.messages) == 0 {
+			return
+		}
 	}
 	f := c.flows()
-	f.replays = append(f.replays, &replay{messages: messages, sub: *sub})
-	c.replayOn()
+	f.replays = append(f.replays, r)
+	if len(f.replays) == 1 {
+		c.replayOn()
+	}
+}
+
+func (c *Client) matchRetained(r *replay) {
+	r.matched = true
+	c.loop.b.retained.Match(r.sub.TopicFilter, func(_ string, m *store.Message) bool {
+		r.messages = append(r.messages, m)
+		return true
+	})
 }
 
 // replayOn sends retained messages as far as the client takes them: they wait for
@@ -79,9 +101,23 @@ func (c *Client) replayRetained(topicFilter string, sub *store.Subscription) {
 func (c *Client) replayOn() {
 	f, l := c.flow, c.loop
 	now := l.now()
-	for len(f.replays) > 0 {
+	for turn := 0; len(f.replays) > 0; {
 		r := f.replays[0]
-		for len(r.messages) > 0 {
+		if !r.matched {
+			c.matchRetained(r)
+			turn += len(r.messages) / 8 // that was some work as well
+		}
+		for ; len(r.messages) > 0; turn++ {
+			if turn >= replayTurn && c.local == nil {
+				if !f.replayPosted {
+					f.replayPosted = true
+					l.el.Post(func() {
+						f.replayPosted = false
+						c.advance()
+					})
+				}
+				return
+			}
 			m := r.messages[0]
 			if current, _ := l.b.retained.Get(m.TopicName); current == m && !m.Expired(now) && !c.replayOne(r, m) {
 				return
@@ -116,20 +152,24 @@ func (c *Client) replayOne(r *replay, m *store.Message) bool {
 			l.drop(&p, &d, reason)
 		}
 	case c.session.durable: // by way of its queue
-		if r.waits {
-			return false
+		if f.behind || r.storing+f.out.Len() >= c.replayAhead(m.Size()) {
+			return false // a commit or an acknowledgement goes on with it
 		}
 		if l.commits.full() {
-			r.waits = true
+			r.storing++
 			l.commits.after(func() {
-				r.waits = false
+				r.storing--
 				c.advance()
 			})
 			return false
 		}
 		l.targets, l.routed = l.targets[:0], l.routed[:0]
 		l.addTarget(&p, &d)
-		l.commit(&p, &routed{op: store.Op{Kind: store.OpPublish, Message: m, Targets: l.targets}}, nil)
+		r.storing++
+		l.commit(&p, &routed{op: store.Op{Kind: store.OpPublish, Message: m, Targets: l.targets}}, func(*store.Op, error) {
+			r.storing--
+			c.advance()
+		})
 	case f.queue.Len() > 0 || !f.out.CanSend():
 		return false // an acknowledgement goes on with it
 	default:
@@ -137,4 +177,17 @@ func (c *Client) replayOne(r *replay, m *store.Message) bool {
 	}
 	l.m.MessagesMatched[d.qos].Inc()
 	return true
+}
+
+// replayAhead is how many retained messages of a size may be under way to a
+// durable session, within what its queue holds.
+func (c *Client) replayAhead(size int) int {
+	limits, n := &c.loop.b.opts.Limits, replayAhead
+	if limits.QueueMessages > 0 {
+		n = min(n, limits.QueueMessages/4)
+	}
+	if limits.QueueBytes > 0 {
+		n = min(n, limits.QueueBytes/4/max(1, size))
+	}
+	return max(1, n)
 }

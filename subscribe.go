@@ -141,10 +141,10 @@ func (c *Client) subscribed(s *subscribing) {
 		}
 		switch sub.Options.RetainHandling {
 		case 0:
-			c.replayRetained(sub.TopicFilter, sub)
+			c.replayRetained(sub)
 		case 1:
 			if !s.existed[i] {
-				c.replayRetained(sub.TopicFilter, sub)
+				c.replayRetained(sub)
 			}
 		}
 	}
