@@ -200,3 +200,17 @@ func newMemory(t testing.TB) store.Store {
 	t.Cleanup(func() { _ = s.Close() })
 	return s
 }
+
+// expectSession waits until what the store knows of a session is as wanted.
+func expectSession(t testing.TB, s store.Store, clientID string, wanted func(store.Session) bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; <-time.After(time.Millisecond) {
+		se, err := s.Sessions().Lookup(t.Context(), clientID)
+		if err == nil && wanted(se) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("session %s: %+v, %v", clientID, se, err)
+		}
+	}
+}

@@ -43,11 +43,10 @@ func (c *Client) goOffline(clean bool) {
 	if c.will != nil && !clean {
 		switch delay := c.will.DelayInterval; {
 		case ends || delay == 0: // [MQTT-3.1.2-8]
-			l.publishWill(c.will)
+			l.publishWill(c.will, nil)
 			op.WillRemoved = false
-			op.WillDue = now
-		case c.takenOver != nil: // [MQTT-3.1.3-9]: the session goes on in time
-		default:
+			op.WillDue = now // for the scheduler, if it could not be published
+		default: // a claim before it is due drops it [MQTT-3.1.3-9]
 			op.WillRemoved = false
 			op.WillDue = session.WillDue(now, delay, c.sessionExpiryInterval)
 		}
@@ -58,17 +57,29 @@ func (c *Client) goOffline(clean bool) {
 	}
 	// A session that ends has its queue until others have what they are to get.
 	l.afterLeaving(s, func() {
-		l.commits.add(op, func(*store.Op, error) {
-			switch {
-			case ends && !s.durable:
+		l.commitOffline(op, func() {
+			if ends && !s.durable {
 				s.end(b)
-			case !op.Due.IsZero() || !op.WillDue.IsZero():
+			}
+			if !op.Due.IsZero() || !op.WillDue.IsZero() {
 				b.scheduler.nudge()
 			}
 		})
 		if ends && s.durable {
-			l.endSession(s, c.epoch, nil)
+			l.endSession(s, c.epoch)
 		}
+	})
+}
+
+// commitOffline commits the end of a connection, and again while the store fails:
+// nobody else would end it there, or see to its Will. done is called after the
+// first try. The epoch keeps a late one from a newer connection.
+func (l *loop) commitOffline(op store.Op, done func()) {
+	l.commits.add(op, func(_ *store.Op, err error) {
+		if err != nil {
+			l.repeat(func() { l.commitOffline(op, l.b.scheduler.nudge) })
+		}
+		done()
 	})
 }
 
@@ -122,46 +133,62 @@ func (c *Client) leaveFlow(ends bool) {
 }
 
 // endSession deletes a durable session in the store, unless it was claimed
-// again, and then in this process. ended may be nil.
-func (l *loop) endSession(s *Session, epoch uint64, ended func()) {
-	op := store.Op{Kind: store.OpEndSession, Session: s.id, Epoch: epoch}
-	l.commits.add(op, func(op *store.Op, err error) {
-		if err == nil && op.Result != store.Fenced {
-			s.end(l.b)
-			if ended != nil {
-				ended()
-			}
+// again, and then in this process. It goes on while the store fails.
+func (l *loop) endSession(s *Session, epoch uint64) {
+	l.tryEndSession(s, epoch, func(_ *store.Op, err error) {
+		if err != nil {
+			l.repeat(func() { l.endSession(s, epoch) })
 		}
 	})
 }
 
-// publishWill publishes a Will and removes it from the store in one step. Nobody
-// gets it before: should the store fail, or have published it already, nobody
-// does.
-func (l *loop) publishWill(w *store.Will) {
+// tryEndSession is endSession, but tries once.
+func (l *loop) tryEndSession(s *Session, epoch uint64, done doneFunc) {
+	op := store.Op{Kind: store.OpEndSession, Session: s.id, Epoch: epoch}
+	l.commits.add(op, func(op *store.Op, err error) {
+		if err == nil && op.Result != store.Fenced {
+			s.end(l.b)
+		}
+		done(op, err)
+	})
+}
+
+// publishWill publishes a Will and removes it from the store in one step. Unless
+// that step was Done nobody has seen it: the Will is still in the store, or
+// somebody else has published it. done may be nil.
+func (l *loop) publishWill(w *store.Will, done doneFunc) {
 	var p publication
 	p.set(&w.Message)
-	p.kept = nil
+	p.kept, p.afterCommit = nil, true
 	if w.ExpirySeconds >= 0 {
 		p.expiry = l.now().Add(time.Duration(w.ExpirySeconds) * time.Second)
 	}
 	p.received = l.el.Nanotime()
-	p.afterCommit = true
 	r := l.route(&p, true)
 	r.op.WillOf = w
+	m := p.keep()
 	l.commit(&p, &r, func(op *store.Op, err error) {
-		if err != nil || op.Result != store.Done {
-			return
+		if err == nil && op.Result == store.Done {
+			l.willPublished(w.ClientID, m)
 		}
-		l.m.MessagesReceived[p.qos].Inc()
-		l.b.metrics.WillsPublished.Inc()
-		if f := l.b.opts.Events.OnWillPublished; f != nil {
-			f(w.ClientID, p.view())
-		}
-		if f := l.b.opts.Events.OnPublished; f != nil {
-			f(nil, p.view())
+		if done != nil {
+			done(op, err)
 		}
 	})
+}
+
+// willPublished counts and reports a Will.
+func (l *loop) willPublished(clientID string, m *store.Message) {
+	var p publication
+	p.set(m)
+	l.m.MessagesReceived[p.qos].Inc()
+	l.b.metrics.WillsPublished.Inc()
+	if f := l.b.opts.Events.OnWillPublished; f != nil {
+		f(clientID, p.view())
+	}
+	if f := l.b.opts.Events.OnPublished; f != nil {
+		f(nil, p.view())
+	}
 }
 
 // Kick disconnects a client (5.0: Administrative action, 0x98). Its session stays

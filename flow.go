@@ -385,10 +385,11 @@ func (l *loop) scheduleRetries() {
 	}
 }
 
-// OnTimer lets the clients and the groups go on whose read of the store failed.
+// OnTimer lets the clients and the groups go on whose read of the store failed,
+// and does again what else it failed to do.
 func (l *loop) OnTimer(*eventloop.Timer) {
-	retries, groups := l.retries, l.drainRetries
-	l.retries, l.drainRetries = nil, nil
+	retries, groups, repeats := l.retries, l.drainRetries, l.repeats
+	l.retries, l.drainRetries, l.repeats = nil, nil, nil
 	for _, c := range retries {
 		c.retrying = false
 		c.advance()
@@ -396,6 +397,15 @@ func (l *loop) OnTimer(*eventloop.Timer) {
 	for _, f := range groups {
 		l.drainGroup(f)
 	}
+	for _, f := range repeats {
+		f()
+	}
+}
+
+// repeat calls f after a while, for what the store failed to do.
+func (l *loop) repeat(f func()) {
+	l.repeats = append(l.repeats, f)
+	l.scheduleRetries()
 }
 
 // publishOverhead is about what a PUBLISH has beside topic, payload and what it

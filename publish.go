@@ -48,9 +48,11 @@ type publication struct {
 	received                   int64          // nanoseconds of a loop's clock; 0: not measured
 	kept                       *store.Message // the copy, once it was made
 	serial                     uint64         // tells publications of a loop apart
-	afterCommit                bool           // nothing goes out before the commit
 	publisher                  *Client        // of a QoS 2 PUBLISH, for its PUBREC
 	packetID                   uint16         // of a QoS 2 PUBLISH
+	// afterCommit: nothing goes out, or counts, before the commit. So is a Will, which
+	// is tried again if that fails.
+	afterCommit bool
 }
 
 // keep returns the message as a copy that lasts. It is made once.
@@ -163,7 +165,7 @@ func (l *loop) route(p *publication, force bool) (r routed) {
 		r.commit = r.commit || r.op.Retain && p.qos > 0
 	}
 	// A session that two filters match gets the message once, so all must be seen
-	// before the first goes out; so they must if QoS 2 may have to wait.
+	// before the first goes out; so they must if some may have to wait.
 	wait := p.qos == 2 || p.afterCommit || m.Filters > 1 && len(m.Subscribers) > 1
 	if wait {
 		clear(l.merged)
@@ -224,14 +226,16 @@ func (l *loop) routeOne(p *publication, d *delivery, r *routed) {
 }
 
 // routeAll is routeOne for l.deliveries: first those that must be stored, then
-// the others, which wait for the commit of a QoS 2 message if there is one.
+// the others, which wait for the commit, if there is one, of a QoS 2 message or a
+// deferred one. The matches of the latter count when it is stored.
 func (l *loop) routeAll(p *publication, r *routed) {
 	r.matched += len(l.deliveries)
 	for i := range l.deliveries {
 		d := &l.deliveries[i]
-		l.m.MessagesMatched[d.qos].Inc()
-		if d.stored() {
-			r.commit = l.addTarget(p, d) || r.commit
+		target := d.stored() && l.addTarget(p, d)
+		r.commit = r.commit || target
+		if !p.afterCommit || d.stored() && !target { // the latter was dropped
+			l.m.MessagesMatched[d.qos].Inc()
 		}
 	}
 	if p.publisher != nil && !r.commit {
@@ -350,21 +354,22 @@ func (l *loop) dropGone(p *publication, d *delivery) {
 
 // commit adds what route returned to the next batch. done learns on this loop
 // whether it was stored. It reports what became of each target before, of a
-// client's QoS 2 message after.
+// client's QoS 2 message and of a deferred one after.
 func (l *loop) commit(p *publication, r *routed, done func(op *store.Op, err error)) {
 	r.op.Targets = append([]store.Target(nil), r.op.Targets...)
 	deliveries := append([]delivery(nil), l.routed...)
-	kept, from, received, pubrec := p.keep(), p.from, p.received, p.publisher != nil
+	kept, from, received, deferred := p.keep(), p.from, p.received, p.afterCommit
+	first := deferred || p.publisher != nil
 	l.commits.add(r.op, func(op *store.Op, err error) {
-		if pubrec {
+		if first && done != nil {
 			done(op, err)
 		}
 		var q publication
 		q.set(kept)
 		l.serial++
-		q.from, q.received, q.serial = from, received, l.serial
+		q.from, q.received, q.serial, q.afterCommit = from, received, l.serial, deferred
 		l.committed(&q, op, deliveries, err)
-		if done != nil && !pubrec {
+		if done != nil && !first {
 			done(op, err)
 		}
 	})
@@ -376,7 +381,14 @@ func (l *loop) committed(p *publication, op *store.Op, deliveries []delivery, er
 	stored := err == nil && op.Result == store.Done
 	for i := range deliveries {
 		d := &deliveries[i]
+		if stored && p.afterCommit {
+			l.m.MessagesMatched[d.qos].Inc()
+		}
 		switch {
+		case !stored && p.afterCommit: // it is tried again, or somebody else did it
+			if d.session == nil {
+				l.b.groups.release(d.sharedFilter(), p.size())
+			}
 		case !stored && err == nil && op.Result == store.Duplicate:
 			// It was delivered when its Packet Identifier came first.
 		case !stored:
@@ -389,7 +401,9 @@ func (l *loop) committed(p *publication, op *store.Op, deliveries []delivery, er
 			}
 			l.drop(p, d, reason)
 		case i >= len(op.Targets):
-			d.client = d.session.client.Load()
+			if d.session != nil { // else QoS 0 for a group with no connected member
+				d.client = d.session.client.Load()
+			}
 			l.dispatch(p, d)
 		default:
 			l.queued(p, d, &op.Targets[i])

@@ -16,7 +16,9 @@ type scheduler struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	done   chan struct{}
-	more   bool // the last round left something that is due
+
+	// When to go on with Wills and with sessions after a round that failed.
+	willsPause, sessionsPause time.Time
 }
 
 const (
@@ -25,9 +27,10 @@ const (
 	// scheduleMax is the longest the scheduler sleeps: other nodes may have put
 	// something into the store.
 	scheduleMax = 10 * time.Second
-	// scheduleMin is the shortest: what is due already, and was not done in the
-	// round before, is tried again after retryInterval.
+	// scheduleMin keeps a store that answers nonsense from making it spin.
 	scheduleMin = time.Millisecond
+	// schedulePause is how long it waits after the store failed, or was full.
+	schedulePause = time.Second
 	// retainedSweep is how often expired retained messages are looked for.
 	retainedSweep = 30 * time.Second
 )
@@ -67,8 +70,12 @@ func (s *scheduler) run() {
 		case <-timer.C:
 		}
 		now := s.b.store.Now()
-		s.more = s.wills(now)
-		s.more = s.sessions(now) || s.more
+		if !s.pausing(&s.willsPause) && !s.wills(now) {
+			s.willsPause = time.Now().Add(schedulePause)
+		}
+		if !s.pausing(&s.sessionsPause) && !s.sessions(now) {
+			s.sessionsPause = time.Now().Add(schedulePause)
+		}
 		if now.Sub(swept) >= retainedSweep {
 			swept = now
 			s.retained(now)
@@ -77,24 +84,35 @@ func (s *scheduler) run() {
 	}
 }
 
-// untilNext returns how long to sleep.
-func (s *scheduler) untilNext() time.Duration {
-	next := s.b.store.Now().Add(scheduleMax)
-	if t, ok, err := s.b.store.Wills().NextDue(s.ctx); err == nil && ok && t.Before(next) {
-		next = t
+// pausing reports whether until has not come yet, and clears it when it has.
+func (s *scheduler) pausing(until *time.Time) bool {
+	if time.Now().Before(*until) {
+		return true
 	}
-	if t, ok, err := s.b.store.Sessions().NextExpiry(s.ctx); err == nil && ok && t.Before(next) {
-		next = t
-	}
-	left := next.Sub(s.b.store.Now())
-	if left <= 0 && !s.more {
-		return retryInterval
-	}
-	return max(scheduleMin, left)
+	*until = time.Time{}
+	return false
 }
 
-// onLoop runs f on a loop and waits until what it committed is committed.
-func (s *scheduler) onLoop(f func(l *loop)) {
+// untilNext returns how long to sleep.
+func (s *scheduler) untilNext() time.Duration {
+	wait := scheduleMax
+	for _, part := range []struct {
+		next  func(context.Context) (time.Time, bool, error)
+		pause time.Time
+	}{
+		{s.b.store.Wills().NextDue, s.willsPause},
+		{s.b.store.Sessions().NextExpiry, s.sessionsPause},
+	} {
+		if t, ok, err := part.next(s.ctx); err == nil && ok {
+			wait = min(wait, max(t.Sub(s.b.store.Now()), time.Until(part.pause)))
+		}
+	}
+	return max(scheduleMin, wait)
+}
+
+// onLoop runs f on a loop and waits until what it committed is committed. It
+// reports false if the broker stopped first.
+func (s *scheduler) onLoop(f func(l *loop)) bool {
 	l := s.b.loops[0]
 	done := make(chan struct{})
 	l.el.Post(func() {
@@ -103,40 +121,56 @@ func (s *scheduler) onLoop(f func(l *loop)) {
 	})
 	select {
 	case <-done:
+		return true
 	case <-s.ctx.Done():
+		return false
 	}
 }
 
-// wills publishes what is due, and reports whether there may be more of it.
-func (s *scheduler) wills(now time.Time) (more bool) {
+// wills publishes the Wills that are due, and reports false if not all could be.
+func (s *scheduler) wills(now time.Time) (ok bool) {
 	wills, err := s.b.store.Wills().Due(s.ctx, now, schedulePage)
 	if err != nil || len(wills) == 0 {
-		return false
+		return err == nil
 	}
-	s.onLoop(func(l *loop) {
+	failed := 0
+	returned := s.onLoop(func(l *loop) {
 		for i := range wills {
-			l.publishWill(&wills[i])
+			l.publishWill(&wills[i], func(op *store.Op, err error) {
+				if err != nil || op.Result == store.Full {
+					failed++
+				}
+			})
 		}
 	})
-	return len(wills) == schedulePage && s.b.degraded.Load() == nil
+	return returned && failed == 0
 }
 
-// sessions ends those that have expired, and reports whether there may be more.
-func (s *scheduler) sessions(now time.Time) (more bool) {
+// sessions ends the sessions that have expired, and reports false if not all
+// could be.
+func (s *scheduler) sessions(now time.Time) (ok bool) {
 	expired, err := s.b.store.Sessions().Expired(s.ctx, now, schedulePage)
 	if err != nil || len(expired) == 0 {
-		return false
+		return err == nil
 	}
-	s.onLoop(func(l *loop) {
+	failed := 0
+	returned := s.onLoop(func(l *loop) {
 		for i := range expired {
 			known := s.b.registry.session(expired[i].ID.ClientID)
 			if known == nil || known.id != expired[i].ID {
 				known = &Session{id: expired[i].ID, durable: true}
 			}
-			l.endSession(known, expired[i].Epoch, s.b.metrics.SessionsExpired.Inc)
+			l.tryEndSession(known, expired[i].Epoch, func(op *store.Op, err error) {
+				switch {
+				case err != nil:
+					failed++
+				case op.Result == store.Done:
+					s.b.metrics.SessionsExpired.Inc()
+				}
+			})
 		}
 	})
-	return len(expired) == schedulePage && s.b.degraded.Load() == nil
+	return returned && failed == 0
 }
 
 func (s *scheduler) retained(now time.Time) {

@@ -190,6 +190,7 @@ func TestSessionExpiry(t *testing.T) {
 	wake()
 	clock.advance(50 * time.Second)
 	expect("long", "lengthened")
+	expectMetric(t, s.Broker, "loopmq_sessions_expired_total", 4)
 	clock.advance(1000 * 24 * time.Hour)
 	stays.Ping()
 	for id, want := range map[string]bool{"short": false, "never": true, "v3": true} {
@@ -198,7 +199,6 @@ func TestSessionExpiry(t *testing.T) {
 			t.Errorf("%s: session present %t", id, p.SessionPresent)
 		}
 	}
-	expectMetric(t, s.Broker, "loopmq_sessions_expired_total", 4)
 }
 
 // A session whose time is over is over, though the broker has not cleared it away yet.
