@@ -1,6 +1,7 @@
 package loopmq_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -184,7 +185,7 @@ func TestEndOfSessionIsToldAgain(t *testing.T) {
 	}
 	f.failCommits(nil)
 	expectMetric(t, s.Broker, "loopmq_sessions", 0)
-	if _, err := f.Sessions().Lookup(t.Context(), "c"); err != store.ErrGone {
+	if _, err := f.Sessions().Lookup(t.Context(), "c"); !errors.Is(err, store.ErrGone) {
 		t.Errorf("the session is in the store: %v", err)
 	}
 }

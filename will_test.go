@@ -56,8 +56,10 @@ func TestWhenWillIsPublished(t *testing.T) {
 		"DISCONNECT with Will, delayed":     {10, 100, disconnect(codec.DisconnectWithWill), 10},
 		"DISCONNECT with error":             {0, 0, disconnect(codec.UnspecifiedError), soon},
 		"DISCONNECT with Will, now expires": {10, 100, disconnect(codec.DisconnectWithWill, codec.PropSessionExpiryInterval, 0), soon},
-		"DISCONNECT with Will, session shortened": {50, 100,
-			disconnect(codec.DisconnectWithWill, codec.PropSessionExpiryInterval, 10), 10},
+		"DISCONNECT with Will, session shortened": {
+			50, 100,
+			disconnect(codec.DisconnectWithWill, codec.PropSessionExpiryInterval, 10), 10,
+		},
 		"lost, delayed, resumed":     {10, 100, then(lost, reconnect(true)), never},
 		"lost, delayed, clean start": {10, 100, then(lost, reconnect(false)), soon},
 		"taken over":                 {0, 100, reconnect(true), soon},
