@@ -550,8 +550,18 @@ func TestMQTT_4_7_3_4_NoNormalization(t *testing.T) {
 	t.Parallel()
 	p := brokertest.Name() + "/"
 	for _, pair := range [][2]string{
-		{"A", "a"}, {"\u00C5", "A\u030A"}, {"\u00C5", "\u212B"}, {"a/", "a"}, {"/a", "a"}, {"a//b", "a/b"}, {"a ", "a"}, {"a/./b", "a/b"},
-		{"\u200Ba", "a"}, {"%41", "A"}, {"a/../b", "b"}, {"\uFFFD", "\uFFFC"},
+		{"A", "a"},
+		{"\u00C5", "A\u030A"},
+		{"\u00C5", "\u212B"},
+		{"a/", "a"},
+		{"/a", "a"},
+		{"a//b", "a/b"},
+		{"a ", "a"},
+		{"a/./b", "a/b"},
+		{"\u200Ba", "a"},
+		{"%41", "A"},
+		{"a/../b", "b"},
+		{"\uFFFD", "\uFFFC"},
 	} {
 		c := connect(t)
 		c.Subscribe(p+pair[0], 0)
