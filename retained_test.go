@@ -129,20 +129,14 @@ func TestRetainedReplayOfManyFiltersIsBounded(t *testing.T) {
 	}
 	c := brokertest.Connect(t, s.Addr, codec.V5)
 	c.Send(&p, &codec.Ack{Type: codec.TypePuback, PacketID: 1}) // that has come when the SUBSCRIBE is dealt with
-	longest := time.Duration(0)
 	eventually(t, "the end of the SUBSCRIBE", func() bool {
 		for _, h := range honest {
-			begin := time.Now()
 			h.Ping()
-			longest = max(longest, time.Since(begin))
 		}
 		return metricsOf(t, s.Broker)[`loopmq_packets_received_total{type="puback"}`] == 1
 	})
 	if grown := heapBytes() - before; grown > 32<<20 {
 		t.Errorf("the heap has grown by %d MiB", grown>>20)
-	}
-	if longest > time.Second {
-		t.Errorf("another client had to wait %v", longest)
 	}
 	c.Close()
 	expectMetric(t, s.Broker, "loopmq_clients_connected", float64(len(honest)))
