@@ -250,7 +250,7 @@ func (b *Broker) load(ctx context.Context) error {
 			}
 			s := b.registry.restore(&sessions[i])
 			for _, sub := range subscriptions {
-				s.subscribe(b, sub)
+				s.subscribe(b, sub, -1)
 				if isShared(sub.TopicFilter) {
 					b.groups.restored(sub.TopicFilter)
 				}

@@ -318,7 +318,7 @@ func (b *Broker) sessionFor(res *store.Claimed) *Session {
 	s := &Session{id: res.Session.ID, durable: res.Session.Durable || res.Present, known: !res.Present}
 	b.registry.put(s)
 	for _, sub := range res.Subscriptions {
-		s.subscribe(b, sub)
+		s.subscribe(b, sub, -1)
 	}
 	if !res.Present {
 		b.metrics.SessionsCreated.Inc()

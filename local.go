@@ -31,7 +31,7 @@ func (b *Broker) Subscribe(topicFilter string, f func(m *MessageView)) (cancel f
 	l.el.Post(func() {
 		defer close(done)
 		sub := store.Subscription{TopicFilter: topicFilter, Options: codec.SubscriptionOptions{QoS: 2, RetainAsPublished: true}}
-		s.subscribe(b, sub)
+		s.subscribe(b, sub, -1)
 		if isShared(topicFilter) {
 			l.drainGroup(topicFilter)
 		} else {

@@ -2,7 +2,6 @@ package loopmq
 
 import (
 	"hash/maphash"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -152,12 +151,13 @@ func (r *registry) len() int {
 	return n
 }
 
-// subscribe puts a subscription into the trie, and reports whether it existed.
-func (s *Session) subscribe(b *Broker, sub store.Subscription) (existed bool) {
+// subscribe puts a subscription into the trie, and reports whether it existed; ok
+// is false if there would be more than limit of them (negative: no limit).
+func (s *Session) subscribe(b *Broker, sub store.Subscription, limit int) (existed, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.left {
-		return false
+		return false, true
 	}
 	existed = b.subscriptions.Subscribe(sub.TopicFilter, s, trie.Options{
 		QoS:                    sub.Options.QoS,
@@ -166,13 +166,18 @@ func (s *Session) subscribe(b *Broker, sub store.Subscription) (existed bool) {
 		RetainHandling:         sub.Options.RetainHandling,
 		SubscriptionIdentifier: sub.SubscriptionIdentifier,
 	})
-	if !existed {
-		s.mu.filters = append(s.mu.filters, sub.TopicFilter)
-		if isShared(sub.TopicFilter) {
-			s.mu.shared++
-		}
+	if existed {
+		return true, true
 	}
-	return existed
+	if limit >= 0 && len(s.mu.filters) >= limit {
+		b.subscriptions.Unsubscribe(sub.TopicFilter, s)
+		return false, false
+	}
+	s.mu.filters = append(s.mu.filters, sub.TopicFilter)
+	if isShared(sub.TopicFilter) {
+		s.mu.shared++
+	}
+	return false, true
 }
 
 // unsubscribe takes a subscription out of the trie, and reports whether it was
@@ -223,13 +228,6 @@ func (s *Session) subscriptionCount() (all, shared int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.mu.filters), s.mu.shared
-}
-
-// has reports whether the session has a subscription.
-func (s *Session) has(topicFilter string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Contains(s.mu.filters, topicFilter)
 }
 
 // sharedFilters returns the subscriptions that are shared.

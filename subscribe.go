@@ -21,6 +21,10 @@ type subscribing struct {
 // the trie and, for a durable session, in the store; then the retained messages.
 func (c *Client) subscribe(p *codec.Subscribe) {
 	n := len(p.Subscriptions)
+	if c.tooManyFilters(n) {
+		*p = codec.Subscribe{} // the loop doesn't keep that much
+		return
+	}
 	s := &subscribing{
 		packetID: p.PacketID, subscriptions: make([]store.Subscription, n), reasons: make([]codec.ReasonCode, n),
 		existed: make([]bool, n), granted: make([]bool, n),
@@ -49,6 +53,20 @@ func (c *Client) subscribe(p *codec.Subscribe) {
 		return
 	}
 	c.authorizeSubscribe(s)
+}
+
+// filtersAlways is how many Topic Filters a packet may have whatever the limits.
+const filtersAlways = 1024
+
+// tooManyFilters ends the connection if a packet has more filters than make
+// sense: they would hold up the loop.
+func (c *Client) tooManyFilters(n int) bool {
+	limit := c.loop.b.opts.Limits.Subscriptions
+	if limit < 0 || n <= max(limit, filtersAlways) {
+		return false
+	}
+	c.disconnect(codec.QuotaExceeded, errTooManyFilters)
+	return true
 }
 
 // authorizeSubscribe asks the Authorizer, and reads nothing more from c meanwhile.
@@ -87,12 +105,10 @@ func (c *Client) subscribeAllowed(s *subscribing) {
 		if s.reasons[i].IsError() {
 			continue
 		}
-		if n, _ := c.session.subscriptionCount(); limit >= 0 && n >= limit && !c.session.has(sub.TopicFilter) {
+		if s.existed[i], s.granted[i] = c.session.subscribe(b, *sub, limit); !s.granted[i] {
 			s.reasons[i] = codec.QuotaExceeded
 			continue
 		}
-		s.granted[i] = true
-		s.existed[i] = c.session.subscribe(b, *sub)
 		op.Subscriptions = append(op.Subscriptions, *sub)
 		if f := b.opts.Events.OnSubscribed; f != nil {
 			f(&c.info, sub.TopicFilter, sub.Options)
@@ -128,6 +144,10 @@ func (c *Client) subscribed(s *subscribing) {
 			}
 		}
 	}
+	if !c.accepts(p.Size(c.info.ProtocolVersion)) { // [MQTT-3.1.2-24]
+		c.disconnect(codec.PacketTooLarge, errAnswerTooLarge)
+		return
+	}
 	c.conn.EndWrite(p.Append(c.conn.BeginWrite(), c.info.ProtocolVersion))
 	c.loop.m.PacketsSent[codec.TypeSuback].Inc()
 	for i := range s.subscriptions {
@@ -153,6 +173,10 @@ func (c *Client) subscribed(s *subscribing) {
 // unsubscribe handles an UNSUBSCRIBE.
 func (c *Client) unsubscribe(p *codec.Unsubscribe) {
 	b := c.loop.b
+	if c.tooManyFilters(len(p.TopicFilters)) {
+		*p = codec.Unsubscribe{}
+		return
+	}
 	ack := codec.Unsuback{PacketID: p.PacketID, ReasonCodes: make([]codec.ReasonCode, len(p.TopicFilters))}
 	op := c.op(store.OpUnsubscribe)
 	for i, filter := range p.TopicFilters {
@@ -188,6 +212,10 @@ func (c *Client) unsubscribe(p *codec.Unsubscribe) {
 }
 
 func (c *Client) unsubscribed(p *codec.Unsuback) {
+	if !c.accepts(p.Size(c.info.ProtocolVersion)) { // [MQTT-3.1.2-24]
+		c.disconnect(codec.PacketTooLarge, errAnswerTooLarge)
+		return
+	}
 	c.conn.EndWrite(p.Append(c.conn.BeginWrite(), c.info.ProtocolVersion))
 	c.loop.m.PacketsSent[codec.TypeUnsuback].Inc()
 }
