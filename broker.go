@@ -252,7 +252,9 @@ func (b *Broker) load(ctx context.Context) error {
 			for _, sub := range subscriptions {
 				s.subscribe(b, sub, -1)
 				if isShared(sub.TopicFilter) {
-					b.groups.restored(sub.TopicFilter)
+					if err := b.groups.restore(ctx, b.store, sub.TopicFilter); err != nil {
+						return err
+					}
 				}
 			}
 			after = sessions[i].ID.ClientID

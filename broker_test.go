@@ -113,6 +113,7 @@ type faultyStore struct {
 
 	mu     sync.Mutex
 	fail   func(*store.Batch) bool // guarded by mu; nil: none fails
+	lose   func(*store.Batch) bool // guarded by mu; of which commits the answer is an error, though they are carried out
 	claims error                   // guarded by mu
 	held   chan struct{}           // guarded by mu; commits wait until it is closed
 }
@@ -121,6 +122,12 @@ func (s *faultyStore) failCommits(which func(*store.Batch) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fail = which
+}
+
+func (s *faultyStore) loseAnswers(which func(*store.Batch) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lose = which
 }
 
 func (s *faultyStore) failClaims(err error) {
@@ -171,7 +178,7 @@ type faultyWriter struct {
 
 func (w *faultyWriter) Commit(ctx context.Context, b *store.Batch) error {
 	w.s.mu.Lock()
-	held, fail := w.s.held, w.s.fail
+	held, fail, lose := w.s.held, w.s.fail, w.s.lose
 	w.s.mu.Unlock()
 	if held != nil {
 		select {
@@ -183,7 +190,11 @@ func (w *faultyWriter) Commit(ctx context.Context, b *store.Batch) error {
 	if fail != nil && fail(b) {
 		return errInjected
 	}
-	return w.Writer.Commit(ctx, b)
+	err := w.Writer.Commit(ctx, b)
+	if err == nil && lose != nil && lose(b) {
+		return errInjected
+	}
+	return err
 }
 
 // startWithFaults starts a broker whose store can fail.

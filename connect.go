@@ -315,7 +315,8 @@ func (b *Broker) sessionFor(res *store.Claimed) *Session {
 	if old != nil {
 		old.end(b)
 	}
-	s := &Session{id: res.Session.ID, durable: res.Session.Durable || res.Present, known: !res.Present}
+	s := &Session{id: res.Session.ID, durable: res.Session.Durable || res.Present}
+	s.mu.known = !res.Present
 	b.registry.put(s)
 	for _, sub := range res.Subscriptions {
 		s.subscribe(b, sub, -1)
@@ -372,7 +373,8 @@ func (c *Client) restore(res *store.Claimed) {
 	f := c.flows()
 	f.released = res.Released
 	f.heard = res.Last
-	f.lastSent = c.session.sent()
+	var known bool
+	f.lastSent, known = c.session.sent()
 	for _, packetID := range res.Held {
 		f.in.Hold(packetID)
 	}
@@ -380,7 +382,7 @@ func (c *Client) restore(res *store.Claimed) {
 		f.cursor = res.Last
 		return
 	}
-	if !c.session.known {
+	if !known {
 		f.possibly = int(c.receiveMaximum)
 	}
 	f.behind = true

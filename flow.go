@@ -288,7 +288,9 @@ func (c *Client) sendEntry(e *store.Entry) bool {
 	f.cursor = e.Number
 	if f.possibly > 0 {
 		f.possibly--
-		c.session.known = f.possibly == 0
+		if f.possibly == 0 {
+			c.session.becomesKnown()
+		}
 	}
 	switch {
 	case sent: // counted when it was sent first
@@ -348,7 +350,7 @@ func (c *Client) queueRead(entries []store.Entry, heard store.Number, err error)
 		// The end of the queue: what is stored from now on comes as news.
 		f.behind = false
 		f.possibly = 0
-		c.session.known = true
+		c.session.becomesKnown()
 		if f.cursor.Less(heard) {
 			f.cursor = heard
 		}
@@ -388,15 +390,13 @@ func (l *loop) scheduleRetries() {
 // OnTimer lets the clients and the groups go on whose read of the store failed,
 // and does again what else it failed to do.
 func (l *loop) OnTimer(*eventloop.Timer) {
-	retries, groups, repeats := l.retries, l.drainRetries, l.repeats
-	l.retries, l.drainRetries, l.repeats = nil, nil, nil
+	retries, repeats := l.retries, l.repeats
+	l.retries, l.repeats = nil, nil
 	for _, c := range retries {
 		c.retrying = false
 		c.advance()
 	}
-	for _, f := range groups {
-		l.drainGroup(f)
-	}
+	l.retryDrains()
 	for _, f := range repeats {
 		f()
 	}

@@ -24,7 +24,7 @@ func (b *Broker) Subscribe(topicFilter string, f func(m *MessageView)) (cancel f
 		return nil, ErrNotRunning
 	}
 	l := b.loops[b.nextLoop.Add(1)%uint64(len(b.loops))]
-	s := &Session{known: true}
+	s := &Session{}
 	c := &Client{loop: l, session: s, state: stateConnected, local: f}
 	s.client.Store(c)
 	done := make(chan struct{})

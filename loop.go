@@ -28,7 +28,7 @@ type loop struct {
 	blocked                       []*Client // not read until the outboxes could be pushed
 	clients                       map[*Client]struct{}
 	retries                       []*Client             // whose read of the store failed
-	drainRetries                  []string              // the shared subscriptions whose queue could not be drained
+	drainRetries                  []drainRetry          // the shared subscriptions whose queue could not be drained
 	repeats                       []func()              // what the store failed to do
 	leaving                       map[*Session][]func() // what waits until they have given up what others are to get
 	drained                       func()                // called when the last client has gone and all is committed

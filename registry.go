@@ -26,18 +26,18 @@ type Session struct {
 	// epoch is that of the last connection. It is set after client was.
 	epoch atomic.Uint64
 
-	// known is false if the session is older than this process, and another one
-	// may have sent entries that this one has not sent. It belongs to the loop of
-	// the connection, and is handed over when the session is.
-	known bool
-
 	mu struct {
 		sync.Mutex
-		lastSent store.Number // the last entry of the queue that a connection of this process sent
-		filters  []string
-		shared   int  // how many of them are shared
-		left     bool // the trie, for good
-		ended    bool
+		// lastSent is the last entry of the queue that a connection of this process
+		// sent.
+		lastSent store.Number
+		// known is false if the session is older than this process, and another one
+		// may have sent entries that this one has not sent.
+		known   bool
+		filters []string
+		shared  int  // how many of them are shared
+		left    bool // the trie, for good
+		ended   bool
 	}
 }
 
@@ -215,11 +215,19 @@ func (s *Session) sentUpTo(n store.Number) {
 	}
 }
 
-// sent returns the last entry that a connection of this process sent.
-func (s *Session) sent() store.Number {
+// sent returns the last entry that a connection of this process sent, and whether
+// nothing behind it was sent by an earlier one.
+func (s *Session) sent() (last store.Number, known bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.mu.lastSent
+	return s.mu.lastSent, s.mu.known
+}
+
+// becomesKnown notes that nothing an earlier process may have sent is left.
+func (s *Session) becomesKnown() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.known = true
 }
 
 // subscriptionCount returns how many subscriptions there are, and how many of

@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"slices"
 	"sync"
+	"time"
 
 	"loopmq/codec"
 	"loopmq/metrics"
@@ -24,9 +25,19 @@ type groups struct {
 }
 
 type groupQueue struct {
-	entries, bytes int  // since this process began
-	draining       bool // a loop hands them to members
-	again          bool // something happened meanwhile, so it must start over
+	entries, bytes int
+	draining       bool           // a loop hands them to members
+	again          bool           // something happened meanwhile, so it must start over
+	refusals       int            // how many drains in a row no member had room for
+	uncertain      []uncertainOut // what a commit that failed may have taken out
+}
+
+// uncertainOut is an entry that may have been taken out of a group's queue: the
+// next read of the queue tells. If it has, taken goes on with it, on the loop that
+// read.
+type uncertainOut struct {
+	number store.Number
+	taken  func(l *loop)
 }
 
 // reserve makes room for an entry, and reports false if the limits, which are
@@ -55,13 +66,24 @@ func (g *groups) add(topicFilter string) *groupQueue {
 	return q
 }
 
-// restored notes that a group had members when the broker started.
-func (g *groups) restored(topicFilter string) {
+// restore notes what the queue of a group holds when the broker starts.
+func (g *groups) restore(ctx context.Context, st store.Store, topicFilter string) error {
+	if g.mayHaveEntries(topicFilter) {
+		return nil
+	}
+	name, filter, _ := codec.SplitShare([]byte(topicFilter))
+	entries, bytes, _, err := st.Messages().Len(ctx, store.GroupQueue(string(name), string(filter)))
+	if errors.Is(err, store.ErrGone) || err == nil && entries == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.mu.queues[topicFilter] == nil {
-		g.add(topicFilter)
-	}
+	q := g.add(topicFilter)
+	q.entries, q.bytes = entries, bytes
+	return nil
 }
 
 // release gives the room of an entry back.
@@ -83,18 +105,41 @@ func (g *groups) forgetIfEmpty(topicFilter string, q *groupQueue) {
 }
 
 // beginDrain reports whether the caller is to drain a queue: there may be
-// something in it, and nobody else does.
-func (g *groups) beginDrain(topicFilter string) bool {
+// something in it, and nobody else does. After one that got nowhere it begins with
+// a single entry.
+func (g *groups) beginDrain(topicFilter string) (limit int, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	q := g.mu.queues[topicFilter]
 	if q == nil {
-		return false
+		return 0, false
 	}
 	q.again = q.draining
 	q.draining = true
-	return !q.again
+	limit = readEntries
+	if q.refusals > 0 {
+		limit = 1
+	}
+	return limit, !q.again
 }
+
+// progress notes whether the members had room, and returns how long to wait
+// before the next try if they had none.
+func (g *groups) progress(topicFilter string, moved bool) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	q := g.mu.queues[topicFilter]
+	if moved {
+		q.refusals = 0
+		return retryInterval
+	}
+	wait := min(retryInterval<<q.refusals, drainPauseMax)
+	q.refusals = min(q.refusals+1, 10)
+	return wait
+}
+
+// drainPauseMax is the longest that a group whose members have no room waits.
+const drainPauseMax = time.Second
 
 // endDrain ends a drain, and reports whether another is due.
 func (g *groups) endDrain(topicFilter string) (again bool) {
@@ -105,6 +150,37 @@ func (g *groups) endDrain(topicFilter string) (again bool) {
 	q.draining, q.again = false, false
 	g.forgetIfEmpty(topicFilter, q)
 	return again
+}
+
+// addUncertain notes an entry that may have been taken out.
+func (g *groups) addUncertain(topicFilter string, u uncertainOut) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if q := g.mu.queues[topicFilter]; q != nil { // always: the entry counts until that is settled
+		q.uncertain = append(q.uncertain, u)
+	}
+}
+
+// settle returns those uncertain entries that a read behind a number shows to
+// have been taken out, and forgets those that it shows to be there.
+func (g *groups) settle(topicFilter string, after store.Number, read []store.Entry) (taken []uncertainOut) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	q := g.mu.queues[topicFilter]
+	if q == nil || len(q.uncertain) == 0 {
+		return nil
+	}
+	q.uncertain = slices.DeleteFunc(q.uncertain, func(u uncertainOut) bool {
+		if !after.Less(u.number) || len(read) > 0 && read[len(read)-1].Number.Less(u.number) {
+			return false // the read doesn't reach it
+		}
+		there := slices.ContainsFunc(read, func(e store.Entry) bool { return e.Number == u.number })
+		if !there {
+			taken = append(taken, u)
+		}
+		return true
+	})
+	return taken
 }
 
 // mayHaveEntries reports whether a queue may have something.
@@ -189,8 +265,18 @@ func (l *loop) redistributePage(s *Session, epoch uint64, after store.Number) {
 				l.left(s)
 				return
 			}
-			l.backToGroups(s, epoch, entries)
-			l.commits.after(func() { l.redistributePage(s, epoch, entries[len(entries)-1].Number) })
+			failed := false
+			l.backToGroups(s, epoch, entries, func() { failed = true })
+			l.commits.after(func() {
+				switch {
+				case !failed:
+					l.redistributePage(s, epoch, entries[len(entries)-1].Number)
+				case b.shuttingDown.Load():
+					l.left(s)
+				default:
+					l.repeat(func() { l.redistributePage(s, epoch, after) })
+				}
+			})
 		})
 	})
 	if !begun { // the broker stops
@@ -231,55 +317,73 @@ func (l *loop) comesBack(s *Session, entries []store.Entry) {
 	if s.client.Load() != nil { // connected again: it reads them
 		return
 	}
-	l.backToGroups(s, epoch, entries)
+	l.backToGroups(s, epoch, entries, func() {
+		l.repeat(func() { l.comesBack(s, entries) })
+	})
 }
 
 // backToGroups moves those of a session's entries to the queues of their groups
-// that belong there, and on from there.
-func (l *loop) backToGroups(s *Session, epoch uint64, entries []store.Entry) {
-	lastSent := s.sent()
-	byGroup := make(map[string][]store.Entry)
+// that belong there, and on from there. failed is called for each of them for
+// which the store failed.
+func (l *loop) backToGroups(s *Session, epoch uint64, entries []store.Entry, failed func()) {
+	lastSent, known := s.sent()
+	regained := ""
 	for i := range entries {
 		e := &entries[i]
-		neverSent := s.known && lastSent.Less(e.Number)
-		if e.ShareName == "" || e.QoS == 2 && !neverSent {
+		sent := !lastSent.Less(e.Number)
+		if e.ShareName == "" || e.QoS == 2 && (sent || !known) {
 			continue
 		}
 		f := sharedFilter(e.ShareName, e.TopicFilter)
-		if l.b.groups.reserve(f, e.Message.Size(), &l.b.opts.Limits) {
-			byGroup[f] = append(byGroup[f], *e)
+		if !l.b.groups.reserve(f, e.Message.Size(), &l.b.opts.Limits) {
+			continue
 		}
-	}
-	for f, entries := range byGroup {
-		op := store.Op{Kind: store.OpMove, Session: s.id, Epoch: epoch, From: store.QueueOf(s.id)}
-		for i := range entries {
-			op.Numbers = append(op.Numbers, entries[i].Number)
+		op := store.Op{
+			Kind: store.OpMove, Session: s.id, Epoch: epoch, From: store.QueueOf(s.id), Numbers: []store.Number{e.Number},
+			Targets: []store.Target{{
+				Queue: store.GroupQueue(e.ShareName, e.TopicFilter), QoS: 2, Retain: true, ShareName: e.ShareName, TopicFilter: e.TopicFilter,
+			}},
 		}
-		e := &entries[0]
-		op.Targets = []store.Target{{
-			Queue: store.GroupQueue(e.ShareName, e.TopicFilter), QoS: 2, Retain: true, ShareName: e.ShareName, TopicFilter: e.TopicFilter,
-		}}
 		l.commits.add(op, func(op *store.Op, err error) {
-			var moved []store.Entry
-			if err == nil {
-				moved = op.Targets[0].Moved
-			}
-			for i := range entries {
-				if i >= len(moved) {
-					l.b.groups.release(f, entries[i].Message.Size())
-					continue
+			switch {
+			case err != nil:
+				l.b.groups.release(f, e.Message.Size())
+				if regained != f {
+					regained = f
+					l.regain(f)
 				}
-				if lastSent.Less(entries[i].Number) {
-					l.m.QueueDelivered[entries[i].QoS].Inc()
+				failed()
+			case len(op.Targets[0].Moved) == 0: // acknowledged, or there already
+				l.b.groups.release(f, e.Message.Size())
+			default:
+				if !sent {
+					l.m.QueueDelivered[e.QoS].Inc()
 				}
-				l.m.MessagesMatched[moved[i].QoS].Inc()
-				l.m.MessagesQueued[moved[i].QoS].Inc()
-			}
-			if len(moved) > 0 {
-				l.groupHas(&entries[0])
+				qos := op.Targets[0].Moved[0].QoS
+				l.m.MessagesMatched[qos].Inc()
+				l.m.MessagesQueued[qos].Inc()
+				l.groupHas(e)
 			}
 		})
 	}
+}
+
+// regain looks after a while what a group's queue holds, into which a commit that
+// failed may have put something.
+func (l *loop) regain(topicFilter string) {
+	b := l.b
+	l.repeat(func() {
+		b.workers.do(func() {
+			err := b.groups.restore(context.Background(), b.store, topicFilter)
+			l.el.Post(func() {
+				if err != nil {
+					l.regain(topicFilter)
+					return
+				}
+				l.drainGroup(topicFilter)
+			})
+		})
+	})
 }
 
 // groupHas is called when e is in the queue of its group. A member that has come
@@ -327,12 +431,25 @@ func (l *loop) passToGroup(e *store.Entry) {
 	}
 }
 
+// drain is one pass through a group's queue, for what its members can take. It
+// goes from page to page; the next is read when what became of this one is known.
+type drain struct {
+	topicFilter string
+	queue       store.QueueID
+	moved       bool // something of this page went to a member
+	refused     bool // something of this page had to stay
+}
+
 // drainGroup gives what waits in a group's queue to its connected members, or
 // gives it up if the group has gone.
 func (l *loop) drainGroup(topicFilter string) {
-	if l.b.groups.beginDrain(topicFilter) {
-		l.drainPage(topicFilter, store.Number{})
+	limit, ok := l.b.groups.beginDrain(topicFilter)
+	if !ok {
+		return
 	}
+	name, filter, _ := codec.SplitShare([]byte(topicFilter))
+	d := &drain{topicFilter: topicFilter, queue: store.GroupQueue(string(name), string(filter))}
+	l.drainPage(d, store.Number{}, limit)
 }
 
 // groupLost sees to what waits for a group whose last member may just have left.
@@ -344,89 +461,161 @@ func (b *Broker) groupLost(topicFilter string) {
 }
 
 // drainPage goes on behind a number.
-func (l *loop) drainPage(topicFilter string, after store.Number) {
-	name, filter, _ := codec.SplitShare([]byte(topicFilter))
-	b, id := l.b, store.GroupQueue(string(name), string(filter))
+func (l *loop) drainPage(d *drain, after store.Number, limit int) {
+	b := l.b
 	b.workers.do(func() {
-		entries, err := b.store.Messages().Read(context.Background(), id, after, readEntries, readBytes)
-		l.el.Post(func() {
-			switch {
-			case err != nil && !errors.Is(err, store.ErrGone):
-				b.storeAnswered(err)
-				l.drainEnded(topicFilter)
-				l.drainLater(topicFilter)
-			case len(entries) == 0:
-				l.drainEnded(topicFilter)
-			default:
-				l.drainEntries(topicFilter, id, entries)
-			}
-		})
+		entries, err := b.store.Messages().Read(context.Background(), d.queue, after, limit, readBytes)
+		l.el.Post(func() { l.drainRead(d, after, entries, err) })
 	})
 }
 
-func (l *loop) drainEnded(topicFilter string) {
-	if l.b.groups.endDrain(topicFilter) {
-		l.drainGroup(topicFilter)
+// drainRead goes on with a page.
+func (l *loop) drainRead(d *drain, after store.Number, entries []store.Entry, err error) {
+	if err != nil && !errors.Is(err, store.ErrGone) {
+		l.b.storeAnswered(err)
+		l.drainLater(d.topicFilter, retryInterval)
+		l.drainEnded(d)
+		return
 	}
+	for _, u := range l.b.groups.settle(d.topicFilter, after, entries) {
+		u.taken(l)
+	}
+	if len(entries) == 0 {
+		l.drainEnded(d)
+		return
+	}
+	d.moved, d.refused = false, false
+	for i := range entries {
+		if !l.drainEntry(d, &entries[i]) {
+			l.commits.after(func() { l.drainEnded(d) })
+			return
+		}
+	}
+	l.commits.after(func() { l.pageDrained(d, entries[len(entries)-1].Number) })
+}
+
+// pageDrained goes on to the next page, unless no member had room.
+func (l *loop) pageDrained(d *drain, last store.Number) {
+	wait := l.b.groups.progress(d.topicFilter, d.moved || !d.refused)
+	if d.refused {
+		l.drainLater(d.topicFilter, wait)
+	}
+	if d.refused && !d.moved {
+		l.drainEnded(d)
+		return
+	}
+	l.drainPage(d, last, readEntries)
+}
+
+func (l *loop) drainEnded(d *drain) {
+	if l.b.groups.endDrain(d.topicFilter) {
+		l.drainGroup(d.topicFilter)
+	}
+}
+
+// drainRetry is when to drain a group again.
+type drainRetry struct {
+	topicFilter string
+	at          int64 // of the loop's clock
 }
 
 // drainLater drains a group again after a while: a member that is to get
 // something has no room, or the store failed.
-func (l *loop) drainLater(topicFilter string) {
-	if slices.Contains(l.drainRetries, topicFilter) {
+func (l *loop) drainLater(topicFilter string, wait time.Duration) {
+	if slices.ContainsFunc(l.drainRetries, func(r drainRetry) bool { return r.topicFilter == topicFilter }) {
 		return
 	}
-	l.drainRetries = append(l.drainRetries, topicFilter)
+	l.drainRetries = append(l.drainRetries, drainRetry{topicFilter, l.el.Nanotime() + int64(wait)})
 	l.scheduleRetries()
 }
 
-func (l *loop) drainEntries(topicFilter string, id store.QueueID, entries []store.Entry) {
-	for i := range entries {
-		if !l.drainEntry(topicFilter, id, &entries[i]) {
-			l.commits.after(func() { l.drainEnded(topicFilter) })
-			return
+// retryDrains drains the groups whose time has come.
+func (l *loop) retryDrains() {
+	now := l.el.Nanotime()
+	retries := l.drainRetries
+	l.drainRetries = nil
+	for _, r := range retries {
+		if r.at <= now {
+			l.drainGroup(r.topicFilter)
+			continue
 		}
+		l.drainRetries = append(l.drainRetries, r)
+		l.scheduleRetries()
 	}
-	l.commits.after(func() { l.drainPage(topicFilter, entries[len(entries)-1].Number) })
 }
 
 // drainEntry takes one entry out of a group's queue, for a member's queue or for
 // its client, and reports false if no member is connected.
-func (l *loop) drainEntry(topicFilter string, id store.QueueID, e *store.Entry) bool {
+func (l *loop) drainEntry(dr *drain, e *store.Entry) bool {
 	d, ok := l.memberFor(e)
 	if ok && d.session == nil {
 		return false
 	}
-	op := store.Op{Kind: store.OpMove, From: id, Numbers: []store.Number{e.Number}}
+	op := store.Op{Kind: store.OpMove, From: dr.queue, Numbers: []store.Number{e.Number}}
 	if ok && d.stored() {
 		op.Targets = []store.Target{d.target()}
 	}
 	l.commits.add(op, func(op *store.Op, err error) {
 		stored := len(op.Targets) > 0
-		if err != nil || op.Result != store.Done || stored && op.Targets[0].Result != store.Done {
-			l.drainLater(topicFilter)
-			return
-		}
-		if stored && len(op.Targets[0].Moved) == 0 {
-			return
-		}
-		l.b.groups.release(topicFilter, e.Message.Size())
-		var p publication
-		p.set(e.Message)
-		l.serial++
-		p.serial = l.serial
-		if !ok {
-			l.dropQueued(&p, &d, metrics.DropSessionGone)
-			return
-		}
-		l.m.QueueDelivered[e.QoS].Inc()
-		l.m.MessagesMatched[d.qos].Inc()
-		if stored {
-			d.numbered(op.Targets[0].Moved[0].Number)
-			l.announce(&p, &d)
-		} else {
-			l.dispatch(&p, &d)
+		switch {
+		case err != nil: // it may have been taken out all the same
+			l.b.groups.addUncertain(dr.topicFilter, uncertainOut{e.Number, func(l *loop) {
+				l.takenOut(dr.topicFilter, e, &d, ok, store.Number{})
+			}})
+			l.drainLater(dr.topicFilter, retryInterval)
+		case op.Result != store.Done || stored && op.Targets[0].Result != store.Done:
+			dr.refused = true
+		case stored && len(op.Targets[0].Moved) == 0: // somebody else took it out
+			l.b.groups.release(dr.topicFilter, e.Message.Size())
+		case stored:
+			dr.moved = true
+			l.takenOut(dr.topicFilter, e, &d, ok, op.Targets[0].Moved[0].Number)
+		default:
+			dr.moved = true
+			l.takenOut(dr.topicFilter, e, &d, ok, store.Number{})
 		}
 	})
 	return true
+}
+
+// takenOut brings an entry that was taken out of a group's queue to the member
+// that it was taken out for. n is its number in the member's queue, if it went
+// there and that is known. member is false if the group has nobody left.
+func (l *loop) takenOut(topicFilter string, e *store.Entry, d *delivery, member bool, n store.Number) {
+	l.b.groups.release(topicFilter, e.Message.Size())
+	var p publication
+	p.set(e.Message)
+	l.serial++
+	p.serial = l.serial
+	if !member {
+		l.dropQueued(&p, d, metrics.DropSessionGone)
+		return
+	}
+	l.m.QueueDelivered[e.QoS].Inc()
+	l.m.MessagesMatched[d.qos].Inc()
+	switch {
+	case !d.stored():
+		l.dispatch(&p, d)
+	case n.IsZero():
+		l.m.MessagesQueued[d.qos].Inc()
+		l.rereads(d.session)
+	default:
+		d.numbered(n)
+		l.announce(&p, d)
+	}
+}
+
+// rereads makes the client of a session read its queue, which may hold what there
+// was no news of.
+func (l *loop) rereads(s *Session) {
+	c := s.client.Load()
+	if c == nil {
+		return
+	}
+	c.loop.el.Post(func() {
+		if c.state == stateConnected && c.session == s {
+			c.flows().behind = true
+			c.advance()
+		}
+	})
 }
