@@ -24,6 +24,7 @@ type loop struct {
 	outboxes                      []*outbox // what goes to each other loop at the end of this turn
 	outboxesScheduled, outboxFull bool
 	outboxTimer                   outboxTimer
+	outboxesDue                   func() // pushOutboxes; made once, so that a turn doesn't allocate it
 	inbox                         *eventloop.Mailbox[*outbox]
 	blocked                       []*Client // not read until the outboxes could be pushed
 	clients                       map[*Client]struct{}
@@ -70,6 +71,7 @@ func newLoop(b *Broker, el *eventloop.Loop, m *metrics.Loop) *loop {
 		clients: make(map[*Client]struct{}),
 		merged:  make(map[*Session]int),
 	}
+	l.outboxesDue = l.pushOutboxes
 	l.commits = newCommitter(l)
 	l.retryTimer.Init(l)
 	l.strategy = b.opts.SharedSubscriptionStrategy.trie()

@@ -69,7 +69,7 @@ func (l *loop) outbox(to *loop) *outbox {
 func (l *loop) scheduleOutboxes() {
 	if !l.outboxesScheduled {
 		l.outboxesScheduled = true
-		l.el.AtTurnEnd(l.pushOutboxes)
+		l.el.AtTurnEnd(l.outboxesDue)
 	}
 }
 

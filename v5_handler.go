@@ -1,6 +1,7 @@
 package loopmq
 
 import (
+	"bytes"
 	"time"
 
 	"loopmq/codec"
@@ -11,7 +12,7 @@ type V5Handler struct{ b *Broker }
 
 // v5State is what only some 5.0 clients have.
 type v5State struct {
-	aliases    []string          // Topic Aliases that the client set, by alias
+	aliases    [][]byte          // Topic Aliases that the client set, by alias
 	aliasesOut map[string]uint16 // those that the server set
 	aliasMax   int               // the client's Topic Alias Maximum
 	authMethod string            // the Authentication Method of its CONNECT
@@ -175,15 +176,17 @@ func (c *Client) resolveAlias(m *publication, alias uint16) error {
 	s := c.v5s()
 	if len(m.topic) > 0 {
 		for len(s.aliases) < int(alias) {
-			s.aliases = append(s.aliases, "")
+			s.aliases = append(s.aliases, nil)
 		}
-		s.aliases[alias-1] = string(m.topic)
+		if !bytes.Equal(s.aliases[alias-1], m.topic) { // a copy, which is not changed: a message may have it
+			s.aliases[alias-1] = append([]byte(nil), m.topic...)
+		}
 		return nil
 	}
-	if int(alias) > len(s.aliases) || s.aliases[alias-1] == "" {
+	if int(alias) > len(s.aliases) || s.aliases[alias-1] == nil {
 		return errTopicAliasUnknown
 	}
-	m.topic = []byte(s.aliases[alias-1])
+	m.topic = s.aliases[alias-1]
 	return nil
 }
 
