@@ -150,6 +150,33 @@ func TestMaximumPacketSizeBelowConnack(t *testing.T) {
 	}
 }
 
+// A SUBACK or UNSUBACK that the client doesn't take ends the connection, since without it the client would wait for ever [MQTT-3.1.2-24].
+func TestAnswerAboveMaximumPacketSize(t *testing.T) {
+	t.Parallel()
+	s := brokertest.Start(t)
+	connect := func() *brokertest.Client {
+		return brokertest.Connect(t, s.Addr, codec.V5, brokertest.With(codec.PropMaximumPacketSize, 8))
+	}
+	subscribe := &codec.Subscribe{PacketID: 1}
+	unsubscribe := &codec.Unsubscribe{PacketID: 1}
+	for range 3 {
+		subscribe.Subscriptions = append(subscribe.Subscriptions, brokertest.Subscription("t", 0))
+		unsubscribe.TopicFilters = append(unsubscribe.TopicFilters, []byte("t"))
+	}
+	c := connect()
+	c.Send(subscribe)
+	c.ExpectSuback(1, 0, 0, 0)
+	c.Send(unsubscribe)
+	c.ExpectUnsuback(1, codec.Success, codec.NoSubscriptionExisted, codec.NoSubscriptionExisted)
+	subscribe.Subscriptions = append(subscribe.Subscriptions, brokertest.Subscription("t", 0))
+	unsubscribe.TopicFilters = append(unsubscribe.TopicFilters, []byte("t"))
+	c.Send(subscribe)
+	c.ExpectDisconnect(codec.PacketTooLarge)
+	c = connect()
+	c.Send(unsubscribe)
+	c.ExpectDisconnect(codec.PacketTooLarge)
+}
+
 // The Payload Format Indicator counts wherever it stands, and the properties of a message are passed on in the order they came in.
 func TestPropertiesInTheirOrder(t *testing.T) {
 	t.Parallel()
