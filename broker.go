@@ -89,7 +89,7 @@ func New(o Options) (*Broker, error) {
 		b.loops = append(b.loops, newLoop(b, el, b.metrics.Loop(i)))
 	}
 	for _, l := range b.loops {
-		l.outboxes = make([]*outbox, len(b.loops))
+		l.outboxes, l.waiting = make([]*outbox, len(b.loops)), make([]atomic.Bool, len(b.loops))
 	}
 	b.scheduler = newScheduler(b)
 	b.sys = newSys(b)

@@ -28,6 +28,7 @@ type committer struct {
 // commit is a batch with what is to be done when it has returned.
 type commit struct {
 	batch store.Batch
+	bytes int        // of the messages in it
 	done  []doneFunc // one per operation
 	after []func()
 	err   error
@@ -46,9 +47,11 @@ const (
 	// commitPause is how long to wait after the first try, and twice as long each
 	// time after.
 	commitPause = 20 * time.Millisecond
-	// collectMax is how many operations may collect before their publishers are
-	// not read any more until the batch is away.
-	collectMax = 8192
+	// collectMax and collectBytes are how many operations, and bytes of their
+	// messages, may collect before their publishers are not read any more until the
+	// batch is away.
+	collectMax   = 8192
+	collectBytes = 16 << 20
 )
 
 func newCommitter(l *loop) *committer {
@@ -59,12 +62,17 @@ func newCommitter(l *loop) *committer {
 // the batch in flight returns.
 func (k *committer) add(op store.Op, done doneFunc) {
 	k.collecting.batch.Add(op)
+	if op.Message != nil {
+		k.collecting.bytes += op.Message.Size()
+	}
 	k.collecting.done = append(k.collecting.done, done)
 	k.schedule()
 }
 
 // full reports whether publishers must wait.
-func (k *committer) full() bool { return len(k.collecting.batch.Ops) >= collectMax }
+func (k *committer) full() bool {
+	return len(k.collecting.batch.Ops) >= collectMax || k.collecting.bytes >= collectBytes
+}
 
 // busy reports whether something is not committed yet.
 func (k *committer) busy() bool {
@@ -153,7 +161,7 @@ func (k *committer) returned() {
 	c.batch.Reset()
 	clear(c.done)
 	clear(c.after)
-	c.done, c.after, c.err = c.done[:0], c.after[:0], nil
+	c.done, c.after, c.err, c.bytes = c.done[:0], c.after[:0], nil, 0
 	if cap(c.done) <= collectMax {
 		k.spare = c
 	}

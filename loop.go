@@ -12,7 +12,8 @@ import (
 )
 
 // loop is the broker's part of one event loop. All of it belongs to that loop,
-// except inbox, which other loops push to, and connected.
+// except inbox with inboxBytes and waiting, which other loops use too, and
+// connected.
 type loop struct {
 	b     *Broker
 	el    *eventloop.Loop
@@ -23,7 +24,6 @@ type loop struct {
 	commits                       *committer
 	outboxes                      []*outbox // what goes to each other loop at the end of this turn
 	outboxesScheduled, outboxFull bool
-	outboxTimer                   outboxTimer
 	outboxesDue                   func() // pushOutboxes; made once, so that a turn doesn't allocate it
 	inbox                         *eventloop.Mailbox[*outbox]
 	blocked                       []*Client // not read until the outboxes could be pushed
@@ -48,7 +48,12 @@ type loop struct {
 	serial     uint64
 	stashes    [][]byte // free small buffers for partial packets
 
-	connected atomic.Int64
+	scratchDue  func() // clearScratch
+	scratchHigh int    // how much of it was used in this turn, 0: little
+
+	inboxBytes atomic.Int64  // of the messages in inbox
+	waiting    []atomic.Bool // by loop: its outbox had no room in inbox
+	connected  atomic.Int64
 }
 
 // packets are decoded into these and valid until the next packet of the loop.
@@ -71,14 +76,51 @@ func newLoop(b *Broker, el *eventloop.Loop, m *metrics.Loop) *loop {
 		clients: make(map[*Client]struct{}),
 		merged:  make(map[*Session]int),
 	}
-	l.outboxesDue = l.pushOutboxes
+	l.outboxesDue, l.scratchDue = l.pushOutboxes, l.clearScratch
 	l.commits = newCommitter(l)
 	l.retryTimer.Init(l)
 	l.strategy = b.opts.SharedSubscriptionStrategy.trie()
-	l.outboxTimer.l = l
-	l.outboxTimer.Init(&l.outboxTimer)
 	l.inbox = eventloop.NewMailbox(el, mailboxOutboxes, l.receive)
 	return l
+}
+
+const (
+	// scratchQuiet is how much of the scratch may keep alive what it pointed to.
+	scratchQuiet = 64
+	// scratchKept is the largest that is kept for later.
+	scratchKept = 64 << 10
+)
+
+// scratchUsed has the scratch cleared at the end of the turn if it points to much:
+// sessions and messages must not live on because there was a large fan-out once.
+func (l *loop) scratchUsed() {
+	used := max(len(l.matches.Subscribers), len(l.deliveries), len(l.targets), len(l.routed))
+	if used <= scratchQuiet {
+		return
+	}
+	if l.scratchHigh == 0 {
+		l.el.AtTurnEnd(l.scratchDue)
+	}
+	l.scratchHigh = max(l.scratchHigh, used)
+}
+
+func (l *loop) clearScratch() {
+	high := l.scratchHigh
+	l.scratchHigh = 0
+	l.matches.Subscribers = cleared(l.matches.Subscribers, high)
+	l.deliveries, l.targets, l.routed = cleared(l.deliveries, high), cleared(l.targets, high), cleared(l.routed, high)
+	if len(l.merged) > scratchQuiet { // clearing would go through all it ever held, each time
+		l.merged = make(map[*Session]int)
+	}
+}
+
+// cleared returns s empty, with nothing left of the first used elements.
+func cleared[T any](s []T, used int) []T {
+	if cap(s) > scratchKept {
+		return nil
+	}
+	clear(s[:min(used, cap(s))])
+	return s[:0]
 }
 
 // now is the store's clock.

@@ -4,7 +4,6 @@ import (
 	"sync"
 	"time"
 
-	"loopmq/eventloop"
 	"loopmq/metrics"
 	"loopmq/store"
 )
@@ -17,6 +16,7 @@ type outbox struct {
 	arena      []byte
 	parcels    []parcel
 	deliveries []delivery
+	bytes      int    // of the messages, in the arena or shared
 	last       uint64 // the serial of the publication that the last parcel is made of
 }
 
@@ -44,9 +44,11 @@ const (
 	// pushed within the turn.
 	outboxDeliveries = 2048
 	outboxBytes      = 128 << 10
-	// mailboxOutboxes is how many outboxes wait for a loop that does not keep up.
-	// More collects in one outbox of each other loop.
+	// mailboxOutboxes and mailboxBytes are how many outboxes, and bytes of their
+	// messages, wait for a loop that does not keep up. More collects in one outbox of
+	// each other loop, up to as many bytes again.
 	mailboxOutboxes = 256
+	mailboxBytes    = 16 << 20
 	// arenaKept and deliveriesKept are the largest that a free outbox keeps.
 	arenaKept      = 2 * outboxBytes
 	deliveriesKept = 2 * outboxDeliveries
@@ -74,7 +76,7 @@ func (l *loop) scheduleOutboxes() {
 }
 
 // pushOutboxes hands the outboxes of this turn to their loops. One whose mailbox
-// is full stays, and is tried again.
+// is full stays, and is tried again when that loop has emptied it.
 func (l *loop) pushOutboxes() {
 	l.outboxesScheduled = false
 	kept := false
@@ -82,35 +84,48 @@ func (l *loop) pushOutboxes() {
 		if o == nil {
 			continue
 		}
-		if l.b.loops[i].inbox.Push(o) {
-			l.outboxes[i] = nil
-		} else {
-			kept = true
+		to := l.b.loops[i]
+		if l.push(o, to) {
+			continue
 		}
+		// It may be emptied just now: if so it takes the outbox, else it sees that
+		// this loop waits.
+		to.waiting[l.index].Store(true)
+		kept = !l.push(o, to) || kept
 	}
 	if kept {
-		l.el.Schedule(&l.outboxTimer.Timer, outboxRetry)
 		return
 	}
 	l.outboxFull = false
 	l.unblock(waitMailbox)
 }
 
-// outboxRetry is when a full mailbox is tried again.
-const outboxRetry = 2 * time.Millisecond
-
-// outboxTimer is the loop's timer for full mailboxes.
-type outboxTimer struct {
-	eventloop.Timer
-	l *loop
+// push hands an outbox over, and reports whether there was room.
+func (l *loop) push(o *outbox, to *loop) bool {
+	if to.inboxBytes.Load() >= mailboxBytes {
+		return false
+	}
+	to.inboxBytes.Add(int64(o.bytes))
+	if !to.inbox.Push(o) {
+		to.inboxBytes.Add(int64(-o.bytes))
+		return false
+	}
+	l.outboxes[to.index] = nil
+	return true
 }
 
-// OnTimer tries again.
-func (t *outboxTimer) OnTimer(*eventloop.Timer) { t.l.pushOutboxes() }
+// wakeWaiting lets the loops go on whose outboxes had no room in the mailbox.
+func (l *loop) wakeWaiting() {
+	for i := range l.waiting {
+		if l.waiting[i].Load() && l.waiting[i].Swap(false) {
+			l.b.loops[i].el.Post(l.b.loops[i].pushOutboxes)
+		}
+	}
+}
 
 // add puts a delivery of p into the outbox.
 func (o *outbox) add(p *publication, d *delivery) {
-	if len(o.parcels) >= o.from.b.opts.Limits.MailboxMessages {
+	if len(o.parcels) >= o.from.b.opts.Limits.MailboxMessages || o.bytes >= mailboxBytes {
 		if d.qos == 0 {
 			o.from.drop(p, d, metrics.DropMailboxFull)
 			return
@@ -122,16 +137,10 @@ func (o *outbox) add(p *publication, d *delivery) {
 	}
 	o.deliveries = append(o.deliveries, *d)
 	o.parcels[len(o.parcels)-1].deliveryEnds = len(o.deliveries)
-	if len(o.deliveries) >= outboxDeliveries || len(o.arena) >= outboxBytes {
-		o.from.pushFull(o, d.client.loop)
-	}
-}
-
-// pushFull hands over an outbox within the turn, so that the other loop begins
-// with it, and the boxes that go round stay small.
-func (l *loop) pushFull(o *outbox, to *loop) {
-	if to.inbox.Push(o) {
-		l.outboxes[to.index] = nil
+	if len(o.deliveries) >= outboxDeliveries || o.bytes >= outboxBytes {
+		// Within the turn, so that the other loop begins with it, and the boxes that
+		// go round stay small.
+		o.from.push(o, d.client.loop)
 	}
 }
 
@@ -142,7 +151,9 @@ func (o *outbox) begin(p *publication) {
 		from: p.from, publisherID: p.publisherID, expiry: p.expiry, received: p.received, qos: p.qos, retain: p.retain,
 		firstDelivery: len(o.deliveries), deliveryEnds: len(o.deliveries),
 	}
-	if size := len(p.topic) + len(p.properties) + len(p.payload); p.kept != nil || size > arenaMessage {
+	size := p.size()
+	o.bytes += size
+	if p.kept != nil || size > arenaMessage {
 		k.kept = p.keep()
 	} else {
 		k.offset = len(o.arena)
@@ -170,7 +181,9 @@ func (o *outbox) publication(k *parcel, p *publication) {
 // receive is called on the loop with the outboxes that other loops pushed.
 func (l *loop) receive(batch []*outbox) {
 	var p publication
+	bytes := 0
 	for _, o := range batch {
+		bytes += o.bytes
 		for i := range o.parcels {
 			k := &o.parcels[i]
 			o.publication(k, &p)
@@ -185,6 +198,8 @@ func (l *loop) receive(batch []*outbox) {
 		}
 		o.release()
 	}
+	l.inboxBytes.Add(int64(-bytes))
+	l.wakeWaiting()
 }
 
 // release gives an outbox back.
@@ -192,7 +207,7 @@ func (o *outbox) release() {
 	clear(o.parcels)
 	clear(o.deliveries)
 	o.parcels, o.deliveries, o.arena = o.parcels[:0], o.deliveries[:0], o.arena[:0]
-	o.from, o.last = nil, 0
+	o.from, o.last, o.bytes = nil, 0, 0
 	if cap(o.arena) <= arenaKept && cap(o.deliveries) <= deliveriesKept && cap(o.parcels) <= deliveriesKept {
 		outboxes.Put(o)
 	}

@@ -211,6 +211,7 @@ func (l *loop) route(p *publication, force bool) (r routed) {
 		r.op.Message = p.keep()
 		r.op.Targets = l.targets
 	}
+	l.scratchUsed()
 	return r
 }
 
