@@ -102,11 +102,12 @@ func (c *Client) deliverLive(p *publication, d *delivery) {
 			c.loop.m.Inflight.Inc()
 			return
 		}
-		f.out.Unsend()
 		if reason != metrics.DropOutputFull {
+			f.out.Finish(packetID) // it has had its Packet Identifier
 			c.loop.drop(p, d, reason)
 			return
 		}
+		f.out.Unsend()
 	}
 	limits := c.loop.b.opts.Limits.queueLimits(0)
 	limits.Protected = 0
@@ -227,10 +228,11 @@ func (c *Client) advanceLive() {
 		d := deliveryOf(c, e)
 		reason, ok := c.send(&p, &d, packetID, false)
 		if !ok {
-			f.out.Unsend()
 			if reason == metrics.DropOutputFull {
+				f.out.Unsend()
 				return
 			}
+			f.out.Finish(packetID)
 			c.loop.dropQueued(&p, &d, reason)
 		} else {
 			c.loop.m.QueueDelivered[e.QoS].Inc()

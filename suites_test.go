@@ -150,6 +150,29 @@ func TestMaximumPacketSizeBelowConnack(t *testing.T) {
 	}
 }
 
+// A message that is too large for a client has had its Packet Identifier, so that what a client acknowledges is never mistaken for it.
+func TestDroppedMessageKeepsItsPacketID(t *testing.T) {
+	t.Parallel()
+	s := brokertest.Start(t)
+	pub := brokertest.Connect(t, s.Addr, codec.V311)
+	for qos := byte(1); qos <= 2; qos++ {
+		c := brokertest.Connect(t, s.Addr, codec.V5, brokertest.With(codec.PropMaximumPacketSize, 17))
+		c.Subscribe("t", qos)
+		for id, payload := range []string{"fits", "is too large", "is too large, too", "also fits"} {
+			pub.Publish("t", payload, 2)
+			if len(payload) > 9 {
+				continue
+			}
+			p := c.ExpectPublish("t", payload)
+			if p.PacketID != uint16(id+1) {
+				t.Errorf("got %s, want id %d", brokertest.Describe(p), id+1)
+			}
+			c.Acknowledge(p)
+		}
+		c.Disconnect()
+	}
+}
+
 // A SUBACK or UNSUBACK that the client doesn't take ends the connection, since without it the client would wait for ever [MQTT-3.1.2-24].
 func TestAnswerAboveMaximumPacketSize(t *testing.T) {
 	t.Parallel()
