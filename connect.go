@@ -290,7 +290,7 @@ func (c *Client) claimed(res *store.Claimed, err error) {
 		}
 		return
 	}
-	s := b.sessionFor(res)
+	s := c.loop.sessionFor(res)
 	c.session, c.epoch = s, res.Session.Epoch
 	s.owner.Store(c.loop)
 	if c.state == stateClosed { // it left before it was accepted: nothing of it stays
@@ -307,13 +307,14 @@ func (c *Client) claimed(res *store.Claimed, err error) {
 }
 
 // sessionFor returns the session that a claim gave, in the registry.
-func (b *Broker) sessionFor(res *store.Claimed) *Session {
+func (l *loop) sessionFor(res *store.Claimed) *Session {
+	b := l.b
 	old := b.registry.session(res.Session.ID.ClientID)
 	if old != nil && res.Present && old.id == res.Session.ID {
 		return old
 	}
 	if old != nil {
-		old.end(b)
+		old.end(l)
 	}
 	s := &Session{id: res.Session.ID, durable: res.Session.Durable || res.Present}
 	s.mu.known = !res.Present

@@ -59,7 +59,7 @@ func (c *Client) goOffline(clean bool) {
 	l.afterLeaving(s, func() {
 		l.commitOffline(op, func() {
 			if ends && !s.durable {
-				s.end(b)
+				s.end(l)
 			}
 			if !op.Due.IsZero() || !op.WillDue.IsZero() {
 				b.scheduler.nudge()
@@ -147,7 +147,7 @@ func (l *loop) tryEndSession(s *Session, epoch uint64, done doneFunc) {
 	op := store.Op{Kind: store.OpEndSession, Session: s.id, Epoch: epoch}
 	l.commits.add(op, func(op *store.Op, err error) {
 		if err == nil && op.Result != store.Fenced {
-			s.end(l.b)
+			s.end(l)
 		}
 		done(op, err)
 	})

@@ -139,7 +139,7 @@ func entryOf(p *publication, d *delivery) *store.Entry {
 func (c *Client) deliverStored(p *publication, d *delivery) {
 	m := c.loop.m
 	if c.state != stateConnected || c.session != d.session {
-		m.MessagesQueued[d.qos].Inc() // whoever has the session next reads it
+		c.loop.countQueued(d.session, d.qos) // whoever has the session next reads it
 		return
 	}
 	f := c.flows()
@@ -148,7 +148,7 @@ func (c *Client) deliverStored(p *publication, d *delivery) {
 	switch {
 	case !f.cursor.Less(n):
 		// It was read from the store before the news came.
-		m.MessagesQueued[d.qos].Inc()
+		c.loop.countQueued(d.session, d.qos)
 		return
 	case next && !f.behind && f.out.CanSendNumber(n):
 		packetID := f.out.SendNumber(n, d.qos, nil)
@@ -167,7 +167,7 @@ func (c *Client) deliverStored(p *publication, d *delivery) {
 			return
 		}
 	}
-	m.MessagesQueued[d.qos].Inc()
+	c.loop.countQueued(d.session, d.qos)
 	if f.heard.Less(n) {
 		f.heard = n
 	}
@@ -293,6 +293,9 @@ func (c *Client) sendEntry(e *store.Entry) bool {
 		if f.possibly == 0 {
 			c.session.becomesKnown()
 		}
+	}
+	if !sent {
+		c.session.countTaken(e.QoS)
 	}
 	switch {
 	case sent: // counted when it was sent first

@@ -416,6 +416,7 @@ func (l *loop) committed(p *publication, op *store.Op, deliveries []delivery, er
 func (l *loop) queued(p *publication, d *delivery, t *store.Target) {
 	for range t.Dropped { // the oldest, whose QoS the store doesn't say
 		l.m.QueueDropped[d.qos][metrics.DropQueueFull].Inc()
+		d.session.countTaken(d.qos)
 	}
 	if d.session == nil && t.Result != store.Done {
 		l.b.groups.release(d.sharedFilter(), p.size())
@@ -445,7 +446,7 @@ func (l *loop) queued(p *publication, d *delivery, t *store.Target) {
 func (l *loop) announce(p *publication, d *delivery) {
 	d.client = d.session.client.Load()
 	if d.client == nil {
-		l.m.MessagesQueued[d.qos].Inc()
+		l.countQueued(d.session, d.qos)
 		if d.group != nil {
 			l.comesBack(d.session, []store.Entry{*entryOf(p, d)})
 		}

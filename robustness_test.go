@@ -524,6 +524,7 @@ func TestSlowReaderAmongAThousand(t *testing.T) {
 	for size := 64 << 10; size > 0; size /= 16 { // to the last byte
 		for before := lost; lost == before; {
 			pub.Publish("fill", strings.Repeat("x", size), 0)
+			pub.Ping()
 			expectCountersAddUp(t, s.Broker, [3]float64{})
 			lost = countersOf(t, s.Broker, 0).dropped["output_full"]
 		}

@@ -358,6 +358,7 @@ func (l *loop) backToGroups(s *Session, epoch uint64, entries []store.Entry, fai
 			default:
 				if !sent {
 					l.m.QueueDelivered[e.QoS].Inc()
+					s.countTaken(e.QoS)
 				}
 				qos := op.Targets[0].Moved[0].QoS
 				l.m.MessagesMatched[qos].Inc()
@@ -597,7 +598,7 @@ func (l *loop) takenOut(topicFilter string, e *store.Entry, d *delivery, member 
 	case !d.stored():
 		l.dispatch(&p, d)
 	case n.IsZero():
-		l.m.MessagesQueued[d.qos].Inc()
+		l.countQueued(d.session, d.qos)
 		l.rereads(d.session)
 	default:
 		d.numbered(n)
