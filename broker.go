@@ -33,7 +33,8 @@ type Broker struct {
 
 	registry                    registry
 	subscriptions               *trie.Trie[*Session]
-	retained                    *trie.Index[*store.Message]
+	retained                    *trie.Index[retainedMessage]
+	retainedSerial              atomic.Uint64 // of the last change in retained
 	retainedBytes               atomic.Int64
 	workers                     *workers // calls of the store
 	authenticating, authorizing *workers // of their own: slow ones hold up nothing else
@@ -63,7 +64,7 @@ func New(o Options) (*Broker, error) {
 		store:          o.Store,
 		metrics:        o.Metrics,
 		subscriptions:  trie.New[*Session](),
-		retained:       trie.NewIndex[*store.Message](),
+		retained:       trie.NewIndex[retainedMessage](),
 		workers:        newWorkers(maxWorkers),
 		authenticating: newWorkers(maxWorkers),
 		authorizing:    newWorkers(maxWorkers),
@@ -274,7 +275,7 @@ func (b *Broker) load(ctx context.Context) error {
 		}
 		for i, m := range messages {
 			if m != nil {
-				b.indexRetained(topics[i], m)
+				b.indexRetained(topics[i], m, nil)
 			}
 		}
 		if len(topics) < page {

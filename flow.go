@@ -22,8 +22,9 @@ type flow struct {
 	// queue holds what waits for a session that is not durable.
 	queue session.Queue
 
-	replays      []*replay // retained messages that are not sent yet
-	replayPosted bool      // they go on in this turn
+	replays     *replays // retained messages that are not sent yet; nil: none
+	replayWaits bool     // the client is in loop.replaying
+	storing     int      // how many of them are on their way to the session's queue
 
 	// The rest is for durable sessions, whose queue is in the store. Entries are
 	// sent in the order of their numbers, up to cursor so far. A message that was
@@ -187,7 +188,7 @@ func (c *Client) advance() {
 	} else {
 		c.advanceLive()
 	}
-	if len(c.flow.replays) > 0 {
+	if c.flow.replays != nil {
 		c.replayOn()
 	}
 }

@@ -35,7 +35,7 @@ func (b *Broker) Subscribe(topicFilter string, f func(m *MessageView)) (cancel f
 		if isShared(topicFilter) {
 			l.drainGroup(topicFilter)
 		} else {
-			c.replayRetained(&sub)
+			c.replayRetained(&sub, b.retainedSerial.Load())
 		}
 	})
 	select {

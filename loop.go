@@ -32,6 +32,11 @@ type loop struct {
 	drainRetries                  []drainRetry          // the shared subscriptions whose queue could not be drained
 	repeats                       []func()              // what the store failed to do
 	leaving                       map[*Session][]func() // what waits until they have given up what others are to get
+	doubted                       map[string]uint64     // retained topics to be read from the store again, see doubtRetained
+	rereading                     bool                  // some of them are being read
+	replaying                     []*Client             // who wait for their turn to get retained messages
+	replayStepsLeft               int                   // of this turn
+	replayScheduled               bool                  // those who wait get their turn at the end of this one
 	drained                       func()                // called when the last client has gone and all is committed
 
 	retryTimer eventloop.Timer

@@ -142,6 +142,8 @@ type routed struct {
 	// commit says that op must be committed. Its Targets are the loop's scratch.
 	commit bool
 	op     store.Op
+	// retained is the serial of the change of the retained message, if op.Retain.
+	retained uint64
 }
 
 // route passes p on to whatever matches: it delivers at once what needs no
@@ -155,15 +157,14 @@ type routed struct {
 func (l *loop) route(p *publication, force bool) (r routed) {
 	l.serial++
 	p.serial = l.serial
+	if p.retain { // first: who subscribes now gets it as retained or as a match, if not as both
+		r.retained, r.op.Retain = l.retain(p)
+	}
 	m := &l.matches
 	l.b.subscriptions.Match(p.topic, m)
 	l.deliveries, l.targets, l.routed = l.deliveries[:0], l.targets[:0], l.routed[:0]
 	r.op.Kind = store.OpPublish
-	r.commit = force
-	if p.retain {
-		r.op.Retain = l.retain(p)
-		r.commit = r.commit || r.op.Retain && p.qos > 0
-	}
+	r.commit = force || r.op.Retain && p.qos > 0
 	// A session that two filters match gets the message once, so all must be seen
 	// before the first goes out; so they must if some may have to wait.
 	wait := p.qos == 2 || p.afterCommit || m.Filters > 1 && len(m.Subscribers) > 1
@@ -359,7 +360,7 @@ func (l *loop) dropGone(p *publication, d *delivery) {
 func (l *loop) commit(p *publication, r *routed, done func(op *store.Op, err error)) {
 	r.op.Targets = append([]store.Target(nil), r.op.Targets...)
 	deliveries := append([]delivery(nil), l.routed...)
-	kept, from, received, deferred := p.keep(), p.from, p.received, p.afterCommit
+	kept, from, received, deferred, retained := p.keep(), p.from, p.received, p.afterCommit, r.retained
 	first := deferred || p.publisher != nil
 	l.commits.add(r.op, func(op *store.Op, err error) {
 		if first && done != nil {
@@ -370,6 +371,9 @@ func (l *loop) commit(p *publication, r *routed, done func(op *store.Op, err err
 		l.serial++
 		q.from, q.received, q.serial, q.afterCommit = from, received, l.serial, deferred
 		l.committed(&q, op, deliveries, err)
+		if op.Retain {
+			l.retainedCommitted(op, retained, err)
+		}
 		if done != nil && !first {
 			done(op, err)
 		}

@@ -1,18 +1,38 @@
 package loopmq
 
 import (
+	"container/list"
+	"context"
+	"math"
+	"slices"
+	"time"
+
 	"loopmq/metrics"
 	"loopmq/store"
+	"loopmq/trie"
 )
 
+// retainedMessage is a retained message in the index. An entry is there before the
+// store has it, so that whoever subscribes meanwhile misses nothing.
+type retainedMessage struct {
+	*store.Message
+	serial uint64 // entries that came later have larger ones; 0: it was read from the store
+	loop   *loop  // whose commit brings it to the store; nil: none does
+}
+
 // retain puts p into the index of retained messages, or clears its topic if the
-// payload is empty [MQTT-3.3.1-6], and reports whether the store must know. A
-// message that exceeds the limits is passed on but not retained.
-func (l *loop) retain(p *publication) bool {
+// payload is empty [MQTT-3.3.1-6], and reports whether the store must know, with
+// the serial of the change. A message that exceeds the limits is passed on but not
+// retained.
+func (l *loop) retain(p *publication) (serial uint64, ok bool) {
 	b, limits := l.b, &l.b.opts.Limits
 	topic := string(p.topic)
 	if len(p.payload) == 0 {
-		return b.unindexRetained(topic)
+		b.changeRetained(topic, func(_ retainedMessage, exists bool) (retainedMessage, bool) {
+			ok, serial = exists, b.retainedSerial.Add(1)
+			return retainedMessage{}, false
+		})
+		return serial, ok
 	}
 	old, exists := b.retained.Get(p.topic)
 	size := int64(len(p.topic) + len(p.payload) + len(p.properties))
@@ -23,117 +43,294 @@ func (l *loop) retain(p *publication) bool {
 		limits.RetainedBytes >= 0 && b.retainedBytes.Load()+size > int64(limits.RetainedBytes) {
 		b.metrics.RetainedRefused.Inc()
 		b.log.Debug("retained_refused", "topic", topic)
-		return false
+		return 0, false
 	}
-	b.indexRetained(topic, p.keep())
-	return true
+	return b.indexRetained(topic, p.keep(), l), true
 }
 
 // indexRetained makes m the retained message of a topic.
-func (b *Broker) indexRetained(topic string, m *store.Message) {
-	old, existed := b.retained.Set(topic, m)
-	size := int64(m.Size())
-	if existed {
-		size -= int64(old.Size())
-	}
-	b.retainedBytes.Add(size)
+func (b *Broker) indexRetained(topic string, m *store.Message, l *loop) (serial uint64) {
+	b.changeRetained(topic, func(retainedMessage, bool) (retainedMessage, bool) {
+		serial = b.retainedSerial.Add(1)
+		return retainedMessage{m, serial, l}, true
+	})
+	return serial
 }
 
-// unindexRetained clears a topic, and reports whether it had a message.
-func (b *Broker) unindexRetained(topic string) bool {
-	old, existed := b.retained.Delete(topic)
-	if existed {
-		b.retainedBytes.Add(-int64(old.Size()))
+// changeRetained changes a topic in the index as edit says, see [trie.Index.Update].
+func (b *Broker) changeRetained(topic string, edit func(m retainedMessage, exists bool) (retainedMessage, bool)) {
+	var size int
+	b.retained.Update(topic, func(old retainedMessage, existed bool) (retainedMessage, bool) {
+		m, exists := edit(old, existed)
+		size = 0
+		if exists {
+			size += m.Size()
+		}
+		if existed {
+			size -= old.Size()
+		}
+		return m, exists
+	})
+	b.retainedBytes.Add(int64(size))
+}
+
+// dropExpiredRetained clears a topic in the index whose message has expired.
+func (b *Broker) dropExpiredRetained(topic string, now time.Time) {
+	b.changeRetained(topic, func(m retainedMessage, exists bool) (retainedMessage, bool) {
+		return m, exists && !m.Expired(now)
+	})
+}
+
+// retainedCommitted is called when the commit of a change with this serial has
+// returned, and sees to it that in the end the index and the store are the same.
+//
+// Loops change the index in one order, and their commits may reach the store in
+// another. So whoever finds a change of another loop in the index that is newer
+// than what it committed commits that too: whichever change comes last to the
+// store is the one in the index then.
+func (l *loop) retainedCommitted(op *store.Op, serial uint64, err error) {
+	b, topic := l.b, op.Message.TopicName
+	if err != nil || op.Result != store.Done {
+		l.doubtRetained(string(topic), serial)
+		return
 	}
-	return existed
+	m, exists := b.retained.Get(topic)
+	switch cleared := len(op.Message.Payload) == 0; {
+	case exists && m.serial == serial, !exists && cleared:
+	case exists && m.serial > serial && (m.loop == l || m.loop == nil): // its commit comes behind this one, or there is none
+	case exists && m.serial < serial: // read from the store too early
+		b.changeRetained(string(topic), func(now retainedMessage, exists bool) (retainedMessage, bool) {
+			if !exists || now.serial >= serial {
+				return now, exists
+			}
+			return retainedMessage{op.Message, serial, l}, !cleared
+		})
+	default:
+		if !exists {
+			m = retainedMessage{Message: &store.Message{TopicName: topic}, serial: serial}
+		}
+		l.commits.add(store.Op{Kind: store.OpRetain, Message: m.Message}, func(op *store.Op, err error) {
+			l.retainedCommitted(op, m.serial, err)
+		})
+	}
+}
+
+// retainedPage is how many topics are read from the store at a time.
+const retainedPage = 1000
+
+// doubtRetained reads a topic from the store again because a change with this
+// serial is in the index, or was, that the store did not take.
+func (l *loop) doubtRetained(topic string, serial uint64) {
+	if l.doubted == nil {
+		l.doubted = make(map[string]uint64)
+	}
+	l.doubted[topic] = max(serial, l.doubted[topic])
+	l.rereadRetained()
+}
+
+// rereadRetained reads the next of the topics that are in doubt, until the store
+// has answered for all of them.
+func (l *loop) rereadRetained() {
+	if l.rereading || len(l.doubted) == 0 {
+		return
+	}
+	var topics []string
+	var serials []uint64
+	for topic, serial := range l.doubted {
+		topics, serials = append(topics, topic), append(serials, serial)
+		delete(l.doubted, topic)
+		if len(topics) == retainedPage {
+			break
+		}
+	}
+	l.rereading = l.b.workers.do(func() {
+		messages, err := l.b.store.Retained().Read(context.Background(), topics)
+		l.el.Post(func() {
+			l.rereading = false
+			for i, topic := range topics {
+				if err != nil {
+					l.doubted[topic] = max(serials[i], l.doubted[topic])
+				} else {
+					l.b.restoreRetained(topic, serials[i], messages[i])
+				}
+			}
+			if err != nil {
+				l.b.storeAnswered(err)
+				l.repeat(l.rereadRetained)
+				return
+			}
+			l.rereadRetained()
+		})
+	})
+}
+
+// restoreRetained undoes the change with this serial: the store has another message
+// for the topic, or nil. A newer change stays.
+func (b *Broker) restoreRetained(topic string, serial uint64, stored *store.Message) {
+	b.changeRetained(topic, func(m retainedMessage, exists bool) (retainedMessage, bool) {
+		if exists && m.serial > serial {
+			return m, true
+		}
+		return retainedMessage{Message: stored}, stored != nil
+	})
 }
 
 // replay is the retained messages that a new subscription gets, as far as they
 // are not sent.
 type replay struct {
-	sub      store.Subscription
-	matched  bool // messages has been filled
-	messages []*store.Message
-	storing  int // how many are on their way to the session's queue
+	sub    store.Subscription
+	serial uint64 // of the index when the subscription began; what came later came as news
+	topics *trie.Cursor[retainedMessage]
+	topic  string // the one to go on with; empty: the next of topics
+}
+
+// replays are the replays of a client: it gets one after the other.
+type replays struct {
+	queue    list.List // of *replay
+	byFilter map[string]*list.Element
 }
 
 const (
-	// replayTurn is how many retained messages one client gets before others have
-	// their turn.
-	replayTurn = 4096
+	// replaySteps is how many places of the index a loop looks at, for all its
+	// clients, before others have their turn.
+	replaySteps = 500
 	// replayAhead is how many may be under way to a durable session: the others
 	// wait here rather than fill its queue.
 	replayAhead = 256
 )
 
+// put adds a replay. It takes the place of one for the same subscription: that
+// begins anew.
+func (rs *replays) put(r *replay) {
+	if e := rs.byFilter[r.sub.TopicFilter]; e != nil {
+		e.Value = r
+		return
+	}
+	if rs.byFilter == nil {
+		rs.byFilter = make(map[string]*list.Element)
+	}
+	rs.byFilter[r.sub.TopicFilter] = rs.queue.PushBack(r)
+}
+
+func (rs *replays) remove(topicFilter string) {
+	if e := rs.byFilter[topicFilter]; e != nil {
+		rs.queue.Remove(e)
+		delete(rs.byFilter, topicFilter)
+	}
+}
+
 // replayRetained starts to send the retained messages that match a new
 // subscription, with RETAIN 1 [MQTT-3.3.1-8]. It runs after the SUBACK was written.
 //
-// Subscriptions are served one after the other, and what matches is looked up
-// when it is a subscription's turn: a client that subscribes to much and reads
-// nothing makes the broker collect it once.
-func (c *Client) replayRetained(sub *store.Subscription) {
-	r := &replay{sub: *sub}
-	if c.flow == nil || len(c.flow.replays) == 0 {
-		if c.matchRetained(r); len(r.messages) == 0 {
-			return
-		}
+// What matches is looked up as it is sent: a client that subscribes to much, and
+// reads nothing, costs one place in the index for each of its subscriptions.
+func (c *Client) replayRetained(sub *store.Subscription, serial uint64) {
+	b := c.loop.b
+	if b.retained.Len() == 0 {
+		return
 	}
-	f := c.flows()
-	f.replays = append(f.replays, r)
-	if len(f.replays) == 1 {
-		c.replayOn()
+	r := &replay{sub: *sub, serial: serial, topics: b.retained.Cursor(sub.TopicFilter)}
+	if c.flow != nil && c.flow.replays != nil {
+		c.flow.replays.put(r)
+		return
+	}
+	if !c.replaySome(r) {
+		f := c.flows()
+		f.replays = &replays{}
+		f.replays.put(r)
 	}
 }
 
-func (c *Client) matchRetained(r *replay) {
-	r.matched = true
-	c.loop.b.retained.Match(r.sub.TopicFilter, func(_ string, m *store.Message) bool {
-		r.messages = append(r.messages, m)
-		return true
-	})
+// endReplay gives up the replay of a subscription that has ended [MQTT-3.10.4-2].
+func (c *Client) endReplay(topicFilter string) {
+	if f := c.flow; f != nil && f.replays != nil {
+		if f.replays.remove(topicFilter); f.replays.queue.Len() == 0 {
+			f.replays = nil
+		}
+	}
 }
 
 // replayOn sends retained messages as far as the client takes them: they wait for
-// its output and its window, and are not dropped for want of room. A topic whose
-// retained message has changed since is skipped: the subscription was there when
-// the new one came, so an old value never follows a new one.
+// its output and its window, and are not dropped for want of room.
 func (c *Client) replayOn() {
-	f, l := c.flow, c.loop
-	now := l.now()
-	for turn := 0; len(f.replays) > 0; {
-		r := f.replays[0]
-		if !r.matched {
-			c.matchRetained(r)
-			turn += len(r.messages) / 8 // that was some work as well
+	rs := c.flow.replays
+	for e := rs.queue.Front(); e != nil; e = rs.queue.Front() {
+		r := e.Value.(*replay)
+		if !c.replaySome(r) {
+			return
 		}
-		for ; len(r.messages) > 0; turn++ {
-			if turn >= replayTurn && c.local == nil {
-				if !f.replayPosted {
-					f.replayPosted = true
-					l.el.Post(func() {
-						f.replayPosted = false
-						c.advance()
-					})
-				}
-				return
-			}
-			m := r.messages[0]
-			if current, _ := l.b.retained.Get(m.TopicName); current == m && !m.Expired(now) && !c.replayOne(r, m) {
-				return
-			}
-			r.messages[0] = nil
-			r.messages = r.messages[1:]
-		}
-		f.replays[0] = nil
-		f.replays = f.replays[1:]
+		rs.remove(r.sub.TopicFilter)
 	}
-	f.replays = nil
+	c.flow.replays = nil
+}
+
+// replaySome is replayOn for one subscription. It reports whether all is sent. A
+// topic whose retained message has changed since the subscription began is left
+// out: the new one came as news, so an old value never follows it.
+func (c *Client) replaySome(r *replay) (all bool) {
+	l := c.loop
+	now := l.now()
+	for {
+		if r.topic == "" {
+			steps := l.replayTurn()
+			if c.local != nil {
+				steps = new(int)
+				*steps = math.MaxInt
+			}
+			var ok bool
+			if r.topic, _, ok = r.topics.Next(steps); !ok {
+				if r.topics.Done() {
+					return true
+				}
+				l.replayLater(c)
+				return false
+			}
+		}
+		m, exists := l.b.retained.Get([]byte(r.topic))
+		if exists && m.serial <= r.serial && !m.Expired(now) && !c.replayOne(r, m.Message) {
+			return false
+		}
+		r.topic = ""
+	}
+}
+
+// replayTurn returns what is left of replaySteps in this turn.
+func (l *loop) replayTurn() *int {
+	if !l.replayScheduled {
+		l.replayScheduled = true
+		l.replayStepsLeft = replaySteps
+		l.el.AtTurnEnd(l.replayNext)
+	}
+	return &l.replayStepsLeft
+}
+
+// replayLater lets a client go on when its turn comes.
+func (l *loop) replayLater(c *Client) {
+	if f := c.flows(); !f.replayWaits {
+		f.replayWaits = true
+		l.replaying = append(l.replaying, c)
+	}
+}
+
+// replayNext lets those go on that wait for their turn. Who uses up the steps
+// stands behind the others then.
+func (l *loop) replayNext() {
+	l.replayScheduled = false
+	waiting := l.replaying
+	l.replaying = nil
+	for i, c := range waiting {
+		if l.replayScheduled && l.replayStepsLeft == 0 {
+			l.replaying = slices.Concat(waiting[i:], l.replaying)
+			return
+		}
+		c.flow.replayWaits = false
+		c.advance()
+	}
 }
 
 // replayOne sends one retained message, and reports false if it has to wait.
 func (c *Client) replayOne(r *replay, m *store.Message) bool {
-	f, l := c.flow, c.loop
+	l := c.loop
 	var p publication
 	p.set(m)
 	p.retain = true
@@ -152,27 +349,29 @@ func (c *Client) replayOne(r *replay, m *store.Message) bool {
 			l.drop(&p, &d, reason)
 		}
 	case c.session.durable: // by way of its queue
-		if f.behind || r.storing+f.out.Len() >= c.replayAhead(m.Size()) {
+		f := c.flows()
+		if f.behind || f.storing+f.out.Len() >= c.replayAhead(m.Size()) {
 			return false // a commit or an acknowledgement goes on with it
 		}
 		if l.commits.full() {
-			r.storing++
+			f.storing++
 			l.commits.after(func() {
-				r.storing--
+				f.storing--
 				c.advance()
 			})
 			return false
 		}
 		l.targets, l.routed = l.targets[:0], l.routed[:0]
 		l.addTarget(&p, &d)
-		r.storing++
+		f.storing++
 		l.commit(&p, &routed{op: store.Op{Kind: store.OpPublish, Message: m, Targets: l.targets}}, func(*store.Op, error) {
-			r.storing--
+			f.storing--
 			c.advance()
 		})
-	case f.queue.Len() > 0 || !f.out.CanSend():
-		return false // an acknowledgement goes on with it
 	default:
+		if f := c.flows(); f.queue.Len() > 0 || !f.out.CanSend() {
+			return false // an acknowledgement goes on with it
+		}
 		c.deliverLive(&p, &d)
 	}
 	l.m.MessagesMatched[d.qos].Inc()

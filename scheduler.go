@@ -180,10 +180,7 @@ func (s *scheduler) retained(now time.Time) {
 	}
 	s.onLoop(func(l *loop) {
 		for _, topic := range topics {
-			m, ok := s.b.retained.Get([]byte(topic))
-			if ok && m.Expired(now) {
-				s.b.unindexRetained(topic)
-			}
+			s.b.dropExpiredRetained(topic, now)
 			l.commits.add(store.Op{
 				Kind: store.OpDropExpiredRetained, Message: &store.Message{TopicName: []byte(topic)}, Due: now,
 			}, nil)

@@ -15,6 +15,8 @@ type subscribing struct {
 	// existed says of each subscription whether it replaced one; granted, whether
 	// it takes effect.
 	existed, granted []bool
+	// serial is that of the retained messages when the subscriptions began.
+	serial uint64
 }
 
 // subscribe handles a SUBSCRIBE: SUBACK goes out when the subscriptions are in
@@ -114,6 +116,7 @@ func (c *Client) subscribeAllowed(s *subscribing) {
 			f(&c.info, sub.TopicFilter, sub.Options)
 		}
 	}
+	s.serial = b.retainedSerial.Load()
 	if !c.session.durable || len(op.Subscriptions) == 0 {
 		c.subscribed(s)
 		return
@@ -155,16 +158,16 @@ func (c *Client) subscribed(s *subscribing) {
 		if !s.granted[i] {
 			continue
 		}
-		if isShared(sub.TopicFilter) { // no retained messages [MQTT-4.8.2-7 has none; section 4.8.2]
+		if isShared(sub.TopicFilter) { // no retained messages (section 4.8.2)
 			c.loop.drainGroup(sub.TopicFilter)
 			continue
 		}
 		switch sub.Options.RetainHandling {
 		case 0:
-			c.replayRetained(sub)
+			c.replayRetained(sub, s.serial)
 		case 1:
 			if !s.existed[i] {
-				c.replayRetained(sub)
+				c.replayRetained(sub, s.serial)
 			}
 		}
 	}
@@ -189,6 +192,7 @@ func (c *Client) unsubscribe(p *codec.Unsubscribe) {
 			ack.ReasonCodes[i] = codec.NoSubscriptionExisted // [MQTT-3.11.3-2]
 			continue
 		}
+		c.endReplay(f)
 		op.Subscriptions = append(op.Subscriptions, store.Subscription{TopicFilter: f})
 		if ev := b.opts.Events.OnUnsubscribed; ev != nil {
 			ev(&c.info, f)

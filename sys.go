@@ -65,7 +65,7 @@ type sysValue struct{ topic, value string }
 // publishSys publishes one value: QoS 0, retained in the index only.
 func (l *loop) publishSys(topic, value string) {
 	m := &store.Message{TopicName: []byte("$SYS/broker/" + topic), Payload: []byte(value), Retain: true, QoS: 2}
-	l.b.indexRetained(string(m.TopicName), m)
+	l.b.indexRetained(string(m.TopicName), m, nil)
 	var p publication
 	p.set(m)
 	p.retain, p.qos = false, 0
