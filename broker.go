@@ -36,6 +36,7 @@ type Broker struct {
 	retained                    *trie.Index[retainedMessage]
 	retainedSerial              atomic.Uint64 // of the last change in retained
 	retainedBytes               atomic.Int64
+	queuedBefore                int      // messages in the store's queues at the start
 	workers                     *workers // calls of the store
 	authenticating, authorizing *workers // of their own: slow ones hold up nothing else
 	scheduler                   *scheduler
@@ -250,12 +251,19 @@ func (b *Broker) load(ctx context.Context) error {
 				return err
 			}
 			s := b.registry.restore(&sessions[i])
+			n, _, _, err := b.store.Messages().Len(ctx, store.QueueOf(s.id))
+			if err != nil && !errors.Is(err, store.ErrGone) {
+				return err
+			}
+			b.queuedBefore += n
 			for _, sub := range subscriptions {
 				s.subscribe(b, sub, -1)
 				if isShared(sub.TopicFilter) {
-					if err := b.groups.restore(ctx, b.store, sub.TopicFilter); err != nil {
+					n, err := b.groups.restore(ctx, b.store, sub.TopicFilter)
+					if err != nil {
 						return err
 					}
+					b.queuedBefore += n
 				}
 			}
 			after = sessions[i].ID.ClientID

@@ -266,6 +266,9 @@ func (c *Client) claim() {
 		Limits:                b.opts.Limits.queueLimits(int(c.receiveMaximum)),
 		Will:                  k.will,
 	}
+	if s := b.registry.session(claim.ClientID); s != nil {
+		claim.Sent, _ = s.sent()
+	}
 	b.workers.do(func() {
 		claimed, err := b.store.Sessions().Claim(context.Background(), claim)
 		l.el.Post(func() { c.claimed(&claimed, err) })
@@ -290,7 +293,8 @@ func (c *Client) claimed(res *store.Claimed, err error) {
 		}
 		return
 	}
-	s := c.loop.sessionFor(res)
+	c.loop.wentWithSession(res.Dropped)
+	s := b.sessionFor(res)
 	c.session, c.epoch = s, res.Session.Epoch
 	s.owner.Store(c.loop)
 	if c.state == stateClosed { // it left before it was accepted: nothing of it stays
@@ -307,14 +311,13 @@ func (c *Client) claimed(res *store.Claimed, err error) {
 }
 
 // sessionFor returns the session that a claim gave, in the registry.
-func (l *loop) sessionFor(res *store.Claimed) *Session {
-	b := l.b
+func (b *Broker) sessionFor(res *store.Claimed) *Session {
 	old := b.registry.session(res.Session.ID.ClientID)
 	if old != nil && res.Present && old.id == res.Session.ID {
 		return old
 	}
 	if old != nil {
-		old.end(l)
+		old.end(b)
 	}
 	s := &Session{id: res.Session.ID, durable: res.Session.Durable || res.Present}
 	s.mu.known = !res.Present

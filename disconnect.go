@@ -55,11 +55,12 @@ func (c *Client) goOffline(clean bool) {
 	if ends {
 		s.leaveTrie(b)
 	}
+	op.Sent, _ = s.sent()
 	// A session that ends has its queue until others have what they are to get.
 	l.afterLeaving(s, func() {
 		l.commitOffline(op, func() {
 			if ends && !s.durable {
-				s.end(l)
+				s.end(b)
 			}
 			if !op.Due.IsZero() || !op.WillDue.IsZero() {
 				b.scheduler.nudge()
@@ -75,12 +76,21 @@ func (c *Client) goOffline(clean bool) {
 // nobody else would end it there, or see to its Will. done is called after the
 // first try. The epoch keeps a late one from a newer connection.
 func (l *loop) commitOffline(op store.Op, done func()) {
-	l.commits.add(op, func(_ *store.Op, err error) {
+	l.commits.add(op, func(committed *store.Op, err error) {
 		if err != nil {
 			l.repeat(func() { l.commitOffline(op, l.b.scheduler.nudge) })
+		} else {
+			l.wentWithSession(committed.Dropped)
 		}
 		done()
 	})
+}
+
+// wentWithSession counts queued messages that were deleted with their session.
+func (l *loop) wentWithSession(byQoS [3]int) {
+	for qos, n := range byQoS {
+		l.m.QueueDropped[qos][metrics.DropSessionGone].Add(uint64(n))
+	}
 }
 
 // leaveFlow gives up what was under way: the store has what a durable session
@@ -145,9 +155,11 @@ func (l *loop) endSession(s *Session, epoch uint64) {
 // tryEndSession is endSession, but tries once.
 func (l *loop) tryEndSession(s *Session, epoch uint64, done doneFunc) {
 	op := store.Op{Kind: store.OpEndSession, Session: s.id, Epoch: epoch}
+	op.Sent, _ = s.sent()
 	l.commits.add(op, func(op *store.Op, err error) {
 		if err == nil && op.Result != store.Fenced {
-			s.end(l)
+			l.wentWithSession(op.Dropped)
+			s.end(l.b)
 		}
 		done(op, err)
 	})

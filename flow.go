@@ -140,7 +140,7 @@ func entryOf(p *publication, d *delivery) *store.Entry {
 func (c *Client) deliverStored(p *publication, d *delivery) {
 	m := c.loop.m
 	if c.state != stateConnected || c.session != d.session {
-		c.loop.countQueued(d.session, d.qos) // whoever has the session next reads it
+		m.MessagesQueued[d.qos].Inc() // whoever has the session next reads it
 		return
 	}
 	f := c.flows()
@@ -149,7 +149,7 @@ func (c *Client) deliverStored(p *publication, d *delivery) {
 	switch {
 	case !f.cursor.Less(n):
 		// It was read from the store before the news came.
-		c.loop.countQueued(d.session, d.qos)
+		m.MessagesQueued[d.qos].Inc()
 		return
 	case next && !f.behind && f.out.CanSendNumber(n):
 		packetID := f.out.SendNumber(n, d.qos, nil)
@@ -168,7 +168,7 @@ func (c *Client) deliverStored(p *publication, d *delivery) {
 			return
 		}
 	}
-	c.loop.countQueued(d.session, d.qos)
+	m.MessagesQueued[d.qos].Inc()
 	if f.heard.Less(n) {
 		f.heard = n
 	}
@@ -294,9 +294,6 @@ func (c *Client) sendEntry(e *store.Entry) bool {
 		if f.possibly == 0 {
 			c.session.becomesKnown()
 		}
-	}
-	if !sent {
-		c.session.countTaken(e.QoS)
 	}
 	switch {
 	case sent: // counted when it was sent first

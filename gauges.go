@@ -35,7 +35,7 @@ func (b *Broker) registerGauges() {
 
 // queued returns how many messages wait in queues.
 func (b *Broker) queued() int {
-	return int(int64(b.metrics.Sum(func(l *metrics.Loop) (n uint64) {
+	return b.queuedBefore + int(int64(b.metrics.Sum(func(l *metrics.Loop) (n uint64) {
 		for q := range l.MessagesQueued {
 			n += l.MessagesQueued[q].Load() - l.QueueDelivered[q].Load()
 			for r := range l.QueueDropped[q] {

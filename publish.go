@@ -383,7 +383,9 @@ func (l *loop) commit(p *publication, r *routed, done func(op *store.Op, err err
 // committed passes on what has been stored: the owner of each queue that got the
 // message learns of it, and QoS 2 for sessions that are not durable goes out.
 func (l *loop) committed(p *publication, op *store.Op, deliveries []delivery, err error) {
-	stored := err == nil && op.Result == store.Done
+	// Of a duplicate the first commit went unanswered: whoever is to get the message
+	// has not had it.
+	stored := err == nil && (op.Result == store.Done || op.Result == store.Duplicate)
 	for i := range deliveries {
 		d := &deliveries[i]
 		if stored && p.afterCommit {
@@ -394,8 +396,6 @@ func (l *loop) committed(p *publication, op *store.Op, deliveries []delivery, er
 			if d.session == nil {
 				l.b.groups.release(d.sharedFilter(), p.size())
 			}
-		case !stored && err == nil && op.Result == store.Duplicate:
-			// It was delivered when its Packet Identifier came first.
 		case !stored:
 			reason := metrics.DropStoreUnavailable
 			if err == nil && op.Result == store.Full {
@@ -418,15 +418,14 @@ func (l *loop) committed(p *publication, op *store.Op, deliveries []delivery, er
 
 // queued handles one queue that a message was to go into.
 func (l *loop) queued(p *publication, d *delivery, t *store.Target) {
-	for range t.Dropped { // the oldest, whose QoS the store doesn't say
-		l.m.QueueDropped[d.qos][metrics.DropQueueFull].Inc()
-		d.session.countTaken(d.qos)
+	for qos, n := range t.Dropped { // the oldest
+		l.m.QueueDropped[qos][metrics.DropQueueFull].Add(uint64(n))
 	}
-	if d.session == nil && t.Result != store.Done {
+	if d.session == nil && t.Result != store.Done && t.Result != store.Duplicate {
 		l.b.groups.release(d.sharedFilter(), p.size())
 	}
 	switch t.Result {
-	case store.Done:
+	case store.Done, store.Duplicate:
 	case store.Refused:
 		l.drop(p, d, metrics.DropQueueFull)
 		return
@@ -442,6 +441,11 @@ func (l *loop) queued(p *publication, d *delivery, t *store.Target) {
 		l.groupHas(&store.Entry{Message: p.keep(), ShareName: t.ShareName, TopicFilter: t.TopicFilter})
 		return
 	}
+	if t.Number.IsZero() { // the store has it, but doesn't say where
+		l.m.MessagesQueued[d.qos].Inc()
+		l.rereads(d.session)
+		return
+	}
 	d.numbered(t.Number)
 	l.announce(p, d)
 }
@@ -450,7 +454,7 @@ func (l *loop) queued(p *publication, d *delivery, t *store.Target) {
 func (l *loop) announce(p *publication, d *delivery) {
 	d.client = d.session.client.Load()
 	if d.client == nil {
-		l.countQueued(d.session, d.qos)
+		l.m.MessagesQueued[d.qos].Inc()
 		if d.group != nil {
 			l.comesBack(d.session, []store.Entry{*entryOf(p, d)})
 		}

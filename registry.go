@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 
 	"loopmq/codec"
-	"loopmq/metrics"
 	"loopmq/store"
 	"loopmq/trie"
 )
@@ -23,10 +22,6 @@ type Session struct {
 	// owner is the loop of that connection, or of the last one: what it has to
 	// commit for the session goes before what others do.
 	owner atomic.Pointer[loop]
-
-	// waiting is how many entries of its queue were counted as queued and have no
-	// end yet, at QoS 1 and 2.
-	waiting [2]atomic.Int32
 
 	// epoch is that of the last connection. It is set after client was.
 	epoch atomic.Uint64
@@ -274,8 +269,7 @@ func (s *Session) leaveTrie(b *Broker) {
 
 // end takes a session out of the trie and the registry. Only the first call does
 // anything.
-func (s *Session) end(l *loop) {
-	b := l.b
+func (s *Session) end(b *Broker) {
 	s.leaveTrie(b)
 	s.mu.Lock()
 	ended := s.mu.ended
@@ -284,38 +278,9 @@ func (s *Session) end(l *loop) {
 	if ended {
 		return
 	}
-	l.dropWaiting(s)
 	b.registry.remove(s)
 	if f := b.opts.Events.OnSessionTerminated; f != nil {
 		f(s.id.ClientID)
-	}
-}
-
-func (s *Session) hasEnded() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.mu.ended
-}
-
-// countQueued counts an entry of the queue of a durable session, which has to wait.
-func (l *loop) countQueued(s *Session, qos byte) {
-	l.m.MessagesQueued[qos].Inc()
-	s.waiting[qos-1].Add(1)
-	if s.hasEnded() {
-		l.dropWaiting(s)
-	}
-}
-
-// countTaken notes that an entry that countQueued counted was sent, dropped or
-// moved.
-func (s *Session) countTaken(qos byte) { s.waiting[qos-1].Add(-1) }
-
-// dropWaiting counts what a session leaves in its queue when it ends.
-func (l *loop) dropWaiting(s *Session) {
-	for i := range s.waiting {
-		if n := s.waiting[i].Load(); n > 0 && s.waiting[i].CompareAndSwap(n, 0) {
-			l.m.QueueDropped[i+1][metrics.DropSessionGone].Add(uint64(n))
-		}
 	}
 }
 

@@ -66,24 +66,27 @@ func (g *groups) add(topicFilter string) *groupQueue {
 	return q
 }
 
-// restore notes what the queue of a group holds when the broker starts.
-func (g *groups) restore(ctx context.Context, st store.Store, topicFilter string) error {
+// restore notes what the queue of a group holds, unless the group is known, and
+// returns how many entries these are.
+func (g *groups) restore(ctx context.Context, st store.Store, topicFilter string) (entries int, err error) {
 	if g.mayHaveEntries(topicFilter) {
-		return nil
+		return 0, nil
 	}
 	name, filter, _ := codec.SplitShare([]byte(topicFilter))
 	entries, bytes, _, err := st.Messages().Len(ctx, store.GroupQueue(string(name), string(filter)))
-	if errors.Is(err, store.ErrGone) || err == nil && entries == 0 {
-		return nil
+	if errors.Is(err, store.ErrGone) {
+		return 0, nil
 	}
-	if err != nil {
-		return err
+	if err != nil || entries == 0 {
+		return 0, err
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	q := g.add(topicFilter)
-	q.entries, q.bytes = entries, bytes
-	return nil
+	if g.mu.queues[topicFilter] == nil {
+		q := g.add(topicFilter)
+		q.entries, q.bytes = entries, bytes
+	}
+	return entries, nil
 }
 
 // release gives the room of an entry back.
@@ -358,7 +361,6 @@ func (l *loop) backToGroups(s *Session, epoch uint64, entries []store.Entry, fai
 			default:
 				if !sent {
 					l.m.QueueDelivered[e.QoS].Inc()
-					s.countTaken(e.QoS)
 				}
 				qos := op.Targets[0].Moved[0].QoS
 				l.m.MessagesMatched[qos].Inc()
@@ -375,7 +377,7 @@ func (l *loop) regain(topicFilter string) {
 	b := l.b
 	l.repeat(func() {
 		b.workers.do(func() {
-			err := b.groups.restore(context.Background(), b.store, topicFilter)
+			_, err := b.groups.restore(context.Background(), b.store, topicFilter)
 			l.el.Post(func() {
 				if err != nil {
 					l.regain(topicFilter)
@@ -598,7 +600,7 @@ func (l *loop) takenOut(topicFilter string, e *store.Entry, d *delivery, member 
 	case !d.stored():
 		l.dispatch(&p, d)
 	case n.IsZero():
-		l.countQueued(d.session, d.qos)
+		l.m.MessagesQueued[d.qos].Inc()
 		l.rereads(d.session)
 	default:
 		d.numbered(n)

@@ -40,7 +40,7 @@
 //	queued = queue delivered + queue dropped + entries never sent so far
 //
 // (since the start of the process: entries which a durable store already held
-// are in the first two only). A PUBLISH that is sent again when a Session
+// are in the first two only, when they are sent or dropped). A PUBLISH that is sent again when a Session
 // resumes is in PacketsSent and nowhere else.
 package metrics
 

@@ -63,10 +63,11 @@ const (
 	// to expire at Due (zero: never). With WillRemoved it drops the Will of that
 	// Epoch (DISCONNECT with reason 0 [MQTT-3.14.4-3]), else the Will's due time
 	// becomes WillDue (zero: now). A session that is not durable is deleted, its
-	// Will stays until published. Guarded by Epoch.
+	// Will stays until published; Dropped tells what went with it. Guarded by Epoch.
 	OpOffline
 	// OpEndSession deletes a session with all its state except its Will, which
-	// becomes due [MQTT-3.1.2-8]. Guarded by Epoch if Epoch is not 0.
+	// becomes due [MQTT-3.1.2-8]. Dropped tells what went with it. Guarded by Epoch
+	// if Epoch is not 0.
 	OpEndSession
 )
 
@@ -111,6 +112,11 @@ type Op struct {
 	Due                   time.Time
 	WillRemoved           bool
 	WillDue               time.Time
+
+	// Sent is the last entry of the session's queue that was sent. Dropped is set by
+	// Commit: how many entries behind it were deleted with the session, by their QoS.
+	Sent    Number
+	Dropped [3]int
 }
 
 // Target is one queue that OpPublish or OpMove appends to.
@@ -123,10 +129,11 @@ type Target struct {
 	TopicFilter             string
 
 	// Set by Commit: the outcome, the Number of the new entry, how many of the
-	// oldest entries had to go, and for OpMove the entries with their new Numbers.
+	// oldest entries had to go, by their QoS, and for OpMove the entries with their
+	// new Numbers.
 	Result  Result
 	Number  Number
-	Dropped int
+	Dropped [3]int
 	Moved   []Entry
 }
 

@@ -150,6 +150,9 @@ type Claim struct {
 	Durable               bool
 	SessionExpiryInterval uint32
 	Limits                Limits
+	// Sent is the last entry of the session's queue that the claimer knows to have
+	// been sent.
+	Sent Number
 	// Will is the Will of this connection, nil if it has none. The store copies
 	// it and sets ClientID, Epoch and Due of the copy.
 	Will *Will
@@ -163,6 +166,9 @@ type Claimed struct {
 	// Ended is the former session that did not go on, durable or not, nil if
 	// there was none: its subscriptions are to be taken out of the trie.
 	Ended *Session
+	// Dropped is how many entries behind Claim.Sent were deleted with the session
+	// that ended, by their QoS.
+	Dropped [3]int
 	// OldOwner is the instance that held the connection until now, empty if
 	// none.
 	OldOwner string

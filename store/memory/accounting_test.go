@@ -146,7 +146,7 @@ func TestLimitsAreExact(t *testing.T) {
 			var refused, dropped int
 			for i := range 10 {
 				target := commit(t, s, publish(fmt.Sprint(i), se))[0].Targets[0]
-				dropped += target.Dropped
+				dropped += target.Dropped[1]
 				if target.Result == store.Refused {
 					refused++
 				}

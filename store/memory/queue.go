@@ -136,6 +136,16 @@ func (q *queue) after(n store.Number) int {
 	}
 }
 
+// countAfter returns how many entries are after n, by their QoS.
+func (q *queue) countAfter(n store.Number) (count [3]int) {
+	for i := q.after(n); i < len(q.slots); i++ {
+		if q.slots[i].message != nil {
+			count[q.slots[i].qos]++
+		}
+	}
+	return count
+}
+
 // first returns the numbers of the first limit entries.
 func (q *queue) first(limit int) []store.Number {
 	numbers := make([]store.Number, 0, min(limit, q.live))
@@ -153,9 +163,9 @@ func (q *queue) fits(l store.Limits, size int) bool {
 }
 
 // makeRoom removes the oldest entries behind the protected ones until size
-// bytes fit, and hands each message to drop. It removes nothing and returns
-// false if that would not be enough.
-func (q *queue) makeRoom(l store.Limits, size int, drop func(*message)) (dropped int, ok bool) {
+// bytes fit, and hands each to drop. It removes nothing and returns false if that
+// would not be enough.
+func (q *queue) makeRoom(l store.Limits, size int, drop func(slot)) (ok bool) {
 	i, protected, bytes := q.head, 0, 0
 	for ; i < len(q.slots) && protected < l.Protected; i++ {
 		if m := q.slots[i].message; m != nil {
@@ -164,7 +174,7 @@ func (q *queue) makeRoom(l store.Limits, size int, drop func(*message)) (dropped
 		}
 	}
 	if l.Messages != 0 && protected >= l.Messages || l.Bytes != 0 && bytes+size > l.Bytes {
-		return 0, false
+		return false
 	}
 	for !q.fits(l, size) {
 		// A removal may move the slots, but not the number behind the protected.
@@ -172,11 +182,10 @@ func (q *queue) makeRoom(l store.Limits, size int, drop func(*message)) (dropped
 			i++
 		}
 		seq := q.slots[i].seq
-		drop(q.remove(i).message)
-		dropped++
+		drop(q.remove(i))
 		i = q.search(seq)
 	}
-	return dropped, true
+	return true
 }
 
 // entry returns the slot as the caller's own.

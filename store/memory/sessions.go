@@ -50,7 +50,7 @@ func (v sessionsView) Claim(_ context.Context, c store.Claim) (store.Claimed, er
 		if !claimed.Present {
 			ended := se.Session
 			claimed.Ended = &ended
-			v.endSession(se)
+			claimed.Dropped = v.endSession(se, c.Sent)
 			se = nil
 		}
 	}
@@ -182,14 +182,17 @@ func (s *Store) setExpiry(se *session, due time.Time) {
 	s.sessionExpiry.set(&se.expiry, due)
 }
 
-// endSession forgets se and all that it has, except its Will.
+// endSession forgets se and all that it has, except its Will, and returns how many
+// entries there were behind the one that was sent last, by their QoS.
 // REQUIRES: s.mu
-func (s *Store) endSession(se *session) {
+func (s *Store) endSession(se *session, sent store.Number) (dropped [3]int) {
 	s.setExpiry(se, time.Time{})
 	if se.state != nil {
+		dropped = se.state.queue.countAfter(sent)
 		s.dropAll(&se.state.queue)
 	}
 	delete(s.sessions, se.ID.ClientID)
+	return dropped
 }
 
 // hasCome reports whether a due time has come at now; the zero time never does.

@@ -36,9 +36,10 @@ func (w *writer) Commit(ctx context.Context, b *store.Batch) error {
 
 // apply carries out one operation. REQUIRES: s.mu
 func (s *Store) apply(op *store.Op) store.Result {
+	op.Dropped = [3]int{}
 	for i := range op.Targets {
 		t := &op.Targets[i]
-		t.Result, t.Number, t.Dropped, t.Moved = store.Pending, store.Number{}, 0, nil
+		t.Result, t.Number, t.Dropped, t.Moved = store.Pending, store.Number{}, [3]int{}, nil
 	}
 	switch op.Kind {
 	case store.OpPublish:
@@ -131,7 +132,10 @@ func (s *Store) appendTo(t *store.Target, m *message) {
 	if size := m.Size(); !q.fits(limits, size) {
 		ok := false
 		if limits.Policy == store.DropOldest {
-			t.Dropped, ok = q.makeRoom(limits, size, s.drop)
+			ok = q.makeRoom(limits, size, func(sl slot) {
+				t.Dropped[sl.qos]++
+				s.drop(sl.message)
+			})
 		}
 		if !ok {
 			t.Result = store.Refused
@@ -334,7 +338,7 @@ func (s *Store) offline(op *store.Op) store.Result {
 		}
 	}
 	if !se.Durable {
-		s.endSession(se)
+		op.Dropped = s.endSession(se, op.Sent)
 		return store.Done
 	}
 	se.Owner = ""
@@ -356,7 +360,7 @@ func (s *Store) end(op *store.Op) store.Result {
 	if se.will != nil {
 		s.hurryWill(se.will, s.now())
 	}
-	s.endSession(se)
+	op.Dropped = s.endSession(se, op.Sent)
 	return store.Done
 }
 

@@ -11,20 +11,25 @@ import (
 const slack = 64
 
 // fill appends n messages of some 1000 bytes to q in batches of 10, each known
-// by its index, and returns how many were refused and dropped.
-func (h *harness) fill(q store.QueueID, n int) (refused, dropped int) {
+// by its index and at QoS 1 and 2 by turns, and returns how many were refused, and
+// dropped at each QoS.
+func (h *harness) fill(q store.QueueID, n int) (refused int, dropped [3]int) {
 	h.Helper()
 	for i := 0; i < n; {
 		b := &store.Batch{}
 		for range 10 {
-			b.Add(publish(fmt.Sprintf("%d %s", i, strings.Repeat("x", 990)), q))
+			op := publish(fmt.Sprintf("%d %s", i, strings.Repeat("x", 990)), q)
+			op.Targets[0].QoS = byte(1 + i%2)
+			b.Add(op)
 			i++
 		}
 		h.noError(h.w.Commit(h.Context(), b))
 		for _, op := range b.Ops {
 			equal(h, "result", op.Result, store.Done)
 			t := op.Targets[0]
-			dropped += t.Dropped
+			for qos, n := range t.Dropped {
+				dropped[qos] += n
+			}
 			switch t.Result {
 			case store.Done:
 			case store.Refused:
@@ -86,7 +91,7 @@ var limitTests = []test{
 		q := h.limited(store.Limits{})
 		refused, dropped := h.fill(q, 500)
 		equal(h, "refused", refused, 0)
-		equal(h, "dropped", dropped, 0)
+		equal(h, "dropped", dropped, [3]int{})
 		equal(h, "entries", len(h.indexes(q)), 500)
 	}},
 	{"a queue with room again takes messages again", func(h *harness) {
@@ -113,7 +118,7 @@ var limitTests = []test{
 		g := store.GroupQueue("share", "a")
 		refused, dropped := h.fill(g, 300)
 		equal(h, "refused", refused, 0)
-		equal(h, "dropped", dropped, 0)
+		equal(h, "dropped", dropped, [3]int{})
 	}},
 }
 
@@ -122,7 +127,7 @@ func (h *harness) dropNewest(limits store.Limits) {
 	q := h.limited(limits)
 	refused, dropped := h.fill(q, 300)
 	indexes := h.indexes(q)
-	equal(h, "dropped", dropped, 0)
+	equal(h, "dropped", dropped, [3]int{})
 	equal(h, "refused and queued", refused+len(indexes), 300)
 	h.softly(len(indexes))
 	for i, index := range indexes[:90] {
@@ -137,7 +142,11 @@ func (h *harness) dropOldest(limits store.Limits) {
 	refused, dropped := h.fill(q, 300)
 	indexes := h.indexes(q)
 	equal(h, "refused", refused, 0)
-	equal(h, "dropped and queued", dropped+len(indexes), 300)
+	gone := [3]int{1: 150, 2: 150}
+	for _, index := range indexes {
+		gone[1+index%2]--
+	}
+	equal(h, "dropped", dropped, gone)
 	h.softly(len(indexes))
 	for i, index := range indexes {
 		want := i

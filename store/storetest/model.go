@@ -174,8 +174,11 @@ func (m *model) stepClaim() {
 	if m.chance(2) {
 		c.Will = &store.Will{Message: *message("will of " + c.ClientID), DelayInterval: uint32(m.rng.IntN(2) * 1000), ExpirySeconds: -1}
 	}
-	got := m.claim(c)
 	se := m.sessions[c.ClientID]
+	if se != nil {
+		c.Sent = m.sent(store.QueueOf(se.ID))
+	}
+	got := m.claim(c)
 	var want store.Claimed
 	if se != nil {
 		want.OldOwner = se.Owner
@@ -191,7 +194,7 @@ func (m *model) stepClaim() {
 				m.Fatal("Ended: got none")
 			}
 			m.sameSession("Ended", *got.Ended, se.Session)
-			m.end(se)
+			want.Dropped = m.end(se, c.Sent)
 			se = nil
 		}
 	}
@@ -232,6 +235,7 @@ func (m *model) stepClaim() {
 		want.Last = m.last[store.QueueOf(se.ID)]
 	}
 	equal(m.harness, "OldOwner", got.OldOwner, want.OldOwner)
+	equal(m.harness, "Dropped", got.Dropped, want.Dropped)
 	m.sameState(got, want)
 }
 
@@ -262,7 +266,23 @@ func (m *model) succeedWill(w *modelWill, goesOn bool) bool {
 	return true
 }
 
-func (m *model) end(se *modelSession) {
+// end deletes se, and returns what was behind an entry of its queue, by QoS.
+func (m *model) end(se *modelSession, sent store.Number) (dropped [3]int) {
+	q := store.QueueOf(se.ID)
+	for _, e := range m.queues[q] {
+		if e.number.IsZero() || sent.Less(e.number) { // a number that isn't known is of this batch
+			dropped[e.qos]++
+		}
+	}
 	delete(m.sessions, se.ID.ClientID)
-	delete(m.queues, store.QueueOf(se.ID))
+	delete(m.queues, q)
+	return dropped
+}
+
+// sent returns the number of some entry of a queue, or none.
+func (m *model) sent(q store.QueueID) store.Number {
+	if entries := m.queues[q]; len(entries) > 0 && !m.chance(3) {
+		return pick(m, entries).number
+	}
+	return store.Number{}
 }

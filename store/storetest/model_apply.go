@@ -7,9 +7,10 @@ import (
 	"loopmq/store"
 )
 
-// apply does op in the model. Results of targets are compared here.
-func (m *model) apply(op store.Op, got []store.Target) store.Result {
-	se, result := m.guard(op)
+// apply does op in the model. Results of targets are compared here, and op.Dropped
+// is set.
+func (m *model) apply(op *store.Op, got []store.Target) store.Result {
+	se, result := m.guard(*op)
 	if result != store.Done {
 		for i := range got {
 			m.targetResult(got[i], result)
@@ -18,7 +19,7 @@ func (m *model) apply(op store.Op, got []store.Target) store.Result {
 	}
 	switch op.Kind {
 	case store.OpPublish:
-		return m.applyPublish(op, se, got)
+		return m.applyPublish(*op, se, got)
 	case store.OpFinish, store.OpRelease:
 		q := store.QueueOf(op.Session)
 		if !m.exists(q) {
@@ -51,14 +52,14 @@ func (m *model) apply(op store.Op, got []store.Target) store.Result {
 		}
 		delete(m.retained, string(op.Message.TopicName))
 	case store.OpMove:
-		return m.applyMove(op, got)
+		return m.applyMove(*op, got)
 	case store.OpOffline:
 		m.applyOffline(op, se)
 	case store.OpEndSession:
 		if w := se.will; w != nil {
 			w.online, w.past = false, true
 		}
-		m.end(se)
+		op.Dropped = m.end(se, op.Sent)
 	}
 	return store.Done
 }
@@ -208,7 +209,7 @@ func (m *model) applyMove(op store.Op, got []store.Target) store.Result {
 	return store.Done
 }
 
-func (m *model) applyOffline(op store.Op, se *modelSession) {
+func (m *model) applyOffline(op *store.Op, se *modelSession) {
 	if w := se.will; w != nil {
 		w.online = false
 		switch {
@@ -222,7 +223,7 @@ func (m *model) applyOffline(op store.Op, se *modelSession) {
 		}
 	}
 	if !se.Durable {
-		m.end(se)
+		op.Dropped = m.end(se, op.Sent)
 		return
 	}
 	se.Owner, se.SessionExpiryInterval, se.Due = "", op.SessionExpiryInterval, op.Due

@@ -15,7 +15,8 @@ func (m *model) stepCommit() {
 	}
 	results := m.commit(slices.Clone(ops)...)
 	for i, op := range ops {
-		want := m.apply(op, results[i].Targets)
+		want := m.apply(&op, results[i].Targets)
+		equal(m.harness, "Dropped", results[i].Dropped, op.Dropped)
 		if results[i].Result != want {
 			m.Errorf("%+v: got result %v, want %v", op, results[i].Result, want)
 		}
@@ -85,11 +86,13 @@ func (m *model) randomOp() store.Op {
 		}
 	case 14:
 		op.Kind = store.OpOffline
+		op.Sent = m.sent(store.QueueOf(se.ID))
 		op.Due = m.due()
 		op.WillRemoved = m.chance(3)
 		op.WillDue = m.due()
 	case 15:
 		op.Kind = store.OpEndSession
+		op.Sent = m.sent(store.QueueOf(se.ID))
 		if m.chance(3) {
 			op.Epoch = 0
 		}

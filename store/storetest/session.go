@@ -161,6 +161,46 @@ var sessionTests = []test{
 		equal(h, "again", h.result(endSession(claimed.Session)), store.Gone)
 		h.sameState(h.claim(durable("c")), store.Claimed{})
 	}},
+	{"what a session leaves in its queue is counted when it ends, by QoS", func(h *harness) {
+		for what, end := range map[string]func(se store.Session, sent store.Number) [3]int{
+			"OpEndSession": func(se store.Session, sent store.Number) [3]int {
+				op := endSession(se)
+				op.Sent = sent
+				return h.commit(op)[0].Dropped
+			},
+			"OpOffline": func(se store.Session, sent store.Number) [3]int {
+				se = h.claim(store.Claim{ClientID: "c", Owner: "node"}).Session // resumed, and not durable any more
+				op := offline(se)
+				op.Sent = sent
+				return h.commit(op)[0].Dropped
+			},
+			"Claim": func(_ store.Session, sent store.Number) [3]int {
+				c := durable("c")
+				c.CleanStart, c.Sent = true, sent
+				return h.claim(c).Dropped
+			},
+		} {
+			for sent, want := range [][3]int{{0, 2, 1}, {0, 1, 1}, {0, 1, 0}, {0, 0, 0}} {
+				c := durable("c")
+				c.CleanStart = true
+				se := h.claim(c).Session
+				q := store.QueueOf(se.ID)
+				var n store.Number // of the last one sent
+				for i, qos := range []byte{1, 2, 1} {
+					op := publish("m", q)
+					op.Targets[0].QoS = qos
+					if done := h.commit(op)[0]; i < sent {
+						n = done.Targets[0].Number
+					}
+				}
+				equal(h, fmt.Sprint(what, " after ", sent), end(se, n), want)
+			}
+		}
+		se := h.session("other")
+		h.enqueue(store.QueueOf(se.ID), "1")
+		equal(h, "a session that goes on", h.commit(offline(se))[0].Dropped, [3]int{})
+		equal(h, "a session that goes on", h.claim(durable("other")).Dropped, [3]int{})
+	}},
 	{"ending an expired session takes it out of Expired", func(h *harness) {
 		a := h.offlineUntil("a", h.in(-5))
 		h.offlineUntil("b", h.in(100))
