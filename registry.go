@@ -34,10 +34,10 @@ type Session struct {
 		// known is false if the session is older than this process, and another one
 		// may have sent entries that this one has not sent.
 		known   bool
-		filters []string
-		shared  int  // how many of them are shared
 		left    bool // the trie, for good
 		ended   bool
+		shared  int32 // how many of the filters are shared
+		filters filterSet
 	}
 }
 
@@ -159,7 +159,11 @@ func (s *Session) subscribe(b *Broker, sub store.Subscription, limit int) (exist
 	if s.mu.left {
 		return false, true
 	}
-	existed = b.subscriptions.Subscribe(sub.TopicFilter, s, trie.Options{
+	_, existed = s.mu.filters.find(sub.TopicFilter)
+	if !existed && limit >= 0 && len(s.mu.filters.all) >= limit {
+		return false, false
+	}
+	b.subscriptions.Subscribe(sub.TopicFilter, s, trie.Options{
 		QoS:                    sub.Options.QoS,
 		NoLocal:                sub.Options.NoLocal,
 		RetainAsPublished:      sub.Options.RetainAsPublished,
@@ -169,11 +173,7 @@ func (s *Session) subscribe(b *Broker, sub store.Subscription, limit int) (exist
 	if existed {
 		return true, true
 	}
-	if limit >= 0 && len(s.mu.filters) >= limit {
-		b.subscriptions.Unsubscribe(sub.TopicFilter, s)
-		return false, false
-	}
-	s.mu.filters = append(s.mu.filters, sub.TopicFilter)
+	s.mu.filters.add(sub.TopicFilter)
 	if isShared(sub.TopicFilter) {
 		s.mu.shared++
 	}
@@ -188,18 +188,10 @@ func (s *Session) unsubscribe(b *Broker, topicFilter string) (existed bool) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !b.subscriptions.Unsubscribe(topicFilter, s) {
+	if !s.mu.filters.remove(topicFilter) {
 		return false
 	}
-	for i, f := range s.mu.filters {
-		if f == topicFilter {
-			last := len(s.mu.filters) - 1
-			s.mu.filters[i] = s.mu.filters[last]
-			s.mu.filters[last] = ""
-			s.mu.filters = s.mu.filters[:last]
-			break
-		}
-	}
+	b.subscriptions.Unsubscribe(topicFilter, s)
 	if isShared(topicFilter) {
 		s.mu.shared--
 	}
@@ -235,7 +227,7 @@ func (s *Session) becomesKnown() {
 func (s *Session) subscriptionCount() (all, shared int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.mu.filters), s.mu.shared
+	return len(s.mu.filters.all), int(s.mu.shared)
 }
 
 // sharedFilters returns the subscriptions that are shared.
@@ -245,7 +237,7 @@ func (s *Session) sharedFilters() (filters []string) {
 	if s.mu.shared == 0 {
 		return nil
 	}
-	for _, f := range s.mu.filters {
+	for _, f := range s.mu.filters.all {
 		if isShared(f) {
 			filters = append(filters, f)
 		}
@@ -258,13 +250,13 @@ func (s *Session) leaveTrie(b *Broker) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mu.left = true
-	for _, f := range s.mu.filters {
+	for _, f := range s.mu.filters.all {
 		b.subscriptions.Unsubscribe(f, s)
 		if isShared(f) {
 			b.groupLost(f)
 		}
 	}
-	s.mu.filters, s.mu.shared = nil, 0
+	s.mu.filters, s.mu.shared = filterSet{}, 0
 }
 
 // end takes a session out of the trie and the registry. Only the first call does

@@ -183,10 +183,6 @@ func (c *Client) unsubscribe(p *codec.Unsubscribe) {
 	ack := codec.Unsuback{PacketID: p.PacketID, ReasonCodes: make([]codec.ReasonCode, len(p.TopicFilters))}
 	op := c.op(store.OpUnsubscribe)
 	for i, filter := range p.TopicFilters {
-		if !codec.ValidTopicFilter(filter) {
-			ack.ReasonCodes[i] = codec.TopicFilterInvalid
-			continue
-		}
 		f := string(filter)
 		if !c.session.unsubscribe(b, f) {
 			ack.ReasonCodes[i] = codec.NoSubscriptionExisted // [MQTT-3.11.3-2]
