@@ -36,9 +36,10 @@ type Broker struct {
 	retained                    *trie.Index[retainedMessage]
 	retainedSerial              atomic.Uint64 // of the last change in retained
 	retainedBytes               atomic.Int64
-	queuedBefore                int      // messages in the store's queues at the start
-	workers                     *workers // calls of the store
-	authenticating, authorizing *workers // of their own: slow ones hold up nothing else
+	retainedSys                 atomic.Int64 // how many of retained are in $SYS
+	queuedBefore                int          // messages in the store's queues at the start
+	workers                     *workers     // calls of the store
+	authenticating, authorizing *workers     // of their own: slow ones hold up nothing else
 	scheduler                   *scheduler
 	sys                         *sys
 	groups                      groups
@@ -219,7 +220,7 @@ func (b *Broker) Health() Health {
 		Connections:   b.connected(),
 		Sessions:      b.registry.len(),
 		Subscriptions: b.subscriptions.Len(),
-		Retained:      b.retained.Len(),
+		Retained:      b.retainedLen(),
 	}
 	if err := b.Ready(); err != nil {
 		h.Status, h.Reason = "stopped", err.Error()

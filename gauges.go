@@ -16,7 +16,7 @@ func (b *Broker) registerGauges() {
 	gauge("loopmq_clients_connected", b.connected)
 	gauge("loopmq_sessions", b.registry.len)
 	gauge("loopmq_subscriptions", b.subscriptions.Len)
-	gauge("loopmq_retained_messages", b.retained.Len)
+	gauge("loopmq_retained_messages", b.retainedLen)
 	gauge("loopmq_retained_bytes", func() int { return int(b.retainedBytes.Load()) })
 	gauge("loopmq_queued_messages", b.queued)
 	gauge("loopmq_connections", func() int { return int(b.engine.Stats().Connections) })

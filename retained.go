@@ -39,7 +39,7 @@ func (l *loop) retain(p *publication) (serial uint64, ok bool) {
 	if exists {
 		size -= int64(old.Size())
 	}
-	if !exists && limits.RetainedMessages >= 0 && b.retained.Len() >= limits.RetainedMessages ||
+	if !exists && limits.RetainedMessages >= 0 && b.retainedLen() >= limits.RetainedMessages ||
 		limits.RetainedBytes >= 0 && b.retainedBytes.Load()+size > int64(limits.RetainedBytes) {
 		b.metrics.RetainedRefused.Inc()
 		b.log.Debug("retained_refused", "topic", topic)
@@ -57,20 +57,28 @@ func (b *Broker) indexRetained(topic string, m *store.Message, l *loop) (serial 
 	return serial
 }
 
+// retainedLen is how many retained messages there are. What the broker says about
+// itself is in the index too, but counts neither here nor in retainedBytes.
+func (b *Broker) retainedLen() int { return b.retained.Len() - int(b.retainedSys.Load()) }
+
 // changeRetained changes a topic in the index as edit says, see [trie.Index.Update].
 func (b *Broker) changeRetained(topic string, edit func(m retainedMessage, exists bool) (retainedMessage, bool)) {
-	var size int
+	var size, n int
 	b.retained.Update(topic, func(old retainedMessage, existed bool) (retainedMessage, bool) {
 		m, exists := edit(old, existed)
-		size = 0
+		size, n = 0, 0
 		if exists {
-			size += m.Size()
+			size, n = m.Size(), 1
 		}
 		if existed {
-			size -= old.Size()
+			size, n = size-old.Size(), n-1
 		}
 		return m, exists
 	})
+	if reserved([]byte(topic)) {
+		b.retainedSys.Add(int64(n))
+		return
+	}
 	b.retainedBytes.Add(int64(size))
 }
 

@@ -9,8 +9,9 @@ import (
 	"loopmq/store"
 )
 
-// sys publishes the $SYS topics, with the names that mosquitto uses. They are
-// retained, but not stored: they are about this process.
+// sys publishes the $SYS topics, with the names that mosquitto uses; those of its
+// that have no like here are left out. They are retained, but not stored, and count
+// as no retained messages: they are about this process.
 type sys struct {
 	b          *Broker
 	quit       chan struct{}
@@ -64,11 +65,11 @@ type sysValue struct{ topic, value string }
 
 // publishSys publishes one value: QoS 0, retained in the index only.
 func (l *loop) publishSys(topic, value string) {
-	m := &store.Message{TopicName: []byte("$SYS/broker/" + topic), Payload: []byte(value), Retain: true, QoS: 2}
+	m := &store.Message{TopicName: []byte("$SYS/broker/" + topic), Payload: []byte(value), Retain: true}
 	l.b.indexRetained(string(m.TopicName), m, nil)
 	var p publication
 	p.set(m)
-	p.retain, p.qos = false, 0
+	p.retain = false
 	l.route(&p, false)
 }
 
@@ -105,10 +106,7 @@ func (s *sys) values() (changed []sysValue) {
 	number("clients/expired", b.metrics.SessionsExpired.Get())
 	number("messages/received", t.packetsReceived)
 	number("messages/sent", t.packetsSent)
-	number("messages/stored", uint64(b.retained.Len()))
-	number("store/messages/count", uint64(b.retained.Len()))
-	number("store/messages/bytes", uint64(max(0, b.retainedBytes.Load())))
-	number("retained messages/count", uint64(b.retained.Len()))
+	number("retained messages/count", uint64(b.retainedLen()))
 	number("subscriptions/count", uint64(b.subscriptions.Len()))
 	number("shared_subscriptions/count", uint64(b.subscriptions.SharedLen()))
 	number("bytes/received", t.bytesReceived)
@@ -116,8 +114,6 @@ func (s *sys) values() (changed []sysValue) {
 	number("publish/messages/received", t.published)
 	number("publish/messages/sent", t.publishSent)
 	number("publish/messages/dropped", t.dropped)
-	number("publish/bytes/received", t.bytesReceived)
-	number("publish/bytes/sent", t.bytesSent)
 	s.addLoads(t, set)
 	return changed
 }
