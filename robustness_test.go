@@ -714,3 +714,5 @@ func TestConnectsBeyondTheFileLimit(t *testing.T) {
 		t.Error("refused connections aren't counted")
 	}
 }
+
+func dial(addr string) (net.Conn, error) { return net.DialTimeout("tcp", addr, 10*time.Second) }
