@@ -21,7 +21,7 @@ run: build ## Build, then start the broker on 127.0.0.1:1883 (ARGS="--tcp :1883"
 
 build: ## Build the commands into bin/
 	@mkdir -p bin
-	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./cmd/...
+	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./cmd/...
 
 test: ## Run all tests with the race detector, and hold each package to its coverage
 	scripts/test-deps.sh

@@ -352,6 +352,9 @@ func (c *Client) attach(s *Session, res *store.Claimed) {
 	l.connected.Add(1)
 	c.handler.Connack(c, res.Present, codec.Success, "")
 	c.connect = nil
+	if c.state == stateClosed { // the CONNACK was too large for the client
+		return
+	}
 	b.log.Info(connectEvents[c.info.ProtocolVersion], "client_id", c.info.ClientID, "remote_addr", c.conn.RemoteAddr(),
 		"username", c.info.Username, "clean_start", c.info.CleanStart, "keep_alive", c.info.KeepAlive, "session_present", res.Present)
 	if f := b.opts.Events.OnConnected; f != nil {

@@ -70,6 +70,22 @@ func TestMQTT_3_2_2_15_PacketTooLarge(t *testing.T) {
 	disconnected(t, c, codec.PacketTooLarge)
 }
 
+// [MQTT-3.2.2-16] [MQTT-3.1.2-24] A Client whose Maximum Packet Size has no room for what CONNACK must tell it isn't accepted without that.
+func TestMQTT_3_2_2_16_NoRoomForTheAssignedClientIdentifier(t *testing.T) {
+	t.Parallel()
+	limit := connackSize(t)
+	c := dial(t)
+	c.SendConnect(brokertest.ClientID(""), brokertest.With(codec.PropMaximumPacketSize, limit))
+	if p := c.ReceiveOrClosed(); p != nil {
+		connack, ok := p.(*codec.Connack)
+		if !ok || connack.Size(codec.V5) > limit {
+			t.Errorf("got %s, limit %d", brokertest.Describe(p), limit)
+		} else if !connack.ReasonCode.IsError() && len(connack.Properties.AssignedClientIdentifier) == 0 {
+			t.Error("accepted without telling the client identifier")
+		}
+	}
+}
+
 // [MQTT-3.2.2-17] [MQTT-3.2.2-18] [MQTT-3.3.2-9] A Topic Alias beyond the Topic Alias Maximum of CONNACK is refused with 0x94.
 func TestMQTT_3_2_2_17_TopicAliasBeyondMaximum(t *testing.T) {
 	t.Parallel()

@@ -223,6 +223,26 @@ func TestMQTT_3_9_2_1_SubackWithinMaximumPacketSize(t *testing.T) {
 	}
 }
 
+// [MQTT-3.1.2-24] A SUBACK or UNSUBACK whose Reason Codes alone exceed the Maximum Packet Size isn't sent. The Client that asked for it may
+// be disconnected.
+func TestMQTT_3_1_2_24_SubackBeyondMaximumPacketSize(t *testing.T) {
+	t.Parallel()
+	limit := connackSize(t)
+	s, u := subscribe(1), &codec.Unsubscribe{PacketID: 1}
+	for i := range limit {
+		filter := fmt.Sprint(brokertest.Name(), "/", i)
+		s.Subscriptions = append(s.Subscriptions, brokertest.Subscription(filter, 0))
+		u.TopicFilters = append(u.TopicFilters, []byte(filter))
+	}
+	for _, p := range []brokertest.Packet{s, u} {
+		c := connect(t, brokertest.With(codec.PropMaximumPacketSize, limit))
+		c.Send(p, brokertest.Pingreq{})
+		if raw := c.ReceiveRaw(); len(raw) > limit {
+			t.Errorf("got % X with %d bytes, limit %d", raw, len(raw), limit)
+		}
+	}
+}
+
 // connackSize is the size of an ordinary CONNACK, and so the least Maximum Packet Size with which a Client can connect.
 func connackSize(t *testing.T) int {
 	t.Helper()
