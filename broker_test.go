@@ -115,6 +115,7 @@ type faultyStore struct {
 	fail   func(*store.Batch) bool // guarded by mu; nil: none fails
 	lose   func(*store.Batch) bool // guarded by mu; of which commits the answer is an error, though they are carried out
 	claims error                   // guarded by mu
+	lost   error                   // guarded by mu; the answer to claims, though they are made
 	held   chan struct{}           // guarded by mu; commits wait until it is closed
 }
 
@@ -134,6 +135,13 @@ func (s *faultyStore) failClaims(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.claims = err
+}
+
+// loseClaims makes err the answer to claims, though they are made.
+func (s *faultyStore) loseClaims(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lost = err
 }
 
 // hold makes commits wait until release is called.
@@ -163,12 +171,16 @@ type faultySessions struct {
 
 func (v faultySessions) Claim(ctx context.Context, c store.Claim) (store.Claimed, error) {
 	v.s.mu.Lock()
-	err := v.s.claims
+	err, lost := v.s.claims, v.s.lost
 	v.s.mu.Unlock()
 	if err != nil {
 		return store.Claimed{}, err
 	}
-	return v.Sessions.Claim(ctx, c)
+	claimed, err := v.Sessions.Claim(ctx, c)
+	if lost != nil {
+		return store.Claimed{}, lost
+	}
+	return claimed, err
 }
 
 type faultyWriter struct {

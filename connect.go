@@ -288,6 +288,7 @@ func (c *Client) claimed(res *store.Claimed, err error) {
 	defer b.turnEnded(c.info.ClientID)
 	if err != nil {
 		b.storeAnswered(err)
+		c.loop.undoClaim(c.info.ClientID)
 		if c.state != stateClosed {
 			c.refuse(codec.ServerUnavailable, errStoreUnavailable.Error())
 		}
@@ -308,6 +309,53 @@ func (c *Client) claimed(res *store.Claimed, err error) {
 		b.scheduler.nudge() // a clean start made it due
 	}
 	c.attach(s, res)
+}
+
+// undoClaim looks after a while whether a claim that failed was made all the same,
+// and gives it up then: nobody else would end its session, ever.
+func (l *loop) undoClaim(clientID string) {
+	b := l.b
+	l.repeat(func() {
+		b.workers.do(func() {
+			se, err := b.store.Sessions().Lookup(context.Background(), clientID)
+			l.el.Post(func() {
+				switch {
+				case errors.Is(err, store.ErrGone):
+				case err != nil || b.registry.busy(clientID):
+					l.undoClaim(clientID)
+				default:
+					l.giveUp(&se)
+				}
+			})
+		})
+	})
+}
+
+// giveUp takes a session offline that this node owns in the store and that no
+// connection has. Its Will goes: the client was refused.
+func (l *loop) giveUp(se *store.Session) {
+	b := l.b
+	s := b.registry.session(se.ID.ClientID)
+	if se.Owner != b.opts.NodeID || s != nil && s.epoch.Load() >= se.Epoch {
+		return
+	}
+	if s != nil && s.id != se.ID { // the claim ended it
+		s.end(b)
+		s = nil
+	}
+	op := store.Op{
+		Kind: store.OpOffline, Session: se.ID, Epoch: se.Epoch, SessionExpiryInterval: se.SessionExpiryInterval, WillRemoved: true,
+	}
+	if se.Durable {
+		op.Due = session.ExpiryDue(l.now(), se.SessionExpiryInterval)
+	}
+	if s != nil {
+		op.Sent, _ = s.sent()
+	}
+	l.commitOffline(op, b.scheduler.nudge)
+	if s != nil && !se.Durable {
+		l.endSession(s, se.Epoch)
+	}
 }
 
 // sessionFor returns the session that a claim gave, in the registry.

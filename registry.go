@@ -101,6 +101,14 @@ func (r *registry) end(clientID string) (next *Client) {
 	return a.current
 }
 
+// busy reports whether a CONNECT with a ClientID is being decided on.
+func (r *registry) busy(clientID string) bool {
+	sh := r.shard(clientID)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return sh.mu.attempts[clientID] != nil
+}
+
 // session returns the session of a ClientID, nil if there is none.
 func (r *registry) session(clientID string) *Session {
 	sh := r.shard(clientID)

@@ -212,3 +212,69 @@ func TestAbortedTakeoverLeavesWill(t *testing.T) {
 	brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("x")).Close()
 	watcher.ExpectNothingFrom(c, 0)
 }
+
+// A claim that was made, but whose answer is lost, is given up: the session is offline, or ends, as if the connection had come and gone.
+func TestClaimWhoseAnswerIsLost(t *testing.T) {
+	t.Parallel()
+	s, f := startWithFaults(t)
+	watcher := brokertest.Connect(t, s.Addr, codec.V5)
+	watcher.Subscribe("will", 1)
+	will := brokertest.Will("will", "w", 1, false) // of a client that was refused
+	resume := func(p *codec.Connect) { p.CleanStart = false }
+	// before is a session that the claim resumes, or ends.
+	before := func(clientID string) {
+		c := brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable(clientID))
+		c.Subscribe("t", 1)
+		c.Disconnect()
+		expectMetric(t, s.Broker, "loopmq_clients_connected", 1)
+	}
+	refused := func(options ...brokertest.ConnectOption) {
+		f.loseClaims(errInjected)
+		c := brokertest.Dial(t, s.Addr, codec.V5)
+		c.SendConnect(options...)
+		c.ExpectConnack(codec.ServerUnavailable)
+		f.loseClaims(nil)
+	}
+	gone := func(clientID string) {
+		t.Helper()
+		eventually(t, "the end of "+clientID, func() bool {
+			_, err := f.Sessions().Lookup(t.Context(), clientID)
+			return errors.Is(err, store.ErrGone)
+		})
+	}
+	offline := func(se store.Session) bool { return se.Owner == "" && !se.Due.IsZero() }
+
+	refused(brokertest.Durable("new"), will)
+	expectSession(t, f, "new", offline)
+	refused(brokertest.ClientID("new, without a session"), will)
+	gone("new, without a session")
+
+	before("resumed")
+	refused(brokertest.Durable("resumed"), will)
+	expectSession(t, f, "resumed", offline)
+	c := brokertest.Dial(t, s.Addr, codec.V5)
+	if p := c.Connect(brokertest.Durable("resumed")); !p.SessionPresent {
+		t.Error("the session is gone")
+	}
+	c.Disconnect()
+
+	before("resumed, to end")
+	refused(brokertest.ClientID("resumed, to end"), resume, will)
+	gone("resumed, to end")
+	before("ended")
+	refused(brokertest.ClientID("ended"), will)
+	gone("ended")
+	eventually(t, "no subscriptions but the watcher's and one that was resumed", func() bool { return s.Broker.Health().Subscriptions == 2 })
+	if p := brokertest.Dial(t, s.Addr, codec.V5).Connect(brokertest.Durable("resumed, to end")); p.SessionPresent {
+		t.Error("the session is there")
+	}
+
+	// One that has been claimed again meanwhile is left alone.
+	refused(brokertest.Durable("again"))
+	again := brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("again"))
+	refused(brokertest.Durable("other")) // whose end comes later than that of the first would have
+	expectSession(t, f, "other", offline)
+	expectSession(t, f, "again", func(se store.Session) bool { return se.Owner != "" })
+	again.Ping()
+	watcher.ExpectNothingFrom(again, 1)
+}
