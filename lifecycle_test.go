@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,7 +41,7 @@ func TestNewRefusesOptions(t *testing.T) {
 // A broker that isn't running yet, or any more, says so.
 func TestReadyAndHealth(t *testing.T) {
 	t.Parallel()
-	b, err := loopmq.New(loopmq.Options{Store: newMemory(t), SysInterval: -1, Version: "v1", NodeID: "node"})
+	b, err := loopmq.New(loopmq.Options{Store: newMemory(t), Logger: slog.New(slog.DiscardHandler), SysInterval: -1, Version: "v1", NodeID: "node"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +264,7 @@ func TestShutdownWithHangingParts(t *testing.T) {
 			t.Parallel()
 			g := newGate(func(name string) bool { return name == "slow" })
 			f := &faultyStore{Store: newMemory(t)}
-			b, err := loopmq.New(loopmq.Options{Store: f, SysInterval: -1, Authenticator: g, Authorizer: g})
+			b, err := loopmq.New(loopmq.Options{Store: f, Logger: slog.New(slog.DiscardHandler), SysInterval: -1, Authenticator: g, Authorizer: g})
 			if err != nil {
 				t.Fatal(err)
 			}
