@@ -1,8 +1,6 @@
 package loopmq
 
 import (
-	"unicode/utf8"
-
 	"loopmq/codec"
 )
 
@@ -11,7 +9,7 @@ type V3Handler struct{ b *Broker }
 
 // Connect implements Handler.
 func (v *V3Handler) Connect(c *Client, p *codec.Connect) error {
-	if p.Version == codec.V31 && (len(p.ClientID) == 0 || utf8.RuneCount(p.ClientID) > 23) || // section 3.1 of 3.1
+	if p.Version == codec.V31 && len(p.ClientID) == 0 || // section 3.1 of 3.1, whose limit of 23 no client keeps to any more
 		len(p.ClientID) == 0 && !p.CleanStart { // [MQTT-3.1.3-8 of 3.1.1]
 		v.Connack(c, false, codec.ClientIdentifierNotValid, "")
 		c.close(errClientIDNotValid)

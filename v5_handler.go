@@ -316,6 +316,8 @@ func (v *V5Handler) Disconnect(c *Client, reason codec.ReasonCode, text string) 
 func (v *V5Handler) Refuse(c *Client, e *codec.Error) {
 	switch {
 	case e.Silent():
+	case e.ReasonCode == codec.UnsupportedProtocolVersion: // who knows what it can read
+		v.Connack(c, false, e.ReasonCode, "")
 	case c.state == stateConnected:
 		v.Disconnect(c, e.ReasonCode, e.Error())
 	default:

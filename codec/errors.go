@@ -32,8 +32,9 @@ var (
 	ErrReservedPacketType    = protocol("packet type is reserved (section 2.1.2)")
 	ErrReservedFlags         = malformed("flags of the fixed header are not the ones reserved for the packet type [MQTT-2.1.3-1]")
 	// ErrReservedFlagsUnexpected is ErrReservedFlags for the packets that a Server gets from no Client (CONNACK) or only in the
-	// middle of an authentication (AUTH): that they came at all weighs more than their flags.
-	ErrReservedFlagsUnexpected        = protocol("flags of an unexpected CONNACK or AUTH are not 0 [MQTT-2.1.3-1]")
+	// middle of an authentication (AUTH): that they came at all weighs more than their flags. In 5.0 it is that of PUBREL and
+	// DISCONNECT too, as other brokers have it.
+	ErrReservedFlagsUnexpected        = protocol("reserved flags of CONNACK, PUBREL, DISCONNECT or AUTH [MQTT-2.1.3-1]")
 	ErrQoS3                           = malformed("both QoS bits of PUBLISH are set [MQTT-3.3.1-4]")
 	ErrDupQoS0                        = malformed("DUP is set on a PUBLISH with QoS 0 [MQTT-3.3.1-2]")
 	ErrVariableByteIntegerTooLong     = malformed("variable byte integer has more than four bytes (section 1.5.5)")

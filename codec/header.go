@@ -64,7 +64,7 @@ func flagsError(v Version, t PacketType, flags byte) error {
 		return ErrQoS3
 	case t == TypePublish:
 		return ErrDupQoS0
-	case t == TypeConnack, t == TypeAuth:
+	case t == TypeConnack, t == TypeAuth, v == V5 && (t == TypePubrel || t == TypeDisconnect):
 		return ErrReservedFlagsUnexpected
 	}
 	return ErrReservedFlags

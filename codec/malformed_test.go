@@ -228,7 +228,7 @@ var malformedCases = []struct {
 	{"UNSUBACK no Reason Code", V5, "B0 03 0001 00", ErrSubackReasonCodesMissing},
 	{"UNSUBACK Reason Code of SUBACK", V5, "B0 04 0001 00 01", ErrReasonCode},
 
-	{"DISCONNECT flags", V5, "E1", ErrReservedFlags},
+	{"DISCONNECT flags", V5, "E1", ErrReservedFlagsUnexpected},
 	{"DISCONNECT with a body", V311, "E0 01 00", ErrTrailingBytes},
 	{"DISCONNECT with a body", V31, "E0 01 00", ErrTrailingBytes},
 	{"DISCONNECT Reason Code 1", V5, "E0 01 01", ErrDisconnectReasonCode},

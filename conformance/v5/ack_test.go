@@ -81,13 +81,13 @@ func TestMQTT_3_6_2_1_PubrelWithAnotherReasonCode(t *testing.T) {
 	}
 }
 
-// [MQTT-3.6.1-1] A PUBREL with other flags than 0010 is malformed.
+// [MQTT-3.6.1-1] A PUBREL with other flags than 0010 ends the connection, with 0x82 as external suites expect it.
 func TestMQTT_3_6_1_1_FlagsOfPubrel(t *testing.T) {
 	t.Parallel()
 	for _, first := range []byte{0x60, 0x61, 0x63, 0x66, 0x6A} {
 		c := connect(t)
 		c.SendRaw([]byte{first, 2, 0, 1})
-		disconnected(t, c, codec.MalformedPacket)
+		disconnected(t, c, codec.ProtocolError)
 	}
 }
 

@@ -109,7 +109,7 @@ func TestMQTT_2_1_3_1_ReservedFlagsAreChecked(t *testing.T) {
 				raw := slices.Clone(valid)
 				raw[0] = raw[0]&0xF0 | flags
 				c.SendRaw(raw)
-				disconnected(t, c, codec.MalformedPacket)
+				disconnected(t, c, codec.MalformedPacket, codec.ProtocolError)
 			}
 		})
 	}
