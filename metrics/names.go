@@ -187,7 +187,7 @@ var families = []Family{
 	},
 	{
 		"loopmq_queued_messages", TypeGauge, "",
-		"Messages that were queued and are neither delivered nor dropped yet, since the start of the process.", nil,
+		"Messages in queues that were neither sent nor dropped yet, and those that the store held at the start and this process has not seen to.", nil,
 	},
 	{
 		"loopmq_mailbox_messages", TypeGauge, "loop",
