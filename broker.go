@@ -21,15 +21,17 @@ import (
 // Broker is an MQTT broker. Its exported methods are safe for concurrent use.
 type Broker struct {
 	// Immutable after New.
-	opts    Options
-	log     *slog.Logger
-	store   store.Store
-	metrics *metrics.Set
-	engine  *eventloop.Engine
-	loops   []*loop
-	started time.Time
-	v3      *V3Handler
-	v5      *V5Handler
+	opts Options
+	log  *slog.Logger
+	// logPackets: the logger takes debug messages, so there is one per packet.
+	logPackets bool
+	store      store.Store
+	metrics    *metrics.Set
+	engine     *eventloop.Engine
+	loops      []*loop
+	started    time.Time
+	v3         *V3Handler
+	v5         *V5Handler
 
 	registry                    registry
 	subscriptions               *trie.Trie[*Session]
@@ -63,6 +65,7 @@ func New(o Options) (*Broker, error) {
 	b := &Broker{
 		opts:           o,
 		log:            o.Logger,
+		logPackets:     o.Logger.Enabled(context.Background(), slog.LevelDebug),
 		store:          o.Store,
 		metrics:        o.Metrics,
 		subscriptions:  trie.New[*Session](),

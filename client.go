@@ -2,6 +2,7 @@ package loopmq
 
 import (
 	"errors"
+	"strings"
 	"time"
 
 	"loopmq/codec"
@@ -43,7 +44,7 @@ type Client struct {
 	waits                 wait
 	noReasonStrings       bool // Request Problem Information was 0
 	retrying              bool // is in loop.retries
-	bridge                bool // the CONNECT said it is a bridge: RETAIN is kept as published
+	bridge                bool // the CONNECT said it is a bridge, see subscribe
 }
 
 type clientState uint8
@@ -266,6 +267,9 @@ func (c *Client) resume(w wait) {
 func (c *Client) packet(h codec.FixedHeader, body []byte) {
 	c.lastSeen = c.loop.el.Nanotime()
 	c.loop.m.PacketsReceived[h.Type].Inc()
+	if b := c.loop.b; b.logPackets {
+		b.log.Debug(packetEvents[h.Type], "client_id", c.info.ClientID, "size", h.Size)
+	}
 	var err error
 	switch {
 	case c.state == stateNew:
@@ -281,6 +285,14 @@ func (c *Client) packet(h codec.FixedHeader, body []byte) {
 		c.fail(err)
 	}
 }
+
+// packetEvents are the log's names of the packets that clients send: "publish".
+var packetEvents = func() (names [16]string) {
+	for t := range names {
+		names[t] = strings.ToLower(codec.PacketType(t).String())
+	}
+	return names
+}()
 
 // version is the protocol version, 0 before CONNECT.
 func (c *Client) version() codec.Version { return c.info.ProtocolVersion }

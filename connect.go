@@ -15,7 +15,6 @@ import (
 // its own.
 type connecting struct {
 	request               ConnectRequest
-	identity              Identity
 	will                  *store.Will
 	sessionExpiryInterval uint32
 	keepAlive             uint16
@@ -28,7 +27,6 @@ type connecting struct {
 	serverKeepAlive            bool
 	requestResponseInformation bool
 	challenged                 bool // AUTH was sent, and the client's is awaited
-	claiming                   bool // the registry has the attempt
 	authenticationData         []byte
 }
 
@@ -170,7 +168,11 @@ func authError(err error) *codec.Error {
 // authenticated goes on with a client whose identity is known.
 func (c *Client) authenticated(id Identity) {
 	b, k := c.loop.b, c.connect
-	c.info.Username, k.identity, k.authenticationData = id.Username, id, id.AuthenticationData
+	c.info.Username, k.authenticationData = id.Username, id.AuthenticationData
+	if c.info.ProtocolVersion == codec.V5 && !b.v5.connackFits(c) {
+		c.refuse(codec.PacketTooLarge, errAnswerTooLarge.Error())
+		return
+	}
 	if k.will == nil || b.opts.Authorizer == nil {
 		c.takeTurn()
 		return
@@ -195,7 +197,6 @@ func (c *Client) authenticated(id Identity) {
 // takeTurn waits for other CONNECTs with the same ClientID. Of those that wait
 // the latest goes on.
 func (c *Client) takeTurn() {
-	c.connect.claiming = true
 	now, replaced := c.loop.b.registry.begin(c)
 	if replaced != nil {
 		replaced.loop.el.Post(func() { replaced.refuseReplaced() })
@@ -502,6 +503,13 @@ func (c *Client) sendAuth(reason codec.ReasonCode, data []byte) {
 		p.Properties.AuthenticationData = data
 		p.Properties.Set(codec.PropAuthenticationData)
 	}
-	c.conn.EndWrite(p.Append(c.conn.BeginWrite(), codec.V5))
-	c.loop.m.PacketsSent[codec.TypeAuth].Inc()
+	switch {
+	case c.accepts(p.Size(codec.V5)):
+		c.conn.EndWrite(p.Append(c.conn.BeginWrite(), codec.V5))
+		c.loop.m.PacketsSent[codec.TypeAuth].Inc()
+	case c.state == stateConnecting: // without it the client would wait for ever [MQTT-3.1.2-24]
+		c.refuse(codec.PacketTooLarge, errAnswerTooLarge.Error())
+	default:
+		c.disconnect(codec.PacketTooLarge, errAnswerTooLarge)
+	}
 }

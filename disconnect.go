@@ -172,6 +172,7 @@ func (l *loop) publishWill(w *store.Will, done doneFunc) {
 	var p publication
 	p.set(&w.Message)
 	p.kept, p.afterCommit = nil, true
+	p.from = l.b.publisher(w.ClientID)
 	if w.ExpirySeconds >= 0 {
 		p.expiry = l.now().Add(time.Duration(w.ExpirySeconds) * time.Second)
 	}

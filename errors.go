@@ -51,6 +51,9 @@ var (
 	ErrTopicName = errors.New("loopmq: not a valid Topic Name")
 	// ErrQoS: a QoS other than 0, 1 and 2.
 	ErrQoS = errors.New("loopmq: QoS must be 0, 1 or 2")
+	// ErrProperty: a property is too long, is not UTF-8, or has a value that it can't
+	// have. The error that wraps it says what is wrong.
+	ErrProperty = errors.New("loopmq: not a valid property")
 	// ErrTooLarge: the message exceeds the limit of a packet.
 	ErrTooLarge = errors.New("loopmq: message exceeds Options.Limits.PacketSize")
 	// ErrNotStored: the store did not take the message; it may be published again.

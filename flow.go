@@ -436,7 +436,11 @@ func (c *Client) send(p *publication, d *delivery, packetID uint16, again bool) 
 		}
 	}
 	if c.maximumPacketSize > 0 && !c.accepts(codec.PublishSize(v, &h, len(topic), len(p.properties), len(p.payload))) {
-		return metrics.DropTooLarge, false
+		setsAlias := h.TopicAlias != 0 && len(topic) > 0
+		h.TopicAlias = 0
+		if !setsAlias || !c.accepts(codec.PublishSize(v, &h, len(topic), len(p.properties), len(p.payload))) {
+			return metrics.DropTooLarge, false
+		}
 	}
 	if !c.conn.Room(publishOverhead + len(topic) + len(p.properties) + len(p.payload)) {
 		return metrics.DropOutputFull, false
@@ -448,6 +452,9 @@ func (c *Client) send(p *publication, d *delivery, packetID uint16, again bool) 
 	b = codec.AppendPublish(b, v, &h, topic, p.properties, p.payload)
 	c.conn.EndWrite(b)
 	l.m.PacketsSent[codec.TypePublish].Inc()
+	if l.b.logPackets {
+		l.b.log.Debug("deliver", "client_id", c.info.ClientID, "topic", string(p.topic), "qos", d.qos, "packet_id", packetID, "dup", again)
+	}
 	if p.received != 0 && l.m.PublishToDeliver.Sample() {
 		l.observe(p.received)
 	}

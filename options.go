@@ -16,7 +16,8 @@ import (
 type Options struct {
 	// Loops is the number of event loops; default: one per core.
 	Loops int
-	// Logger gets events as names with attributes; default: slog.Default().
+	// Logger gets events as names with attributes; default: slog.Default(). If it
+	// takes debug messages when the Broker is made, each packet is one.
 	Logger *slog.Logger
 	// Store keeps what outlives a connection. Required. The caller closes it
 	// after Shutdown.
@@ -45,8 +46,8 @@ type Options struct {
 	CheckPayloadFormat bool
 	// ReasonStrings adds Reason Strings to PUBACK, PUBREC, PUBREL and PUBCOMP
 	// with an error too, where the client allows it, and lets PUBREL and PUBCOMP
-	// tell of an unknown Packet Identifier (0x92). CONNACK, SUBACK, UNSUBACK and
-	// DISCONNECT always have them.
+	// tell of an unknown Packet Identifier (0x92). CONNACK and DISCONNECT have them
+	// in any case, SUBACK and UNSUBACK never.
 	ReasonStrings bool
 	// ResponseInformation is the prefix that a client which asks for Response
 	// Information gets, with its ClientID appended: "{prefix}{ClientID}/".

@@ -3,6 +3,7 @@ package loopmq
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"hash/maphash"
 	"time"
 	"unicode/utf8"
@@ -27,8 +28,8 @@ type Message struct {
 	ResponseTopic          string
 	CorrelationData        []byte
 	UserProperties         []UserProperty
-	// PublisherID is the ClientID it counts as coming from, for the hash of shared
-	// subscriptions and for events.
+	// PublisherID is the ClientID it counts as coming from, for No Local, for the
+	// hash of shared subscriptions, and for events.
 	PublisherID string
 }
 
@@ -697,34 +698,19 @@ func (b *Broker) publicationOf(m *Message) (*publication, error) {
 		return nil, ErrTopicName
 	case m.QoS > 2:
 		return nil, ErrQoS
-	case len(m.Payload)+len(m.TopicName)+64 > b.opts.Limits.PacketSize:
+	}
+	properties, err := m.properties()
+	if err != nil {
+		return nil, err
+	}
+	h := codec.PublishHeader{QoS: m.QoS, HasMessageExpiry: m.MessageExpiryInterval > 0}
+	if codec.PublishSize(codec.V5, &h, len(topic), len(properties), len(m.Payload)) > b.opts.Limits.PacketSize {
 		return nil, ErrTooLarge
-	}
-	var props codec.Properties
-	if m.PayloadFormatIndicator != 0 {
-		props.PayloadFormatIndicator = m.PayloadFormatIndicator
-		props.Set(codec.PropPayloadFormatIndicator)
-	}
-	if m.ContentType != "" {
-		props.ContentType = []byte(m.ContentType)
-		props.Set(codec.PropContentType)
-	}
-	if m.ResponseTopic != "" {
-		props.ResponseTopic = []byte(m.ResponseTopic)
-		props.Set(codec.PropResponseTopic)
-	}
-	if m.CorrelationData != nil {
-		props.CorrelationData = m.CorrelationData
-		props.Set(codec.PropCorrelationData)
-	}
-	for _, u := range m.UserProperties {
-		props.UserProperties = append(props.UserProperties, codec.UserProperty{Key: []byte(u.Key), Value: []byte(u.Value)})
-		props.Set(codec.PropUserProperty)
 	}
 	view := publication{
 		topic:       topic,
 		payload:     m.Payload,
-		properties:  props.AppendForward(nil),
+		properties:  properties,
 		qos:         m.QoS,
 		retain:      m.Retain,
 		publisherID: m.PublisherID,
@@ -734,8 +720,57 @@ func (b *Broker) publicationOf(m *Message) (*publication, error) {
 	}
 	p := new(publication)
 	p.set(view.keep())
+	p.from = b.publisher(m.PublisherID)
 	return p, nil
 }
+
+// publisher returns the session that a message which no packet brought counts as
+// coming from, nil if there is none.
+func (b *Broker) publisher(clientID string) *Session {
+	if clientID == "" {
+		return nil
+	}
+	return b.registry.session(clientID)
+}
+
+// properties returns the properties as they stand in a packet, checked as those of
+// a client's PUBLISH are.
+func (m *Message) properties() ([]byte, error) {
+	var p codec.Properties
+	if m.PayloadFormatIndicator != 0 {
+		p.PayloadFormatIndicator = m.PayloadFormatIndicator
+		p.Set(codec.PropPayloadFormatIndicator)
+	}
+	if m.ContentType != "" {
+		p.ContentType = []byte(m.ContentType)
+		p.Set(codec.PropContentType)
+	}
+	if m.ResponseTopic != "" {
+		p.ResponseTopic = []byte(m.ResponseTopic)
+		p.Set(codec.PropResponseTopic)
+	}
+	if m.CorrelationData != nil {
+		p.CorrelationData = m.CorrelationData
+		p.Set(codec.PropCorrelationData)
+	}
+	longest := max(len(m.ContentType), len(m.ResponseTopic), len(m.CorrelationData))
+	for _, u := range m.UserProperties {
+		p.UserProperties = append(p.UserProperties, codec.UserProperty{Key: []byte(u.Key), Value: []byte(u.Value)})
+		p.Set(codec.PropUserProperty)
+		longest = max(longest, len(u.Key), len(u.Value))
+	}
+	if longest > propertyMax {
+		return nil, fmt.Errorf("%w: %d bytes in one, allowed: %d", ErrProperty, longest, propertyMax)
+	}
+	b := p.AppendForward(nil)
+	if err := codec.DecodeForward(b, &p); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrProperty, err)
+	}
+	return b, nil
+}
+
+// propertyMax is the length of a string or of binary data in a packet (section 1.5).
+const propertyMax = 65_535
 
 // remaining returns the Message Expiry Interval to send; ok is false if p has
 // expired [MQTT-3.3.2-5].

@@ -295,7 +295,8 @@ func (c *Client) replaySome(r *replay) (all bool) {
 			}
 		}
 		m, exists := l.b.retained.Get([]byte(r.topic))
-		if exists && m.serial <= r.serial && !m.Expired(now) && !c.replayOne(r, m.Message) {
+		own := exists && r.sub.Options.NoLocal && m.PublisherID == c.info.ClientID // [MQTT-3.8.3-3]
+		if exists && !own && m.serial <= r.serial && !m.Expired(now) && !c.replayOne(r, m.Message) {
 			return false
 		}
 		r.topic = ""

@@ -217,7 +217,8 @@ func (v *V5Handler) Connack(c *Client, sessionPresent bool, reason codec.ReasonC
 	}
 	p := codec.Connack{SessionPresent: sessionPresent, ReasonCode: reason}
 	if reason == codec.Success {
-		v.connackProperties(c, &p.Properties)
+		v.connackChanges(c, &p.Properties)
+		v.connackOffers(c, &p.Properties)
 	} else {
 		c.reasonString(&p.Properties, text)
 	}
@@ -227,6 +228,9 @@ func (v *V5Handler) Connack(c *Client, sessionPresent bool, reason codec.ReasonC
 		// [MQTT-3.2.2-16, MQTT-3.2.2-21]; the rest only says what it may ask for.
 		untold = p.Properties.Has(codec.PropAssignedClientIdentifier) || p.Properties.Has(codec.PropServerKeepAlive)
 		p.Properties.Reset() // [MQTT-3.2.2-19]
+		if reason == codec.Success {
+			v.connackChanges(c, &p.Properties)
+		}
 	}
 	if untold {
 		p.SessionPresent, p.ReasonCode = false, codec.PacketTooLarge
@@ -239,32 +243,29 @@ func (v *V5Handler) Connack(c *Client, sessionPresent bool, reason codec.ReasonC
 	}
 }
 
-// connackProperties says what the server allows, and what it changed.
-func (v *V5Handler) connackProperties(c *Client, p *codec.Properties) {
-	limits, k := &v.b.opts.Limits, c.connect
+// connackFits reports whether the client's Maximum Packet Size lets it be told what
+// it must know [MQTT-3.1.2-24].
+func (v *V5Handler) connackFits(c *Client) bool {
+	var p codec.Connack
+	v.connackChanges(c, &p.Properties)
+	return c.accepts(p.Size(codec.V5))
+}
+
+// connackChanges says what is other than the client asked for, and ends an enhanced
+// authentication.
+func (v *V5Handler) connackChanges(c *Client, p *codec.Properties) {
+	k := c.connect
 	if k.expiryChanged {
-		p.SessionExpiryInterval = c.sessionExpiryInterval
+		p.SessionExpiryInterval = k.sessionExpiryInterval
 		p.Set(codec.PropSessionExpiryInterval)
-	}
-	p.ReceiveMaximum = uint16(limits.ReceiveMaximum)
-	p.Set(codec.PropReceiveMaximum)
-	p.MaximumPacketSize = uint32(limits.PacketSize)
-	p.Set(codec.PropMaximumPacketSize)
-	if limits.TopicAliasMaximum > 0 {
-		p.TopicAliasMaximum = uint16(limits.TopicAliasMaximum)
-		p.Set(codec.PropTopicAliasMaximum)
 	}
 	if k.assigned {
 		p.AssignedClientIdentifier = []byte(c.info.ClientID) // [MQTT-3.2.2-16]
 		p.Set(codec.PropAssignedClientIdentifier)
 	}
 	if k.serverKeepAlive {
-		p.ServerKeepAlive = c.info.KeepAlive // [MQTT-3.2.2-21]
+		p.ServerKeepAlive = k.keepAlive // [MQTT-3.2.2-21]
 		p.Set(codec.PropServerKeepAlive)
-	}
-	if prefix := v.b.opts.ResponseInformation; prefix != "" && k.requestResponseInformation { // [MQTT-3.1.2-28]
-		p.ResponseInformation = []byte(prefix + c.info.ClientID + "/")
-		p.Set(codec.PropResponseInformation)
 	}
 	if k.request.AuthenticationMethod != "" { // [MQTT-4.12.0-5]
 		p.AuthenticationMethod = []byte(k.request.AuthenticationMethod)
@@ -273,6 +274,23 @@ func (v *V5Handler) connackProperties(c *Client, p *codec.Properties) {
 			p.AuthenticationData = k.authenticationData
 			p.Set(codec.PropAuthenticationData)
 		}
+	}
+}
+
+// connackOffers says what the server allows.
+func (v *V5Handler) connackOffers(c *Client, p *codec.Properties) {
+	limits := &v.b.opts.Limits
+	p.ReceiveMaximum = uint16(limits.ReceiveMaximum)
+	p.Set(codec.PropReceiveMaximum)
+	p.MaximumPacketSize = uint32(limits.PacketSize)
+	p.Set(codec.PropMaximumPacketSize)
+	if limits.TopicAliasMaximum > 0 {
+		p.TopicAliasMaximum = uint16(limits.TopicAliasMaximum)
+		p.Set(codec.PropTopicAliasMaximum)
+	}
+	if prefix := v.b.opts.ResponseInformation; prefix != "" && c.connect.requestResponseInformation { // [MQTT-3.1.2-28]
+		p.ResponseInformation = []byte(prefix + c.info.ClientID + "/")
+		p.Set(codec.PropResponseInformation)
 	}
 }
 
