@@ -85,8 +85,10 @@ func TestPublishQoS0DoesNotAlloc(t *testing.T) {
 		"same loop":    {1, 1, codec.Publish{TopicName: []byte("some/topic"), Payload: make([]byte, 64)}},
 		"across loops": {2, 2, codec.Publish{TopicName: []byte("some/topic"), Payload: make([]byte, 64)}},
 		"fan-out":      {2, 50, codec.Publish{TopicName: []byte("some/topic"), Payload: make([]byte, 64)}},
-		"alias set": {1, 1, codec.Publish{Payload: make([]byte, 64), TopicName: []byte("some/topic"),
-			Properties: brokertest.Properties(codec.PropTopicAlias, 1)}},
+		"alias set": {1, 1, codec.Publish{
+			Payload: make([]byte, 64), TopicName: []byte("some/topic"),
+			Properties: brokertest.Properties(codec.PropTopicAlias, 1),
+		}},
 		"alias used": {1, 1, codec.Publish{Payload: make([]byte, 64), Properties: brokertest.Properties(codec.PropTopicAlias, 1)}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -168,8 +168,8 @@ var sessionTests = []test{
 				op.Sent = sent
 				return h.commit(op)[0].Dropped
 			},
-			"OpOffline": func(se store.Session, sent store.Number) [3]int {
-				se = h.claim(store.Claim{ClientID: "c", Owner: "node"}).Session // resumed, and not durable any more
+			"OpOffline": func(_ store.Session, sent store.Number) [3]int {
+				se := h.claim(store.Claim{ClientID: "c", Owner: "node"}).Session // resumed, and not durable any more
 				op := offline(se)
 				op.Sent = sent
 				return h.commit(op)[0].Dropped
