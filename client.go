@@ -76,6 +76,9 @@ const (
 	stashMax = 64 << 10
 	// stashKept is the largest buffer for partial packets that a loop keeps.
 	stashKept = 4 << 10
+	// connectSizeMax bounds the first packet of a connection, from whomever it is.
+	// All that a CONNECT needs fits, but for User Properties without end.
+	connectSizeMax = 1 << 20
 	// progressBytes of a packet that is still incomplete count as a sign of
 	// life: a large packet on a slow line is not a silent client, a byte now and
 	// then is.
@@ -160,7 +163,7 @@ func (c *Client) packetsOf(in []byte) (rest []byte) {
 		if !ok {
 			break
 		}
-		if h.Size > c.loop.b.opts.Limits.PacketSize {
+		if h.Size > c.loop.b.opts.Limits.PacketSize || h.Size > connectSizeMax && c.state == stateNew {
 			c.fail(errPacketTooLarge)
 			return nil
 		}
@@ -190,7 +193,7 @@ func (c *Client) completeStash(in []byte) []byte {
 			in = in[1:]
 			continue
 		}
-		if h.Size > c.loop.b.opts.Limits.PacketSize {
+		if h.Size > c.loop.b.opts.Limits.PacketSize || h.Size > connectSizeMax && c.state == stateNew {
 			c.fail(errPacketTooLarge)
 			return nil
 		}

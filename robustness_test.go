@@ -294,6 +294,26 @@ func TestHalfPackets(t *testing.T) {
 	}
 }
 
+// Before a client has said who it is, it can't make the broker keep as much as later. The largest fields that a CONNECT can have are fine.
+func TestSizeOfFirstPacket(t *testing.T) {
+	t.Parallel()
+	s := brokertest.Start(t)
+	large := bytes.Repeat([]byte("x"), 65535)
+	c := brokertest.Dial(t, s.Addr, codec.V5)
+	c.Connect(brokertest.ClientID(string(large)), brokertest.Credentials(string(large), string(large)), brokertest.Will(string(large), string(large), 1, false,
+		codec.PropContentType, string(large), codec.PropResponseTopic, string(large), codec.PropCorrelationData, string(large),
+		codec.PropUserProperty, [2]string{string(large), string(large)}))
+	c.Disconnect()
+	raw := rawDial(t, s.Addr)
+	raw.write([]byte{0x10, 0x80, 0x80, 0x40}) // CONNECT with a Remaining Length of 1 MiB
+	if !untilClosed(raw) {
+		t.Error("the connection is still open")
+	}
+	if n := metricsOf(t, s.Broker)[`loopmq_protocol_errors_total{reason_code="0x95"}`]; n != 1 {
+		t.Errorf("%v packets were refused for their size, want 1", n)
+	}
+}
+
 // trickle sends bytes one by one until there are no more or the connection is closed.
 func trickle(c *rawClient, b []byte) {
 	tick := time.NewTicker(20 * time.Millisecond)
