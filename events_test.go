@@ -151,7 +151,7 @@ func TestEvents(t *testing.T) {
 	sub.Send(&codec.Disconnect{})
 	sub.ExpectClosed()
 	j.expect(t, "disconnected sub 0x00 true")
-	sub = brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("sub"), brokertest.Will("will", "w", 1, false))
+	brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("sub"), brokertest.Will("will", "w", 1, false))
 	j.expect(t, "connected sub v5 clean false keepalive 60 present true remote true")
 	sub = brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("sub"), brokertest.Will("will", "w", 1, false))
 	j.expect(t, "disconnected sub 0x8E true", "taken over sub", "will of sub: will w qos1", "published by the broker: will w qos1",
