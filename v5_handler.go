@@ -222,25 +222,14 @@ func (v *V5Handler) Connack(c *Client, sessionPresent bool, reason codec.ReasonC
 	} else {
 		c.reasonString(&p.Properties, text)
 	}
-	var untold bool
 	if !c.accepts(p.Size(codec.V5)) {
-		// A client that is not told its Client Identifier or Keep Alive can't go on
-		// [MQTT-3.2.2-16, MQTT-3.2.2-21]; the rest only says what it may ask for.
-		untold = p.Properties.Has(codec.PropAssignedClientIdentifier) || p.Properties.Has(codec.PropServerKeepAlive)
 		p.Properties.Reset() // [MQTT-3.2.2-19]
 		if reason == codec.Success {
 			v.connackChanges(c, &p.Properties)
 		}
 	}
-	if untold {
-		p.SessionPresent, p.ReasonCode = false, codec.PacketTooLarge
-	}
 	c.conn.EndWrite(p.Append(c.conn.BeginWrite(), codec.V5))
 	c.loop.m.PacketsSent[codec.TypeConnack].Inc()
-	if untold {
-		c.will = nil // it was not accepted
-		c.close(errPacketTooLarge)
-	}
 }
 
 // connackFits reports whether the client's Maximum Packet Size lets it be told what
