@@ -224,16 +224,17 @@ func TestRetainedReplayEndsWithTheSubscription(t *testing.T) {
 	t.Parallel()
 	for _, version := range []codec.Version{codec.V311, codec.V5} {
 		s := brokertest.Start(t, func(o *loopmq.Options) { o.Loops = 1 })
-		const n = 300
-		publishRetained(t, s.Broker, "a", n, 50_000, 0)
-		publishRetained(t, s.Broker, "b", n, 50_000, 0)
+		const n, others = 300, 30
+		publishRetained(t, s.Broker, "a", n, 100_000, 0) // more than output and sockets hold
+		publishRetained(t, s.Broker, "b", others, 100_000, 0)
 		c := brokertest.Connect(t, s.Addr, version)
 		c.Send(
 			&codec.Subscribe{PacketID: 1, Subscriptions: []codec.Subscription{brokertest.Subscription("a/#", 0), brokertest.Subscription("b/#", 0)}},
 			&codec.Unsubscribe{PacketID: 2, TopicFilters: [][]byte{[]byte("a/#")}},
 		)
+		expectMetric(t, s.Broker, `loopmq_packets_received_total{type="unsubscribe"}`, 1)
 		before, ended := 0, false
-		for b := 0; b < n; {
+		for b := 0; b < others; {
 			switch p := c.Receive().(type) {
 			case *codec.Unsuback:
 				ended = true
