@@ -94,7 +94,8 @@ func ExampleBroker_Subscribe() {
 	broker, stop := start(loopmq.Options{})
 	defer stop()
 	publish := func(topic, payload string, retain bool) {
-		m := loopmq.Message{TopicName: topic, Payload: []byte(payload), QoS: 1, Retain: retain}
+		// Messages with the same PublisherID keep their order.
+		m := loopmq.Message{TopicName: topic, Payload: []byte(payload), QoS: 1, Retain: retain, PublisherID: "example"}
 		if _, err := broker.Publish(context.Background(), m); err != nil {
 			log.Fatal(err)
 		}

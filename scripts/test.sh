@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Runs all tests, some of them before and without the race detector: those that count allocations or memory, since the detector and the
-# coverage counters falsify their figures, and those that move so many bytes that it would take minutes. Then everything with the race
-# detector, the debug checks of internal/invariants, and coverage; and the modules inside this repository, which count for no coverage.
+# Runs all tests three times:
+#  1. as shipped, those that count allocations or memory, which the race detector and the coverage counters falsify, and those that move
+#     so many bytes that they would take minutes with the detector;
+#  2. with the race detector and the debug checks of internal/invariants, also in the modules inside this repository;
+#  3. for the coverage. Its counters have to be atomic under the race detector, and then cost more than a run of their own.
 # Arguments: packages of the root module, all modules if none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,15 +13,18 @@ packages=("${@:-./...}")
 modules=()
 [ $# -gt 0 ] || modules=(examples internal/peers)
 
-undetected='Alloc|Memory|Huge'
 mkdir -p coverage
-go test -timeout 10m -run "$undetected" "${packages[@]}"
-for module in ${modules[@]+"${modules[@]}"}; do
-	(cd "$module" && go test -timeout 10m -run "$undetected" ./...)
-done
 
-go test -race -tags invariants -timeout 15m -covermode atomic -coverpkg ./... -coverprofile coverage/cover.out "${packages[@]}"
-for module in ${modules[@]+"${modules[@]}"}; do
-	(cd "$module" && go test -race -tags invariants -timeout 15m ./...)
-done
+# run_tests runs `go test` with the given flags on the packages, and on the modules.
+run_tests() {
+	go test "$@" "${packages[@]}"
+	for module in ${modules[@]+"${modules[@]}"}; do
+		(cd "$module" && go test "$@" ./...)
+	done
+}
+
+run_tests -timeout 10m -run '(?i)alloc|memory|huge'
+run_tests -timeout 15m -race -tags invariants
+modules=()
+run_tests -timeout 10m -tags invariants -coverpkg ./... -coverprofile coverage/cover.out
 scripts/coverage.sh coverage/cover.out
