@@ -23,7 +23,7 @@ run_tests() {
 	done
 }
 
-run_tests -timeout 10m -run '(?i)alloc|memory|huge'
+run_tests -timeout 10m -run '(?i:alloc|memory|huge)'
 run_tests -timeout 15m -race -tags invariants
 modules=()
 run_tests -timeout 10m -tags invariants -coverpkg ./... -coverprofile coverage/cover.out
