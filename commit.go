@@ -122,14 +122,16 @@ func (k *committer) start() {
 // run commits batch after batch. It is the only goroutine that uses the writer.
 func (k *committer) run() {
 	for c := range k.requests {
-		for try := 0; try < commitTries; try++ {
+		for try := range commitTries {
+			if try > 0 {
+				time.Sleep(commitPause << (try - 1))
+			}
 			ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 			c.err = k.writer.Commit(ctx, &c.batch)
 			cancel()
 			if c.err == nil || errors.Is(c.err, store.ErrClosed) {
 				break
 			}
-			time.Sleep(commitPause << try)
 		}
 		k.l.el.Post(k.returned)
 	}
