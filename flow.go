@@ -19,6 +19,9 @@ type flow struct {
 	in   session.Inbound
 	owed owedAcks
 
+	// repeated is a Packet Identifier in use that came again without DUP, 0: none.
+	repeated uint16
+
 	// queue holds what waits for a session that is not durable.
 	queue session.Queue
 
@@ -51,6 +54,16 @@ const (
 
 // retryInterval is when a read of the store that failed is tried again.
 const retryInterval = 100 * time.Millisecond
+
+// repeats notes a PUBLISH at QoS 2 without DUP whose Packet Identifier is in use,
+// and reports whether there was one already. It is neither a new message
+// [MQTT-2.2.1-3] nor sent again as it should be [MQTT-3.3.1-1]; the first is
+// forgiven for what MQTT-4.3.3-10 says.
+func (f *flow) repeats(packetID uint16) bool {
+	again := f.repeated == packetID
+	f.repeated = packetID
+	return again
+}
 
 func (c *Client) flows() *flow {
 	if c.flow == nil {

@@ -38,9 +38,13 @@ func (b *Broker) detect(c *Client, h codec.FixedHeader, body []byte) error {
 	}
 	if err := p.Decode(h.Flags, body); err != nil {
 		if err == codec.ErrUnsupportedProtocolVersion { //nolint:errorlint // decoders return it bare
-			// In the form of 5.0, as other brokers do: its fourth byte is not 0 in the
-			// form of 3.1.1 either [MQTT-3.1.2-2].
+			// A client of 3.x whose name and level don't go together reads return code 1
+			// [MQTT-3.1.2-2 of 3.1.1]. Others get the form of 5.0, as other brokers do: its
+			// fourth byte is not 0 in the form of 3.1.1 either [MQTT-3.1.2-2].
 			c.handler = b.v5
+			if p.Version == codec.V31 || p.Version == codec.V311 {
+				c.handler = b.v3
+			}
 		} else if p.Version == codec.V5 {
 			c.handler = b.v5
 		}

@@ -484,11 +484,14 @@ func declaresUTF8(properties []byte) bool {
 
 // publishFrom is the way of a PUBLISH that a client sent: it is judged, passed
 // on, and acknowledged when everything that must be stored is.
-func (l *loop) publishFrom(c *Client, p *publication, packetID uint16) error {
+func (l *loop) publishFrom(c *Client, p *publication, packetID uint16, dup bool) error {
 	if l.b.tooManyLevels(p.topic) {
 		return errTopicLevels
 	}
 	if p.qos == 2 && !c.flows().in.Hold(packetID) {
+		if !dup && c.flow.repeats(packetID) {
+			return errPacketIDInUse
+		}
 		// Its message is on its way, or was passed on. Its PUBREC waits behind that
 		// of the first copy, should that still wait for a commit [MQTT-4.3.3-10].
 		c.acknowledge(codec.TypePubrec, packetID, codec.Success)

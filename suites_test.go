@@ -225,3 +225,32 @@ func TestPropertiesInTheirOrder(t *testing.T) {
 	}
 	c.ExpectAck(codec.TypePuback, 2, codec.Success)
 }
+
+// A Packet Identifier of QoS 2 that is in use is forgiven once per connection if DUP is missing, and always with it.
+func TestPacketIdentifierInUse(t *testing.T) {
+	t.Parallel()
+	s := brokertest.Start(t)
+	for _, version := range []codec.Version{codec.V31, codec.V311, codec.V5} {
+		c := brokertest.Connect(t, s.Addr, version)
+		publish := func(dup bool) {
+			c.Send(&codec.Publish{TopicName: []byte("t"), QoS: 2, PacketID: 7, Dup: dup})
+		}
+		for range 2 { // PUBREL frees the Packet Identifier
+			for _, dup := range []bool{false, true, true, false, true} {
+				publish(dup)
+				c.ExpectAck(codec.TypePubrec, 7, codec.Success)
+			}
+			c.Send(&codec.Ack{Type: codec.TypePubrel, PacketID: 7})
+			c.ExpectAck(codec.TypePubcomp, 7, codec.Success)
+		}
+		for range 2 {
+			publish(false)
+			c.ExpectAck(codec.TypePubrec, 7, codec.Success)
+		}
+		publish(false)
+		if version == codec.V5 {
+			c.ExpectDisconnect(codec.ProtocolError)
+		}
+		c.ExpectClosed()
+	}
+}

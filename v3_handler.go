@@ -41,7 +41,7 @@ func (v *V3Handler) Packet(c *Client, h codec.FixedHeader, body []byte) error {
 			topic: p.TopicName, payload: p.Payload, qos: p.QoS, retain: p.Retain,
 			from: c.session, publisherID: c.info.ClientID, received: l.el.Nanotime(),
 		}
-		return l.publishFrom(c, m, p.PacketID)
+		return l.publishFrom(c, m, p.PacketID, p.Dup)
 	case codec.TypeSubscribe:
 		p := &l.packets.subscribe
 		if err := p.Decode(version, h.Flags, body); err != nil {

@@ -165,7 +165,7 @@ func (v *V5Handler) publish(c *Client, p *codec.Publish) error {
 	}
 	l.forward = props.AppendForward(l.forward[:0])
 	m.properties = l.forward
-	return l.publishFrom(c, m, p.PacketID)
+	return l.publishFrom(c, m, p.PacketID, p.Dup)
 }
 
 // resolveAlias sets or uses a Topic Alias of the client [MQTT-3.3.2-8 to -12].
