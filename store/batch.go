@@ -69,6 +69,11 @@ const (
 	// becomes due [MQTT-3.1.2-8]. Dropped tells what went with it. Guarded by Epoch
 	// if Epoch is not 0.
 	OpEndSession
+	// OpRoute tells the other instances of a Shared store that this one has sessions
+	// that are not durable with subscriptions to TopicFilters; OpUnroute that it has
+	// none any more. Other stores do nothing.
+	OpRoute
+	OpUnroute
 )
 
 // Result is the outcome of an Op or of a Target.
@@ -89,6 +94,9 @@ const (
 	Refused
 	// Full: the store as a whole has no room.
 	Full
+	// Stale: subscriptions were added that the message was not matched with, see
+	// Op.Additions; nothing has changed. Match it again.
+	Stale
 )
 
 // Op is one operation of a Batch. Which fields count depends on Kind.
@@ -106,7 +114,16 @@ type Op struct {
 	Numbers  []Number
 	Limit    int
 
+	// Additions is, for an OpPublish that an acknowledgement waits for, what
+	// Member.Additions was before its message was matched; 0: it makes no
+	// difference. A subscription may have been added since that the message has to
+	// reach. With a PacketID or WillOf, where all has to be in one step, the result
+	// is Stale then. Otherwise the operation is done, and by the return of Commit
+	// Member.Additions is larger.
+	Additions uint64
+
 	Subscriptions []Subscription
+	TopicFilters  []string // OpRoute, OpUnroute
 
 	SessionExpiryInterval uint32
 	Due                   time.Time
@@ -119,9 +136,13 @@ type Op struct {
 	Dropped [3]int
 }
 
-// Target is one queue that OpPublish or OpMove appends to.
+// Target is one queue that OpPublish or OpMove appends to, or, with Instance set,
+// an instance of a Shared store that OpPublish hands the message to: for its own
+// sessions that are not durable, or, with ShareName set, for one member of that
+// group. The Result is Gone if the instance is, and Refused if its inbox is full.
 type Target struct {
 	Queue                   QueueID
+	Instance                string
 	QoS                     byte
 	Retain                  bool
 	SubscriptionIdentifiers []uint32
@@ -129,9 +150,11 @@ type Target struct {
 	TopicFilter             string
 
 	// Set by Commit: the outcome, the Number of the new entry, how many of the
-	// oldest entries had to go, by their QoS, and for OpMove the entries with their
-	// new Numbers.
+	// oldest entries had to go, by their QoS, for OpMove the entries with their new
+	// Numbers, and for OpPublish who had the session's connection at that moment
+	// (empty: nobody). An owner other than the committing instance has been told.
 	Result  Result
+	Owner   string
 	Number  Number
 	Dropped [3]int
 	Moved   []Entry

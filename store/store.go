@@ -82,6 +82,10 @@ type Subscriptions interface {
 	// Of returns the subscriptions of one session, ordered by TopicFilter.
 	// ErrGone: there is no such session, or it has no stored state.
 	Of(ctx context.Context, s SessionID) ([]Subscription, error)
+	// List returns up to limit durable sessions with their subscriptions, whose
+	// ClientIDs are after the given one, in the order of their ClientIDs. It serves
+	// to fill the trie when a broker starts.
+	List(ctx context.Context, afterClientID string, limit int) ([]Subscribed, error)
 }
 
 // Retained reads retained messages.

@@ -170,8 +170,11 @@ type Claimed struct {
 	// that ended, by their QoS.
 	Dropped [3]int
 	// OldOwner is the instance that held the connection until now, empty if
-	// none.
+	// none. OldEpoch is the Epoch of the claim before, 0 if there was no session. A
+	// Shared store has asked another instance to end that connection (Node.Yield):
+	// Node.Released, or Node.Dead, says that it has.
 	OldOwner string
+	OldEpoch uint64
 	// OldWill is the Will of the connection before, nil if it had none or it was
 	// published or dropped already. With a zero Due it is cancelled and removed:
 	// the session goes on and the Will Delay Interval had not passed
@@ -188,6 +191,13 @@ type Claimed struct {
 	Held          []uint16
 	// Last is the Number that was last given out in the session's queue.
 	Last Number
+}
+
+// Subscribed is a durable session with its subscriptions.
+type Subscribed struct {
+	Session       Session
+	Subscriptions []Subscription // ordered by TopicFilter
+	Queued        int            // entries in its queue
 }
 
 // Will is a stored Will. It belongs to the claim with the same Epoch.

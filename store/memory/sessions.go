@@ -42,7 +42,7 @@ func (v sessionsView) Claim(_ context.Context, c store.Claim) (store.Claimed, er
 		se      = v.sessions[c.ClientID]
 	)
 	if se != nil {
-		claimed.OldOwner = se.Owner
+		claimed.OldOwner, claimed.OldEpoch = se.Owner, se.Epoch
 		// A session that is not durable ends with its connection, one that has
 		// expired is over even if nobody ended it yet [MQTT-4.1.0-2].
 		claimed.Present = !c.CleanStart && se.Durable && !hasCome(se.Due, now)
@@ -140,6 +140,20 @@ func (v subscriptionsView) Of(_ context.Context, id store.SessionID) ([]store.Su
 		return nil, store.ErrGone
 	}
 	return se.state.sortedSubscriptions(), nil
+}
+
+func (v subscriptionsView) List(_ context.Context, afterClientID string, limit int) ([]store.Subscribed, error) {
+	if err := v.lock(); err != nil {
+		return nil, err
+	}
+	defer v.mu.Unlock()
+	clientIDs := page(v.sessions, afterClientID, limit, func(se *session) bool { return se.Durable })
+	list := make([]store.Subscribed, len(clientIDs))
+	for i, clientID := range clientIDs {
+		se := v.sessions[clientID]
+		list[i] = store.Subscribed{Session: se.Session, Subscriptions: se.state.sortedSubscriptions(), Queued: se.state.queue.live}
+	}
+	return list, nil
 }
 
 func (st *state) sortedSubscriptions() []store.Subscription {

@@ -181,7 +181,7 @@ func (m *model) stepClaim() {
 	got := m.claim(c)
 	var want store.Claimed
 	if se != nil {
-		want.OldOwner = se.Owner
+		want.OldOwner, want.OldEpoch = se.Owner, se.Epoch
 		want.Present = se.Durable && !c.CleanStart && !m.past(se.Due)
 		if w := se.will; w != nil {
 			m.isOldWill(got, se.Session, m.succeedWill(w, want.Present))
@@ -235,6 +235,7 @@ func (m *model) stepClaim() {
 		want.Last = m.last[store.QueueOf(se.ID)]
 	}
 	equal(m.harness, "OldOwner", got.OldOwner, want.OldOwner)
+	equal(m.harness, "OldEpoch", got.OldEpoch, want.OldEpoch)
 	equal(m.harness, "Dropped", got.Dropped, want.Dropped)
 	m.sameState(got, want)
 }

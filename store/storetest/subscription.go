@@ -1,6 +1,8 @@
 package storetest
 
 import (
+	"fmt"
+
 	"loopmq/codec"
 	"loopmq/store"
 )
@@ -25,7 +27,34 @@ func (h *harness) subscriptions(id store.SessionID) []store.Subscription {
 	return append([]store.Subscription{}, subscriptions...)
 }
 
+// listed is what Subscriptions.List says, as ClientID and number of subscriptions
+// and queued entries.
+func (h *harness) listed(after string, limit int) (list []string) {
+	h.Helper()
+	all, err := h.s.Subscriptions().List(h.Context(), after, limit)
+	h.noError(err)
+	for _, sub := range all {
+		h.sameSession("session", sub.Session, h.lookup(sub.Session.ID.ClientID))
+		equal(h, "subscriptions", append([]store.Subscription{}, sub.Subscriptions...), h.subscriptions(sub.Session.ID))
+		list = append(list, fmt.Sprintf("%s %d %d", sub.Session.ID.ClientID, len(sub.Subscriptions), sub.Queued))
+	}
+	return list
+}
+
 var subscriptionTests = []test{
+	{"List has the durable sessions in order", func(h *harness) {
+		b, a := h.session("b"), h.session("a")
+		h.do(subscribe(store.OpSubscribe, b, subscription("x", 1), subscription("$share/g/y", 2)))
+		h.do(subscribe(store.OpSubscribe, a, subscription("x", 1)))
+		h.enqueue(store.QueueOf(b.ID), "1", "2", "3")
+		h.session("c")
+		h.claim(store.Claim{ClientID: "d", Owner: "node"})
+		equal(h, "all", h.listed("", 10), []string{"a 1 0", "b 2 3", "c 0 0"})
+		equal(h, "page", h.listed("a", 1), []string{"b 2 3"})
+		equal(h, "end", h.listed("c", 10), []string(nil))
+		h.do(endSession(b))
+		equal(h, "after the end of one", h.listed("", 10), []string{"a 1 0", "c 0 0"})
+	}},
 	{"subscriptions are ordered by TopicFilter", func(h *harness) {
 		se := h.session("c")
 		equal(h, "none", h.subscriptions(se.ID), []store.Subscription{})

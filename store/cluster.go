@@ -1,0 +1,160 @@
+package store
+
+import (
+	"context"
+	"errors"
+)
+
+// ErrDead: this instance was declared dead. Nothing that it commits is taken any
+// more; it ends its connections and joins again as a new instance.
+var ErrDead = errors.New("this instance was declared dead")
+
+// Shared is a Store that several nodes use at the same time. Nodes know each other
+// through it only.
+//
+// A node is an instance: a name that is new each time it joins. Every instance
+// keeps a lease. One whose lease has lapsed is declared dead by another; nothing it
+// still tries to commit is applied then (ErrDead).
+//
+// What all instances have to know about each other's subscriptions is a feed of
+// Changes in one order. A commit that changes something of it has written the
+// Change in the same step. Each instance applies all Changes in that order, see
+// Node.
+//
+// A message for a queue whose session is connected at another instance, and one
+// with a Target that names an instance, travel in the commit as well: into that
+// instance's inbox, from where its Node gets them.
+type Shared interface {
+	Store
+	// Join makes the caller a new instance. From then on the feed is noted for it;
+	// nothing of n is called before Start. Routes of the other instances are n's
+	// first Changes after Start, sessions and retained topics are read from the
+	// Store between Join and Start. ErrUnavailable if there is no store to be had.
+	Join(ctx context.Context, n Node) (Member, error)
+}
+
+// Member is an instance that has joined. Its methods are safe for concurrent use.
+type Member interface {
+	// Instance is its name: Claim.Owner and Session.Owner of what it holds.
+	Instance() string
+	// Start returns when all Changes so far have been applied. Its goroutines call
+	// the Node from then on.
+	Start(ctx context.Context) error
+	// Additions is how many of the Changes applied so far added a subscription or a
+	// route, plus 1. See Op.Additions.
+	Additions() uint64
+	// Alive reports whether an instance is a live one as far as is known.
+	Alive(instance string) bool
+	// Kick asks the instance that holds the connection of clientID to end it, as a
+	// Broker's Kick does. ErrGone: nobody is connected with it.
+	Kick(ctx context.Context, clientID string) error
+	// Released answers Node.Yield: the connection of the claim before epoch has
+	// ended, and all that it committed is in the store. It doesn't block.
+	Released(clientID string, epoch uint64, to string)
+	// Clients returns up to limit connected clients of all instances, in the order
+	// of their ClientIDs, behind the given one.
+	Clients(ctx context.Context, afterClientID string, limit int) ([]Session, error)
+	// Leave ends the membership in good order, after the last commit: what the
+	// instance still holds is taken offline as if it had died, at once.
+	Leave(ctx context.Context) error
+}
+
+// Node is the broker as its Member sees it. Apply, Deliver and Orphaned may take
+// their time, but must not wait for the store.
+type Node interface {
+	// Apply applies Changes to what is known of other instances' sessions. Calls
+	// come one at a time and in the order of the feed; those that a Commit's answer
+	// brought come before that Commit returns. Changes of the instance itself are
+	// among them. Applying a Change twice, or one that is older than what was read
+	// from the store, does no harm as long as all that follow it are applied too.
+	Apply(changes []Change)
+	// Deliver takes what came into the inbox, in order. It returns when there is
+	// room for more: until then it stays in the store.
+	Deliver(news []News)
+	// Reread is called when news may have been lost: each connected durable session
+	// has to look at the end of its queue.
+	Reread()
+	// Yield: another instance has claimed the session of a ClientID with this epoch.
+	// The connection of an earlier claim ends, and Member.Released is called; at
+	// once if there is none.
+	Yield(clientID string, epoch uint64, cleanStart bool, to string)
+	// Kicked: the connection is to end (5.0: Administrative action, 0x98).
+	Kicked(clientID string)
+	// Released: the connection that was before the claim with this epoch has
+	// ended. It may come before that Claim has returned.
+	Released(clientID string, epoch uint64)
+	// Dead: an instance is dead, and all that it held has been taken offline; or
+	// has left.
+	Dead(instance string)
+	// Orphaned hands over durable sessions that were taken offline because their
+	// instance had died, for what only a broker can do: what they have of shared
+	// subscriptions goes back to the groups. It may be called again for the same
+	// sessions.
+	Orphaned(sessions []Session)
+	// Expelled: this instance was declared dead. Its Member is of no use any more.
+	Expelled()
+}
+
+// ChangeKind says what a Change is about.
+type ChangeKind uint8
+
+const (
+	// ChangeSubscribed: the durable session Session, held by Instance (empty:
+	// offline), has added or replaced Subscriptions.
+	ChangeSubscribed ChangeKind = iota + 1
+	// ChangeUnsubscribed: Session has no longer the subscriptions TopicFilters.
+	ChangeUnsubscribed
+	// ChangeOwner: Session, which has shared subscriptions, is held by Instance, or
+	// is offline if that is empty.
+	ChangeOwner
+	// ChangeEnded: Session is no more.
+	ChangeEnded
+	// ChangeRouted: Instance has sessions that are not durable with subscriptions
+	// to TopicFilters. ChangeUnrouted: it has none any more.
+	ChangeRouted
+	ChangeUnrouted
+	// ChangeDead: Instance is dead; its routes are gone.
+	ChangeDead
+	// ChangeRetained: TopicFilters, which are Topic Names here, have a retained
+	// message and had none. ChangeNotRetained: they have none any more.
+	ChangeRetained
+	ChangeNotRetained
+)
+
+// Adds reports whether a message that was matched before the Change may miss a
+// subscriber.
+func (k ChangeKind) Adds() bool { return k == ChangeSubscribed || k == ChangeRouted }
+
+// Change is one record of the feed.
+type Change struct {
+	Kind          ChangeKind
+	Session       SessionID
+	Instance      string
+	Subscriptions []Subscription
+	TopicFilters  []string
+}
+
+// News is one message from another instance, with what it is for. Queued says in
+// which queues it is already, of sessions that the instance holds or held: it is a
+// hint, the queue is the truth. With Routed it is for all sessions of the
+// instance that are not durable and match, except for shared subscriptions; each
+// of Groups is one shared subscription that chose the instance for it.
+type News struct {
+	Message *Message
+	Routed  bool
+	Queued  []Hint
+	Groups  []GroupID
+}
+
+// Hint says that a message is in a queue.
+type Hint struct {
+	Session                 SessionID
+	Number                  Number
+	QoS                     byte
+	Retain                  bool
+	SubscriptionIdentifiers []uint32
+	ShareName, TopicFilter  string
+}
+
+// GroupID names a shared-subscription group.
+type GroupID struct{ ShareName, TopicFilter string }
