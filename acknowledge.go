@@ -265,8 +265,8 @@ func (c *Client) pubrel(a *codec.Ack) {
 		c.sendAck(codec.TypePubcomp, packetID, c.unknownPacketID())
 		return
 	}
-	if c.flow.repeated == packetID {
-		c.flow.repeated = 0
+	if c.flow.repeated.packetID == packetID {
+		c.flow.repeated = repeat{}
 	}
 	if !c.session.durable {
 		c.sendAck(codec.TypePubcomp, packetID, codec.Success)

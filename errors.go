@@ -17,7 +17,7 @@ var (
 	errTopicAliasTooLarge    = codec.NewError(codec.TopicAliasInvalid, "Topic Alias exceeds the Topic Alias Maximum [MQTT-3.2.2-17]")
 	errTopicAliasUnknown     = codec.NewError(codec.ProtocolError, "Topic Alias is not set and the Topic Name is empty [MQTT-3.3.2-8]")
 	errSubscriptionIDInbound = codec.ErrSubscriptionIdentifierFromClient
-	errPacketIDInUse         = codec.NewError(codec.ProtocolError, "PUBLISH without DUP under a Packet Identifier that is in use [MQTT-2.2.1-3, MQTT-3.3.1-1]")
+	errRepeatedWithoutDup    = codec.NewError(codec.ProtocolError, "PUBLISH sent again without DUP, again [MQTT-3.3.1-1, MQTT-4.4.0-1]")
 	errAckOfOtherQoS         = codec.NewError(codec.ProtocolError, "acknowledgement of another QoS than the message was sent with [MQTT-4.3.2-1, MQTT-4.3.3-1]")
 	errSessionExpiryZero     = codec.NewError(codec.ProtocolError, "DISCONNECT sets a Session Expiry Interval that was 0 in CONNECT [MQTT-3.14.2-2]")
 	errAuthMethodChanged     = codec.NewError(codec.ProtocolError, "AUTH names another Authentication Method than CONNECT [MQTT-4.12.1-1]")

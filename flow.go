@@ -3,6 +3,7 @@ package loopmq
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"time"
 
 	"loopmq/codec"
@@ -19,8 +20,7 @@ type flow struct {
 	in   session.Inbound
 	owed owedAcks
 
-	// repeated is a Packet Identifier in use that came again without DUP, 0: none.
-	repeated uint16
+	repeated repeat // the last one
 
 	// queue holds what waits for a session that is not durable.
 	queue session.Queue
@@ -55,14 +55,24 @@ const (
 // retryInterval is when a read of the store that failed is tried again.
 const retryInterval = 100 * time.Millisecond
 
-// repeats notes a PUBLISH at QoS 2 without DUP whose Packet Identifier is in use,
-// and reports whether there was one already. It is neither a new message
-// [MQTT-2.2.1-3] nor sent again as it should be [MQTT-3.3.1-1]; the first is
-// forgiven for what MQTT-4.3.3-10 says.
-func (f *flow) repeats(packetID uint16) bool {
-	again := f.repeated == packetID
-	f.repeated = packetID
-	return again
+// repeat is a PUBLISH at QoS 2 without DUP whose Packet Identifier was in use.
+type repeat struct {
+	hash     uint64 // of topic and payload
+	packetID uint16 // 0: none
+}
+
+// repeats notes such a PUBLISH, and reports whether the last one was the same: it
+// is then sent again without need [MQTT-4.4.0-1] and not as it should be
+// [MQTT-3.3.1-1]. The first is forgiven for what MQTT-4.3.3-10 says.
+func (f *flow) repeats(p *publication, packetID uint16) bool {
+	var h maphash.Hash
+	h.SetSeed(seed)
+	_, _ = h.Write(p.topic)
+	_ = h.WriteByte(0)
+	_, _ = h.Write(p.payload)
+	last := f.repeated
+	f.repeated = repeat{h.Sum64(), packetID}
+	return last == f.repeated
 }
 
 func (c *Client) flows() *flow {

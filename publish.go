@@ -489,8 +489,8 @@ func (l *loop) publishFrom(c *Client, p *publication, packetID uint16, dup bool)
 		return errTopicLevels
 	}
 	if p.qos == 2 && !c.flows().in.Hold(packetID) {
-		if !dup && c.flow.repeats(packetID) {
-			return errPacketIDInUse
+		if !dup && c.flow.repeats(p, packetID) {
+			return errRepeatedWithoutDup
 		}
 		// Its message is on its way, or was passed on. Its PUBREC waits behind that
 		// of the first copy, should that still wait for a commit [MQTT-4.3.3-10].

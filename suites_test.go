@@ -226,28 +226,28 @@ func TestPropertiesInTheirOrder(t *testing.T) {
 	c.ExpectAck(codec.TypePuback, 2, codec.Success)
 }
 
-// A Packet Identifier of QoS 2 that is in use is forgiven once per connection if DUP is missing, and always with it.
-func TestPacketIdentifierInUse(t *testing.T) {
+// A message at QoS 2 that is sent again without DUP is forgiven once, with DUP or under the Packet Identifier of another message always.
+func TestMessageSentAgainWithoutDup(t *testing.T) {
 	t.Parallel()
 	s := brokertest.Start(t)
 	for _, version := range []codec.Version{codec.V31, codec.V311, codec.V5} {
 		c := brokertest.Connect(t, s.Addr, version)
-		publish := func(dup bool) {
-			c.Send(&codec.Publish{TopicName: []byte("t"), QoS: 2, PacketID: 7, Dup: dup})
+		publish := func(payload string, dup bool) {
+			c.Send(&codec.Publish{TopicName: []byte("t"), Payload: []byte(payload), QoS: 2, PacketID: 7, Dup: dup})
 		}
 		for range 2 { // PUBREL frees the Packet Identifier
-			for _, dup := range []bool{false, true, true, false, true} {
-				publish(dup)
+			for i, payload := range []string{"a", "a", "b", "a", "b", "b"} {
+				publish(payload, i == 5)
 				c.ExpectAck(codec.TypePubrec, 7, codec.Success)
 			}
 			c.Send(&codec.Ack{Type: codec.TypePubrel, PacketID: 7})
 			c.ExpectAck(codec.TypePubcomp, 7, codec.Success)
 		}
 		for range 2 {
-			publish(false)
+			publish("b", false)
 			c.ExpectAck(codec.TypePubrec, 7, codec.Success)
 		}
-		publish(false)
+		publish("b", false)
 		if version == codec.V5 {
 			c.ExpectDisconnect(codec.ProtocolError)
 		}
