@@ -137,9 +137,10 @@ type Op struct {
 }
 
 // Target is one queue that OpPublish or OpMove appends to, or, with Instance set,
-// an instance of a Shared store that OpPublish hands the message to: for its own
-// sessions that are not durable, or, with ShareName set, for one member of that
-// group. The Result is Gone if the instance is, and Refused if its inbox is full.
+// an instance of a Shared store that OpPublish hands the message to: for those of
+// its own sessions that get it without a queue, or, with ShareName set, for one
+// member of that group. The Result is Gone if the instance is, and Refused if its
+// inbox is full.
 type Target struct {
 	Queue                   QueueID
 	Instance                string

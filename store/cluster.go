@@ -104,8 +104,9 @@ const (
 	ChangeSubscribed ChangeKind = iota + 1
 	// ChangeUnsubscribed: Session has no longer the subscriptions TopicFilters.
 	ChangeUnsubscribed
-	// ChangeOwner: Session, which has shared subscriptions, is held by Instance, or
-	// is offline if that is empty.
+	// ChangeOwner: the durable session Session is held by Instance since the claim
+	// with Epoch, or is offline if that is empty. Each claim that changes the
+	// instance, and each end of a connection, writes one.
 	ChangeOwner
 	// ChangeEnded: Session is no more.
 	ChangeEnded
@@ -130,15 +131,18 @@ type Change struct {
 	Kind          ChangeKind
 	Session       SessionID
 	Instance      string
+	Epoch         uint64 // ChangeOwner
 	Subscriptions []Subscription
 	TopicFilters  []string
 }
 
 // News is one message from another instance, with what it is for. Queued says in
 // which queues it is already, of sessions that the instance holds or held: it is a
-// hint, the queue is the truth. With Routed it is for all sessions of the
-// instance that are not durable and match, except for shared subscriptions; each
-// of Groups is one shared subscription that chose the instance for it.
+// hint, the queue is the truth. Without a Message (an OpMove brought it there) the
+// queue is to be read. With Routed it is for all sessions of the instance that match
+// and don't get it through their queue, that is, those that are not durable and
+// deliveries at QoS 0, but no shared subscriptions; each of Groups is one shared
+// subscription that chose the instance for it.
 type News struct {
 	Message *Message
 	Routed  bool
