@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that what the tests need is there: a C compiler for the race detector, and the MQTT clients and brokers that others wrote.
+# Makes sure that what the tests need is there: a C compiler for the race detector, a redis-server, and the MQTT clients and brokers that
+# others wrote.
 # On Debian and Ubuntu, as root or where sudo asks for no password, it installs what is missing; elsewhere it says what to install.
 # Exits 1 when something is still missing: tests against real clients are never skipped silently.
 set -euo pipefail
@@ -15,6 +16,7 @@ missing() {
 	{ has mosquitto_pub && has mosquitto_sub; } || echo mosquitto-clients
 	has node || echo nodejs
 	has npm || echo npm
+	has redis-server || echo redis-server
 }
 
 # as_root runs a command as root, or fails if that takes a password.
@@ -31,7 +33,12 @@ install_packages() {
 	echo "make test: installing $*"
 	# Debian starts a mosquitto service on port 1883 as soon as its package is there, in the way of `make run`: the tests need the
 	# program only. A masked service can be had back with `systemctl unmask mosquitto`.
-	if [[ " $* " == *" mosquitto "* ]] && [ -d /run/systemd/system ]; then as_root systemctl mask mosquitto.service; fi
+	# The same goes for redis-server on port 6379.
+	if [ -d /run/systemd/system ]; then
+		for service in mosquitto redis-server; do
+			if [[ " $* " == *" $service "* ]]; then as_root systemctl mask "$service.service"; fi
+		done
+	fi
 	as_root apt-get update -qq
 	as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }

@@ -1,0 +1,8 @@
+//go:build !linux
+
+package redistest
+
+import "os/exec"
+
+// dieWithParent does nothing: only Linux can kill a child with its parent.
+func dieWithParent(*exec.Cmd) {}
