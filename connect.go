@@ -251,13 +251,11 @@ func (c *Client) replaceOld() {
 // takeover says how a connection was replaced.
 type takeover struct{ cleanStart bool }
 
-// claim makes this node and connection the owner of the session in the store.
+// claim makes this node and connection the owner of the session in the store, also
+// if the connection has gone meanwhile: the one that it replaced left everything to
+// it, and what belongs to groups would wait for a client that isn't there.
 func (c *Client) claim() {
 	b, k, l := c.loop.b, c.connect, c.loop
-	if c.state == stateClosed {
-		b.turnEnded(c.info.ClientID)
-		return
-	}
 	claim := store.Claim{
 		ClientID:              c.info.ClientID,
 		Owner:                 b.opts.NodeID,

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"loopmq"
 	"loopmq/codec"
@@ -444,6 +445,37 @@ func TestSharedMemberTakenOverKeepsItsMessages(t *testing.T) {
 	}
 	b.ExpectNothingFrom(pub, 1)
 	expectCountersAddUp(t, s.Broker, [3]float64{})
+}
+
+// A connection that takes over and is ended before it has the session leaves to others what the one before it had not acknowledged.
+func TestSharedMemberTakenOverByOneThatLeaves(t *testing.T) {
+	t.Parallel()
+	for name, connect := range map[string]brokertest.ConnectOption{
+		"resumes":     brokertest.Durable("a"),
+		"Clean Start": brokertest.ClientID("a"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, f := startWithFaults(t, func(o *loopmq.Options) { o.ConnectTimeout = time.Second })
+			a, b := brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("a")), brokertest.Connect(t, s.Addr, codec.V5)
+			a.Subscribe("$share/g/t", 1)
+			pub := brokertest.Connect(t, s.Addr, codec.V5)
+			pub.Publish("t", "1", 1)
+			a.ExpectPublish("t", "1")
+			b.Subscribe("$share/g/t", 1)
+			release := f.hold()
+			defer release()
+			again := brokertest.Dial(t, s.Addr, codec.V5)
+			again.SendConnect(connect)
+			a.ExpectDisconnect(codec.SessionTakenOver)
+			eventually(t, "its end", func() bool {
+				return metricsOf(t, s.Broker)[`loopmq_connections_closed_total{reason="connect_timeout"}`] == 1
+			})
+			release()
+			b.Acknowledge(b.ExpectPublish("t", "1"))
+			expectCountersAddUp(t, s.Broker, [3]float64{})
+		})
+	}
 }
 
 // What waits for a group is bounded as a session's queue is, and goes with the group.
