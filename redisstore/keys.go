@@ -1,0 +1,99 @@
+package redisstore
+
+import (
+	"strconv"
+	"strings"
+
+	"loopmq/store"
+)
+
+// keys names the keys in Redis. All of them begin with the prefix. Keys of one
+// ClientID share the hash tag {ClientID}, in which `%`, `{` and `}` are
+// percent-escaped, so that a script on them runs in a Redis Cluster too. What is in
+// a hash or a sorted set is the plain ClientID.
+type keys struct{ prefix string }
+
+// Keys of one ClientID.
+
+// session is a hash: what store.Session holds, see encode.go.
+func (k keys) session(clientID string) string { return k.prefix + "s:" + tag(clientID) }
+
+// subscriptions is a hash: Topic Filter -> encoded options.
+func (k keys) subscriptions(clientID string) string { return k.prefix + "sub:" + tag(clientID) }
+
+// released is a set of Numbers, held one of Packet Identifiers.
+func (k keys) released(clientID string) string { return k.prefix + "rel:" + tag(clientID) }
+func (k keys) held(clientID string) string     { return k.prefix + "held:" + tag(clientID) }
+
+// will is a hash: epoch -> encoded Will.
+func (k keys) will(clientID string) string { return k.prefix + "w:" + tag(clientID) }
+
+// queue is a stream: a session's, or a group's.
+func (k keys) queue(q store.QueueID) string {
+	if q.IsGroup() {
+		return k.prefix + "g:" + q.ShareName + "/" + q.TopicFilter
+	}
+	return k.prefix + "q:" + tag(q.Session.ClientID) + ":" + strconv.FormatUint(q.Session.Incarnation, 10)
+}
+
+// Keys of one instance.
+
+// own is a sorted set of the ClientIDs whose connections the instance holds, all
+// with score 0 and so in the order of ClientIDs: added by the claim before anything
+// else is, removed when the session goes offline.
+func (k keys) own(instance string) string { return k.prefix + "own:" + instance }
+
+// writers is a hash: name of a writer -> what it committed last.
+func (k keys) writers(instance string) string { return k.prefix + "wr:" + instance }
+
+// routes is a set of Topic Filters.
+func (k keys) routes(instance string) string { return k.prefix + "routes:" + instance }
+
+// ctl and inbox are the streams that an instance reads: see ctl.go and inbox.go.
+func (k keys) ctl(instance string) string   { return k.prefix + "ctl:" + instance }
+func (k keys) inbox(instance string) string { return k.prefix + "in:" + instance }
+
+// Keys of all.
+
+// meta is a hash: run_id of the Redis process that was seen last, generation, …
+func (k keys) meta() string { return k.prefix + "meta" }
+
+// sessions is a sorted set of durable ClientIDs, with score 0.
+func (k keys) sessions() string { return k.prefix + "sessions" }
+
+// owners is a hash: ClientID of a connected session -> instance.
+func (k keys) owners() string { return k.prefix + "owners" }
+
+// expiry is a sorted set: ClientID of an offline session -> ms when it is due.
+func (k keys) expiry() string { return k.prefix + "expiry" }
+
+// wills is a sorted set: <epoch>:<ClientID> of a Will -> ms when it is due.
+func (k keys) wills() string { return k.prefix + "wills" }
+
+// retainedMessage is a hash, retained a sorted set of topics with score 0,
+// retainedExpiry one of topics with the ms when their messages expire.
+func (k keys) retainedMessage(topicName string) string { return k.prefix + "r:" + topicName }
+func (k keys) retained() string                        { return k.prefix + "retained" }
+func (k keys) retainedExpiry() string                  { return k.prefix + "retexp" }
+
+// leases is a sorted set: instance -> ms on Redis's clock when its lease lapses.
+// An instance that isn't in it is dead.
+func (k keys) leases() string { return k.prefix + "leases" }
+
+// dead is a hash of tombstones: instance -> the instance that reaps it, empty when
+// that is done. buried is a sorted set: instance -> ms when it was declared dead.
+func (k keys) dead() string   { return k.prefix + "dead" }
+func (k keys) buried() string { return k.prefix + "buried" }
+
+// feed is the stream of Changes.
+func (k keys) feed() string { return k.prefix + "feed" }
+
+var escape = strings.NewReplacer("%", "%25", "{", "%7B", "}", "%7D")
+
+// tag is the hash tag of a ClientID. An empty one would be none.
+func tag(clientID string) string {
+	if clientID == "" {
+		return "{%}"
+	}
+	return "{" + escape.Replace(clientID) + "}"
+}
