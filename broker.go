@@ -39,17 +39,20 @@ type Broker struct {
 	retainedSerial              atomic.Uint64 // of the last change in retained
 	retainedBytes               atomic.Int64
 	retainedSys                 atomic.Int64 // how many of retained are in $SYS
-	queuedBefore                int          // messages in the store's queues at the start
+	queuedBefore                atomic.Int64 // messages in the store's queues at the start
+	givingBack                  []*Session   // until Start: who has what others are to get
 	workers                     *workers     // calls of the store
 	authenticating, authorizing *workers     // of their own: slow ones hold up nothing else
 	scheduler                   *scheduler
 	sys                         *sys
 	groups                      groups
+	cluster                     *cluster       // nil: nobody else uses the store
 	commitGroup                 sync.WaitGroup // the goroutines of the loops' committers
 
 	nextLoop     atomic.Uint64 // of Publish
 	running      atomic.Bool
 	shuttingDown atomic.Bool
+	rejoining    atomic.Bool           // another node declared this one dead
 	degraded     atomic.Pointer[error] // why durable publishes fail at the moment
 	stopped      chan struct{}         // closed when no loop runs any more
 }
@@ -97,6 +100,9 @@ func New(o Options) (*Broker, error) {
 	for _, l := range b.loops {
 		l.outboxes, l.waiting = make([]*outbox, len(b.loops)), make([]atomic.Bool, len(b.loops))
 	}
+	if shared, ok := o.Store.(store.Shared); ok {
+		b.cluster = newCluster(b, shared)
+	}
 	b.scheduler = newScheduler(b)
 	b.sys = newSys(b)
 	b.registerGauges()
@@ -106,13 +112,28 @@ func New(o Options) (*Broker, error) {
 // Start loads what the store holds and starts the event loops. Call it once,
 // before Listen.
 func (b *Broker) Start() error {
-	if err := b.load(context.Background()); err != nil {
+	ctx := context.Background()
+	if b.cluster != nil {
+		if err := b.cluster.join(ctx); err != nil {
+			return fmt.Errorf("loopmq: join the nodes that share the store: %w", err)
+		}
+	}
+	if err := b.load(ctx); err != nil {
 		return fmt.Errorf("loopmq: load from the store: %w", err)
 	}
 	if err := b.engine.Start(); err != nil {
 		return fmt.Errorf("loopmq: start event loops: %w", err)
 	}
 	b.running.Store(true)
+	if b.cluster != nil {
+		if err := b.cluster.member().Start(ctx); err != nil {
+			return fmt.Errorf("loopmq: follow the nodes that share the store: %w", err)
+		}
+	}
+	for _, s := range b.givingBack {
+		b.giveBack(s, s.epoch.Load())
+	}
+	b.givingBack = nil
 	b.scheduler.start()
 	b.sys.start()
 	return nil
@@ -153,6 +174,9 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 		l.el.Post(l.commits.stop)
 	}
 	err = errors.Join(err, waitFor(ctx, b.commitGroup.Wait))
+	if b.cluster != nil {
+		err = errors.Join(err, b.cluster.member().Leave(ctx))
+	}
 	b.running.Store(false)
 	return errors.Join(err, b.engine.Stop(ctx))
 }
@@ -196,6 +220,8 @@ func (b *Broker) Ready() error {
 		return errors.New("shutting down")
 	case !b.running.Load():
 		return errors.New("not started")
+	case b.rejoining.Load():
+		return errors.New("declared dead by another node, joining again")
 	}
 	return nil
 }
@@ -218,7 +244,7 @@ func (b *Broker) Health() Health {
 	h := Health{
 		Status:        "ok",
 		Version:       b.opts.Version,
-		Node:          b.opts.NodeID,
+		Node:          b.node(),
 		UptimeSeconds: time.Since(b.started).Seconds(),
 		Connections:   b.connected(),
 		Sessions:      b.registry.len(),
@@ -245,32 +271,15 @@ func (b *Broker) connected() int {
 func (b *Broker) load(ctx context.Context) error {
 	const page = 1000
 	for after := ""; ; {
-		sessions, err := b.store.Sessions().List(ctx, after, page)
+		sessions, err := b.store.Subscriptions().List(ctx, after, page)
 		if err != nil {
 			return err
 		}
 		for i := range sessions {
-			subscriptions, err := b.store.Subscriptions().Of(ctx, sessions[i].ID)
-			if err != nil && !errors.Is(err, store.ErrGone) {
+			if err := b.loadSession(ctx, &sessions[i]); err != nil {
 				return err
 			}
-			s := b.registry.restore(&sessions[i])
-			n, _, _, err := b.store.Messages().Len(ctx, store.QueueOf(s.id))
-			if err != nil && !errors.Is(err, store.ErrGone) {
-				return err
-			}
-			b.queuedBefore += n
-			for _, sub := range subscriptions {
-				s.subscribe(b, sub, -1)
-				if isShared(sub.TopicFilter) {
-					n, err := b.groups.restore(ctx, b.store, sub.TopicFilter)
-					if err != nil {
-						return err
-					}
-					b.queuedBefore += n
-				}
-			}
-			after = sessions[i].ID.ClientID
+			after = sessions[i].Session.ID.ClientID
 		}
 		if len(sessions) < page {
 			break
@@ -295,6 +304,31 @@ func (b *Broker) load(ctx context.Context) error {
 		}
 		after = topics[len(topics)-1]
 	}
+}
+
+// loadSession puts a session that the store has into the registry and the trie.
+func (b *Broker) loadSession(ctx context.Context, stored *store.Subscribed) error {
+	s := b.registry.restore(&stored.Session)
+	if owner := stored.Session.Owner; b.cluster != nil && owner != "" {
+		s.movedTo(owner, stored.Session.Epoch)
+	}
+	b.queuedBefore.Add(int64(stored.Queued))
+	shared := false
+	for _, sub := range stored.Subscriptions {
+		s.subscribe(b, sub, -1)
+		if isShared(sub.TopicFilter) {
+			shared = true
+			n, err := b.groups.restore(ctx, b.store, sub.TopicFilter)
+			if err != nil {
+				return err
+			}
+			b.queuedBefore.Add(int64(n))
+		}
+	}
+	if shared && stored.Queued > 0 && b.cluster == nil { // the process died before others could have it
+		b.givingBack = append(b.givingBack, s)
+	}
+	return nil
 }
 
 // handler returns the handler for a protocol version.

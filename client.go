@@ -124,7 +124,7 @@ func (b *Broker) HandleConnection(conn *eventloop.Conn) {
 	l.el.Schedule(&c.timer, b.opts.ConnectTimeout)
 	l.clients[c] = struct{}{}
 	b.metrics.ConnectionsOpened.Inc()
-	if b.shuttingDown.Load() {
+	if b.shuttingDown.Load() || b.rejoining.Load() {
 		conn.Close(errShutdown)
 	}
 }

@@ -129,7 +129,7 @@ func (k *committer) run() {
 			ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 			c.err = k.writer.Commit(ctx, &c.batch)
 			cancel()
-			if c.err == nil || errors.Is(c.err, store.ErrClosed) {
+			if c.err == nil || errors.Is(c.err, store.ErrClosed) || errors.Is(c.err, store.ErrDead) {
 				break
 			}
 		}

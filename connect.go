@@ -22,7 +22,8 @@ type connecting struct {
 	challenge any // the authenticator's state of an enhanced authentication
 
 	cleanStart                 bool
-	assigned                   bool // the ClientID is the server's
+	assigned                   bool   // the ClientID is the server's
+	yieldedTo                  uint64 // the epoch of a claim at another instance that followed
 	expiryChanged              bool
 	serverKeepAlive            bool
 	requestResponseInformation bool
@@ -86,7 +87,7 @@ func (c *Client) begin(k *connecting) {
 	c.wait(waitDecision)
 	b := c.loop.b
 	switch {
-	case b.shuttingDown.Load():
+	case b.shuttingDown.Load() || b.rejoining.Load():
 		c.refuse(codec.ServerUnavailable, errShutdown.Error())
 	case b.tooManyLevelsIn(k.will):
 		c.refuse(codec.TopicNameInvalid, errTopicLevels.Error())
@@ -258,7 +259,7 @@ func (c *Client) claim() {
 	b, k, l := c.loop.b, c.connect, c.loop
 	claim := store.Claim{
 		ClientID:              c.info.ClientID,
-		Owner:                 b.opts.NodeID,
+		Owner:                 b.owner(),
 		CleanStart:            k.cleanStart,
 		Durable:               k.sessionExpiryInterval > 0,
 		SessionExpiryInterval: k.sessionExpiryInterval,
@@ -276,6 +277,9 @@ func (c *Client) claim() {
 
 // turnEnded lets the next CONNECT with a ClientID go on.
 func (b *Broker) turnEnded(clientID string) {
+	if b.cluster != nil {
+		b.cluster.turnEnded(clientID)
+	}
 	if next := b.registry.end(clientID); next != nil {
 		next.loop.el.Post(next.replaceOld)
 	}
@@ -284,8 +288,8 @@ func (b *Broker) turnEnded(clientID string) {
 // claimed goes on with the answer to the claim.
 func (c *Client) claimed(res *store.Claimed, err error) {
 	b := c.loop.b
-	defer b.turnEnded(c.info.ClientID)
 	if err != nil {
+		defer b.turnEnded(c.info.ClientID)
 		b.storeAnswered(err)
 		c.loop.undoClaim(c.info.ClientID)
 		if c.state != stateClosed {
@@ -293,10 +297,31 @@ func (c *Client) claimed(res *store.Claimed, err error) {
 		}
 		return
 	}
+	if b.cluster == nil || res.OldOwner == "" || res.OldOwner == b.owner() {
+		c.owned(res)
+		return
+	}
+	// The other instance ends that connection first.
+	c.epoch = res.Session.Epoch
+	if c.state != stateClosed && c.connect.yieldedTo > c.epoch {
+		c.refuse(codec.ServerBusy, errTakenOver.Error())
+	}
+	b.cluster.awaitRelease(c.info.ClientID, res.OldOwner, c.epoch, func() {
+		c.loop.el.Post(func() { c.owned(res) })
+	})
+}
+
+// owned goes on when nobody else has the session any more.
+func (c *Client) owned(res *store.Claimed) {
+	b := c.loop.b
+	defer b.turnEnded(c.info.ClientID)
 	c.loop.wentWithSession(res.Dropped)
 	s := b.sessionFor(res)
 	c.session, c.epoch = s, res.Session.Epoch
 	s.owner.Store(c.loop)
+	if c.state != stateClosed && c.connect.yieldedTo > c.epoch {
+		c.refuse(codec.ServerBusy, errTakenOver.Error())
+	}
 	if c.state == stateClosed { // it left before it was accepted: nothing of it stays
 		s.epoch.Store(c.epoch)
 		c.connect.will = nil
@@ -335,7 +360,7 @@ func (l *loop) undoClaim(clientID string) {
 func (l *loop) giveUp(se *store.Session) {
 	b := l.b
 	s := b.registry.session(se.ID.ClientID)
-	if se.Owner != b.opts.NodeID || s != nil && s.epoch.Load() >= se.Epoch {
+	if se.Owner != b.owner() || s != nil && s.epoch.Load() >= se.Epoch {
 		return
 	}
 	if s != nil && s.id != se.ID { // the claim ended it
@@ -361,6 +386,10 @@ func (l *loop) giveUp(se *store.Session) {
 func (b *Broker) sessionFor(res *store.Claimed) *Session {
 	old := b.registry.session(res.Session.ID.ClientID)
 	if old != nil && res.Present && old.id == res.Session.ID {
+		old.remote.Store(nil)
+		if res.OldEpoch != old.epoch.Load() || res.OldOwner != "" && res.OldOwner != b.owner() {
+			old.unknown() // another instance had it
+		}
 		return old
 	}
 	if old != nil {
@@ -414,7 +443,7 @@ func (c *Client) attach(s *Session, res *store.Claimed) {
 		c.restore(res)
 	}
 	for _, f := range s.sharedFilters() {
-		l.drainGroup(f)
+		l.memberCame(f)
 	}
 	c.resume(waitDecision)
 }

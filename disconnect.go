@@ -206,7 +206,21 @@ func (l *loop) willPublished(clientID string, m *store.Message) {
 
 // Kick disconnects a client (5.0: Administrative action, 0x98). Its session stays
 // if it is durable. ErrNoClient: it is not connected.
+//
+// With a store that several nodes share it may be connected at any of them, and
+// Kick returns when that one has been asked to.
 func (b *Broker) Kick(ctx context.Context, clientID string) error {
+	err := b.kickHere(ctx, clientID)
+	if errors.Is(err, ErrNoClient) && b.cluster != nil {
+		if err = b.cluster.member().Kick(ctx, clientID); errors.Is(err, store.ErrGone) {
+			return ErrNoClient
+		}
+	}
+	return err
+}
+
+// kickHere is Kick for a client of this process.
+func (b *Broker) kickHere(ctx context.Context, clientID string) error {
 	s := b.registry.session(clientID)
 	if s == nil {
 		return ErrNoClient

@@ -33,9 +33,10 @@ func (b *Broker) registerGauges() {
 	}
 }
 
-// queued returns how many messages wait in queues.
+// queued returns how many messages wait in queues, as far as this process knows:
+// what another instance put there and this one sent is missing.
 func (b *Broker) queued() int {
-	return b.queuedBefore + int(int64(b.metrics.Sum(func(l *metrics.Loop) (n uint64) {
+	return max(0, int(b.queuedBefore.Load())+int(int64(b.metrics.Sum(func(l *metrics.Loop) (n uint64) {
 		for q := range l.MessagesQueued {
 			n += l.MessagesQueued[q].Load() - l.QueueDelivered[q].Load()
 			for r := range l.QueueDropped[q] {
@@ -43,7 +44,7 @@ func (b *Broker) queued() int {
 			}
 		}
 		return n
-	})))
+	}))))
 }
 
 // observe notes how long a delivery took since its PUBLISH came in. Loops have

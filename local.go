@@ -2,6 +2,7 @@ package loopmq
 
 import (
 	"errors"
+	"fmt"
 
 	"loopmq/codec"
 	"loopmq/store"
@@ -29,13 +30,24 @@ func (b *Broker) Subscribe(topicFilter string, f func(m *MessageView)) (cancel f
 	s.client.Store(c)
 	done := make(chan struct{})
 	l.el.Post(func() {
-		defer close(done)
 		sub := store.Subscription{TopicFilter: topicFilter, Options: codec.SubscriptionOptions{QoS: 2, RetainAsPublished: true}}
 		s.subscribe(b, sub, -1)
-		if isShared(topicFilter) {
-			l.drainGroup(topicFilter)
+		serial := b.retainedSerial.Load()
+		subscribed := func(e error) {
+			defer close(done)
+			switch err = e; {
+			case err != nil:
+				err = fmt.Errorf("%w: %w", ErrNotStored, err)
+			case isShared(topicFilter):
+				l.memberCame(topicFilter)
+			default:
+				c.replayRetained(&sub, serial)
+			}
+		}
+		if b.cluster == nil {
+			subscribed(nil)
 		} else {
-			c.replayRetained(&sub, b.retainedSerial.Load())
+			b.cluster.confirmRoutes(l, []string{topicFilter}, subscribed)
 		}
 	})
 	select {
@@ -43,9 +55,14 @@ func (b *Broker) Subscribe(topicFilter string, f func(m *MessageView)) (cancel f
 	case <-b.stopped:
 		return nil, ErrNotRunning
 	}
-	return func() {
+	cancel = func() {
 		s.leaveTrie(b)
 		s.client.Store(nil)
 		l.el.Post(func() { c.state = stateClosed })
-	}, nil
+	}
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	return cancel, nil
 }

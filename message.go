@@ -84,7 +84,7 @@ func (l *loop) publishOwn(p *publication, done func(matched int, err error)) {
 		f(nil, p.view())
 	}
 	r := l.route(p, false)
-	if !r.commit && !r.op.Retain {
+	if !r.commit && !r.forward && !r.op.Retain {
 		if done != nil {
 			done(r.matched, nil)
 		}

@@ -31,6 +31,8 @@ type publication struct {
 	// afterCommit: nothing goes out, or counts, before the commit. So is a Will, which
 	// is tried again if that fails.
 	afterCommit bool
+	elsewhere   bool // another instance got it, and has counted it where it was queued
+	sys         bool // the broker's own, about this process
 }
 
 // keep returns the message as a copy that lasts. It is made once.
@@ -117,9 +119,13 @@ func (d *delivery) numbered(n store.Number) {
 // be acknowledged.
 type routed struct {
 	matched int
-	// commit says that op must be committed. Its Targets are the loop's scratch.
-	commit bool
-	op     store.Op
+	// commit says that op must be committed before the message may be acknowledged,
+	// forward that it must be, but nobody waits for it. Its Targets are the loop's
+	// scratch.
+	commit, forward bool
+	op              store.Op
+	// groups are the shared subscriptions that matched. Only with a cluster.
+	groups []*trie.Group[*Session]
 	// retained is the serial of the change of the retained message, if op.Retain.
 	retained uint64
 }
@@ -135,6 +141,12 @@ type routed struct {
 func (l *loop) route(p *publication, force bool) (r routed) {
 	l.serial++
 	p.serial = l.serial
+	if l.b.cluster != nil && p.qos > 0 && !p.sys {
+		// What other instances subscribed to shows in the commit.
+		force = true
+		p.afterCommit = p.afterCommit || p.qos == 2
+		r.op.Additions = l.b.additions()
+	}
 	if p.retain { // first: who subscribes now gets it as retained or as a match, if not as both
 		r.retained, r.op.Retain = l.retain(p)
 	}
@@ -163,6 +175,9 @@ func (l *loop) route(p *publication, force bool) (r routed) {
 			retain:  p.retain && o.RetainAsPublished,
 			id:      o.SubscriptionIdentifier,
 		}
+		if p.sys && d.client == nil {
+			continue
+		}
 		switch {
 		case !wait:
 			l.routeOne(p, &d, &r)
@@ -186,7 +201,10 @@ func (l *loop) route(p *publication, force bool) (r routed) {
 	if wait {
 		l.routeAll(p, &r)
 	}
-	if r.commit || r.op.Retain {
+	if r.op.Additions != 0 && p.qos == 1 {
+		r.groups = append(r.groups, m.Groups...)
+	}
+	if r.commit || r.forward || r.op.Retain {
 		r.op.Message = p.keep()
 		r.op.Targets = l.targets
 	}
@@ -199,7 +217,7 @@ func (l *loop) routeOne(p *publication, d *delivery, r *routed) {
 	r.matched++
 	l.m.MessagesMatched[d.qos].Inc()
 	if d.stored() {
-		r.commit = l.addTarget(p, d) || r.commit
+		l.addTarget(p, d, r)
 		return
 	}
 	l.dispatch(p, d)
@@ -212,8 +230,7 @@ func (l *loop) routeAll(p *publication, r *routed) {
 	r.matched += len(l.deliveries)
 	for i := range l.deliveries {
 		d := &l.deliveries[i]
-		target := d.stored() && l.addTarget(p, d)
-		r.commit = r.commit || target
+		target := d.stored() && l.addTarget(p, d, r)
 		if !p.afterCommit || d.stored() && !target { // the latter was dropped
 			l.m.MessagesMatched[d.qos].Inc()
 		}
@@ -232,10 +249,10 @@ func (l *loop) routeAll(p *publication, r *routed) {
 	}
 }
 
-// stored reports whether d goes through a queue in the store: that of a durable
-// session, or that of a group without a connected member.
+// stored reports whether d goes by way of the store: through the queue of a durable
+// session, or that of a group without a connected member, or to another instance.
 func (d *delivery) stored() bool {
-	return d.qos > 0 && (d.session == nil || d.session.durable)
+	return d.qos > 0 && (d.session == nil || d.session.durable) || d.instance() != ""
 }
 
 // merge adds d to l.deliveries, or to the one of the same session.
@@ -268,7 +285,18 @@ func (d *delivery) merge(o *delivery) {
 
 // addTarget makes d a target of the commit, and reports false if it was dropped
 // because the group's queue, where it was to wait, is full.
-func (l *loop) addTarget(p *publication, d *delivery) bool {
+func (l *loop) addTarget(p *publication, d *delivery, r *routed) bool {
+	if inst := d.instance(); inst != "" {
+		l.addForward(p, d, inst)
+		r.forward = true
+		r.commit = r.commit || p.qos > 0
+		return true
+	}
+	if d.qos == 0 { // its client left the other instance just now
+		l.drop(p, d, metrics.DropOffline)
+		return false
+	}
+	r.commit = true
 	if d.session == nil && !l.b.groups.reserve(d.sharedFilter(), p.size(), &l.b.opts.Limits) {
 		l.drop(p, d, metrics.DropQueueFull)
 		return false
@@ -276,6 +304,26 @@ func (l *loop) addTarget(p *publication, d *delivery) bool {
 	l.targets = append(l.targets, d.target())
 	l.routed = append(l.routed, *d)
 	return true
+}
+
+// addForward makes another instance a target of the commit, once however many of
+// its sessions match, and once for each group.
+func (l *loop) addForward(p *publication, d *delivery, instance string) {
+	t := store.Target{Instance: instance, QoS: d.qos, Retain: d.retain}
+	if d.group != nil {
+		t.ShareName, t.TopicFilter = d.group.ShareName(), d.group.TopicFilter()
+	} else {
+		for i := range l.targets {
+			if l.targets[i].Instance == instance && l.targets[i].ShareName == "" {
+				if !p.afterCommit {
+					l.m.MessagesForwarded[d.qos].Inc()
+				}
+				return
+			}
+		}
+	}
+	l.targets = append(l.targets, t)
+	l.routed = append(l.routed, *d)
 }
 
 // target is the queue that d goes through.
@@ -338,21 +386,31 @@ func (l *loop) dropGone(p *publication, d *delivery) {
 func (l *loop) commit(p *publication, r *routed, done func(op *store.Op, err error)) {
 	r.op.Targets = append([]store.Target(nil), r.op.Targets...)
 	deliveries := append([]delivery(nil), l.routed...)
-	kept, from, received, deferred, retained := p.keep(), p.from, p.received, p.afterCommit, r.retained
-	first := deferred || p.publisher != nil
+	kept, retained, groups := p.keep(), r.retained, r.groups
+	info := publication{from: p.from, received: p.received, afterCommit: p.afterCommit, publisher: p.publisher, packetID: p.packetID}
+	first := info.afterCommit || info.publisher != nil
 	l.commits.add(r.op, func(op *store.Op, err error) {
+		var q publication
+		q.set(kept)
+		q.from, q.received, q.afterCommit, q.publisher, q.packetID = info.from, info.received, info.afterCommit, info.publisher, info.packetID
+		if err == nil && op.Result == store.Stale {
+			l.commitAgain(&q, op, deliveries, done)
+			return
+		}
 		if first && done != nil {
 			done(op, err)
 		}
-		var q publication
-		q.set(kept)
 		l.serial++
-		q.from, q.received, q.serial, q.afterCommit = from, received, l.serial, deferred
+		q.serial = l.serial
 		l.committed(&q, op, deliveries, err)
 		if op.Retain {
 			l.retainedCommitted(op, retained, err)
 		}
-		if done != nil && !first {
+		switch {
+		case done == nil || first:
+		case err == nil && op.Additions != 0 && l.b.additions() > op.Additions:
+			l.commitAdded(&q, op, groups, done)
+		default:
 			done(op, err)
 		}
 	})
@@ -370,6 +428,8 @@ func (l *loop) committed(p *publication, op *store.Op, deliveries []delivery, er
 			l.m.MessagesMatched[d.qos].Inc()
 		}
 		switch {
+		case i < len(op.Targets) && op.Targets[i].Instance != "":
+			l.forwarded(p, d, &op.Targets[i], stored)
 		case !stored && p.afterCommit: // it is tried again, or somebody else did it
 			if d.session == nil {
 				l.b.groups.release(d.sharedFilter(), p.size())
@@ -417,6 +477,10 @@ func (l *loop) queued(p *publication, d *delivery, t *store.Target) {
 	if d.session == nil { // a group with no connected member: it waits there
 		l.m.MessagesQueued[d.qos].Inc()
 		l.groupHas(&store.Entry{Message: p.keep(), ShareName: t.ShareName, TopicFilter: t.TopicFilter})
+		return
+	}
+	if l.b.cluster != nil && t.Owner != "" && t.Owner != l.b.owner() { // who has been told
+		l.m.MessagesQueued[d.qos].Inc()
 		return
 	}
 	if t.Number.IsZero() { // the store has it, but doesn't say where
@@ -544,7 +608,7 @@ func (l *loop) publishAllowed(c *Client, p *publication, packetID uint16) {
 	case p.qos == 1:
 		c.acknowledge(codec.TypePuback, packetID, reason)
 	}
-	if !r.commit && r.op.Retain { // QoS 0: it is stored, but nobody waits for that
+	if !r.commit && (r.op.Retain || r.forward) { // QoS 0: it is stored, but nobody waits for that
 		l.commit(p, &r, nil)
 	}
 	if l.commits.full() {

@@ -2,6 +2,8 @@ package loopmq
 
 import (
 	"hash/maphash"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -25,6 +27,9 @@ type Session struct {
 
 	// epoch is that of the last connection. It is set after client was.
 	epoch atomic.Uint64
+
+	// remote says which other instance has the connection; nil: none.
+	remote atomic.Pointer[remote]
 
 	mu struct {
 		sync.Mutex
@@ -109,6 +114,18 @@ func (r *registry) busy(clientID string) bool {
 	return sh.mu.attempts[clientID] != nil
 }
 
+// attempt returns the CONNECT that is being decided on for a ClientID, nil if none
+// is.
+func (r *registry) attempt(clientID string) *Client {
+	sh := r.shard(clientID)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if a := sh.mu.attempts[clientID]; a != nil {
+		return a.current
+	}
+	return nil
+}
+
 // session returns the session of a ClientID, nil if there is none.
 func (r *registry) session(clientID string) *Session {
 	sh := r.shard(clientID)
@@ -148,6 +165,19 @@ func (r *registry) restore(stored *store.Session) *Session {
 	return s
 }
 
+// each calls f for every session. f may call other methods of r.
+func (r *registry) each(f func(s *Session)) {
+	for i := range r.shards {
+		sh := &r.shards[i]
+		sh.mu.Lock()
+		sessions := slices.Collect(maps.Values(sh.mu.sessions))
+		sh.mu.Unlock()
+		for _, s := range sessions {
+			f(s)
+		}
+	}
+}
+
 func (r *registry) len() int {
 	n := 0
 	for i := range r.shards {
@@ -185,6 +215,9 @@ func (s *Session) subscribe(b *Broker, sub store.Subscription, limit int) (exist
 	if isShared(sub.TopicFilter) {
 		s.mu.shared++
 	}
+	if s.routes(b) {
+		b.cluster.routed(sub.TopicFilter)
+	}
 	return false, true
 }
 
@@ -203,7 +236,16 @@ func (s *Session) unsubscribe(b *Broker, topicFilter string) (existed bool) {
 	if isShared(topicFilter) {
 		s.mu.shared--
 	}
+	if s.routes(b) {
+		b.cluster.unrouted(topicFilter)
+	}
 	return true
+}
+
+// routes reports whether other instances have to know what s subscribes to, beyond
+// what the store tells them of it.
+func (s *Session) routes(b *Broker) bool {
+	return b.cluster != nil && !s.durable && s.remote.Load() == nil
 }
 
 // sentUpTo notes that a connection sent the entries up to n.
@@ -228,6 +270,13 @@ func (s *Session) becomesKnown() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mu.known = true
+}
+
+// unknown notes that another process may have sent entries of the queue.
+func (s *Session) unknown() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.known = false
 }
 
 // subscriptionCount returns how many subscriptions there are, and how many of
@@ -263,22 +312,31 @@ func (s *Session) leaveTrie(b *Broker) {
 		if isShared(f) {
 			b.groupLost(f)
 		}
+		if s.routes(b) {
+			b.cluster.unrouted(f)
+		}
 	}
 	s.mu.filters, s.mu.shared = filterSet{}, 0
 }
 
-// end takes a session out of the trie and the registry. Only the first call does
-// anything.
-func (s *Session) end(b *Broker) {
+// forget takes a session out of the trie and the registry, which ended elsewhere.
+func (s *Session) forget(b *Broker) (first bool) {
 	s.leaveTrie(b)
 	s.mu.Lock()
-	ended := s.mu.ended
+	first = !s.mu.ended
 	s.mu.ended = true
 	s.mu.Unlock()
-	if ended {
+	if first {
+		b.registry.remove(s)
+	}
+	return first
+}
+
+// end is forget for a session that ends here. Only the first call does anything.
+func (s *Session) end(b *Broker) {
+	if !s.forget(b) {
 		return
 	}
-	b.registry.remove(s)
 	if f := b.opts.Events.OnSessionTerminated; f != nil {
 		f(s.id.ClientID)
 	}

@@ -29,7 +29,7 @@ func (l *loop) retain(p *publication) (serial uint64, ok bool) {
 	topic := string(p.topic)
 	if len(p.payload) == 0 {
 		b.changeRetained(topic, func(_ retainedMessage, exists bool) (retainedMessage, bool) {
-			ok, serial = exists, b.retainedSerial.Add(1)
+			ok, serial = exists || b.cluster != nil, b.retainedSerial.Add(1) // others may have set it
 			return retainedMessage{}, false
 		})
 		return serial, ok
@@ -100,6 +100,9 @@ func (l *loop) retainedCommitted(op *store.Op, serial uint64, err error) {
 	b, topic := l.b, op.Message.TopicName
 	if err != nil || op.Result != store.Done {
 		l.doubtRetained(string(topic), serial)
+		return
+	}
+	if b.cluster != nil { // the store has the last word, and replays ask it
 		return
 	}
 	m, exists := b.retained.Get(topic)
@@ -190,6 +193,11 @@ type replay struct {
 	serial uint64 // of the index when the subscription began; what came later came as news
 	topics *trie.Cursor[retainedMessage]
 	topic  string // the one to go on with; empty: the next of topics
+
+	// With a store that several nodes share the index only says which topics there
+	// are: a page of messages is read at a time.
+	page    []*store.Message
+	reading bool
 }
 
 // replays are the replays of a client: it gets one after the other.
@@ -279,6 +287,16 @@ func (c *Client) replaySome(r *replay) (all bool) {
 	l := c.loop
 	now := l.now()
 	for {
+		if r.reading {
+			return false
+		}
+		if len(r.page) > 0 {
+			if !c.replayUnlessNewer(r, r.page[0], now) {
+				return false
+			}
+			r.page = r.page[1:]
+			continue
+		}
 		if r.topic == "" {
 			steps := l.replayTurn()
 			if c.local != nil {
@@ -294,13 +312,68 @@ func (c *Client) replaySome(r *replay) (all bool) {
 				return false
 			}
 		}
-		m, exists := l.b.retained.Get([]byte(r.topic))
-		own := exists && r.sub.Options.NoLocal && m.PublisherID == c.info.ClientID // [MQTT-3.8.3-3]
-		if exists && !own && m.serial <= r.serial && !m.Expired(now) && !c.replayOne(r, m.Message) {
+		if l.b.cluster != nil && !reserved([]byte(r.topic)) {
+			c.readRetained(r)
+			return false
+		}
+		if m, exists := l.b.retained.Get([]byte(r.topic)); exists && !c.replayUnlessNewer(r, m.Message, now) {
 			return false
 		}
 		r.topic = ""
 	}
+}
+
+// replayUnlessNewer sends a retained message, and reports false if it has to wait.
+func (c *Client) replayUnlessNewer(r *replay, m *store.Message, now time.Time) bool {
+	indexed, exists := c.loop.b.retained.Get(m.TopicName)
+	own := r.sub.Options.NoLocal && m.PublisherID == c.info.ClientID // [MQTT-3.8.3-3]
+	return !exists || own || indexed.serial > r.serial || m.Expired(now) || c.replayOne(r, m)
+}
+
+// retainedAhead is how many retained messages are read from the store at a time for
+// one subscription.
+const retainedAhead = 64
+
+// readRetained reads the messages of the next topics from the store.
+func (c *Client) readRetained(r *replay) {
+	topics := []string{r.topic}
+	r.topic = ""
+	for len(topics) < retainedAhead {
+		topic, _, ok := r.topics.Next(c.loop.replayTurn())
+		if !ok {
+			break
+		}
+		if reserved([]byte(topic)) {
+			r.topic = topic
+			break
+		}
+		topics = append(topics, topic)
+	}
+	c.readRetainedTopics(r, topics)
+}
+
+func (c *Client) readRetainedTopics(r *replay, topics []string) {
+	l, b := c.loop, c.loop.b
+	r.reading = b.workers.do(func() {
+		messages, err := b.store.Retained().Read(context.Background(), topics)
+		l.el.Post(func() {
+			if c.state != stateConnected {
+				return
+			}
+			if err != nil {
+				b.storeAnswered(err)
+				l.repeat(func() { c.readRetainedTopics(r, topics) })
+				return
+			}
+			r.reading = false
+			for _, m := range messages {
+				if m != nil {
+					r.page = append(r.page, m)
+				}
+			}
+			c.advance()
+		})
+	})
 }
 
 // replayTurn returns what is left of replaySteps in this turn.
@@ -371,7 +444,7 @@ func (c *Client) replayOne(r *replay, m *store.Message) bool {
 			return false
 		}
 		l.targets, l.routed = l.targets[:0], l.routed[:0]
-		l.addTarget(&p, &d)
+		l.addTarget(&p, &d, &routed{})
 		f.storing++
 		l.commit(&p, &routed{op: store.Op{Kind: store.OpPublish, Message: m, Targets: l.targets}}, func(*store.Op, error) {
 			f.storing--

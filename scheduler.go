@@ -24,9 +24,10 @@ type scheduler struct {
 const (
 	// schedulePage bounds what one round takes from the store.
 	schedulePage = 1000
-	// scheduleMax is the longest the scheduler sleeps: other nodes may have put
-	// something into the store.
+	// scheduleMax is the longest the scheduler sleeps.
 	scheduleMax = 10 * time.Second
+	// scheduleShared is scheduleMax with a store that several nodes share.
+	scheduleShared = time.Second
 	// scheduleMin keeps a store that answers nonsense from making it spin.
 	scheduleMin = time.Millisecond
 	// schedulePause is how long it waits after the store failed, or was full.
@@ -96,6 +97,9 @@ func (s *scheduler) pausing(until *time.Time) bool {
 // untilNext returns how long to sleep.
 func (s *scheduler) untilNext() time.Duration {
 	wait := scheduleMax
+	if s.b.cluster != nil { // other nodes set Wills and expiry, and may be gone when these are due
+		wait = scheduleShared
+	}
 	for _, part := range []struct {
 		next  func(context.Context) (time.Time, bool, error)
 		pause time.Time

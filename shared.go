@@ -186,6 +186,16 @@ func (g *groups) settle(topicFilter string, after store.Number, read []store.Ent
 	return taken
 }
 
+// forget forgets all queues.
+func (g *groups) forget() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for f, q := range g.mu.queues {
+		q.entries, q.bytes, q.uncertain = 0, 0, nil
+		g.forgetIfEmpty(f, q)
+	}
+}
+
 // mayHaveEntries reports whether a queue may have something.
 func (g *groups) mayHaveEntries(topicFilter string) bool {
 	g.mu.Lock()
@@ -201,12 +211,24 @@ func sharedFilter(shareName, topicFilter string) string {
 // seed makes the hashes of this process hard to foresee.
 var seed = maphash.MakeSeed()
 
-func connectedMember(s *Session) bool { return s.client.Load() != nil }
+// connectedHere and connectedMember say which members are to get messages: those
+// that are connected, at this instance or at any.
+func connectedHere(s *Session) bool { return s.client.Load() != nil }
+
+func connectedMember(s *Session) bool { return s.client.Load() != nil || s.remote.Load() != nil }
 
 // selectMember picks the member of a group that gets p: a connected one by the
 // strategy. If there is none and p is at QoS 1 or 2, it waits for a durable one
 // in the group's queue: the delivery has no session then.
 func (l *loop) selectMember(g *trie.Group[*Session], p *publication) (delivery, bool) {
+	if d, ok := l.selectAmong(g, p, connectedMember); ok {
+		return d, true
+	}
+	return delivery{group: g, qos: p.qos, retain: p.retain}, p.qos == 0 || hasDurable(g)
+}
+
+// selectAmong picks one of those members of a group that are usable.
+func (l *loop) selectAmong(g *trie.Group[*Session], p *publication, usable func(*Session) bool) (delivery, bool) {
 	var hash uint64
 	switch l.b.opts.SharedSubscriptionStrategy {
 	case SharedHashClientID:
@@ -215,12 +237,12 @@ func (l *loop) selectMember(g *trie.Group[*Session], p *publication) (delivery, 
 		hash = maphash.Bytes(seed, p.topic)
 	}
 	for range selectTries {
-		m, ok := g.Select(l.strategy, hash, connectedMember)
+		m, ok := g.Select(l.strategy, hash, usable)
 		if !ok {
 			break
 		}
 		c := m.Subscriber.client.Load()
-		if c == nil { // it left just now
+		if c == nil && m.Subscriber.remote.Load() == nil { // it left just now
 			continue
 		}
 		return delivery{
@@ -232,7 +254,7 @@ func (l *loop) selectMember(g *trie.Group[*Session], p *publication) (delivery, 
 			id:      m.Options.SubscriptionIdentifier,
 		}, true
 	}
-	return delivery{group: g, qos: p.qos, retain: p.retain}, p.qos == 0 || hasDurable(g)
+	return delivery{}, false
 }
 
 // selectTries bounds how often a member is chosen that leaves in that moment.
@@ -274,7 +296,7 @@ func (l *loop) redistributePage(s *Session, epoch uint64, after store.Number) {
 				switch {
 				case !failed:
 					l.redistributePage(s, epoch, entries[len(entries)-1].Number)
-				case b.shuttingDown.Load():
+				case b.shuttingDown.Load() || b.rejoining.Load():
 					l.left(s)
 				default:
 					l.repeat(func() { l.redistributePage(s, epoch, after) })
@@ -311,13 +333,17 @@ func (l *loop) afterLeaving(s *Session, f func()) {
 // a member who has left meanwhile.
 func (l *loop) comesBack(s *Session, entries []store.Entry) {
 	owner := s.owner.Load()
+	if owner == nil { // no connection of this process had it
+		s.owner.CompareAndSwap(nil, l)
+		owner = s.owner.Load()
+	}
 	if owner != l {
 		owner.el.Post(func() { owner.comesBack(s, entries) })
 		return
 	}
 	// In this order: who sees the epoch of a connection sees that it is there.
 	epoch := s.epoch.Load()
-	if s.client.Load() != nil { // connected again: it reads them
+	if s.client.Load() != nil || s.elsewhere() != "" { // connected again: it reads them
 		return
 	}
 	l.backToGroups(s, epoch, entries, func() {
@@ -428,7 +454,7 @@ func (l *loop) passToGroup(e *store.Entry) {
 	l.targets, l.routed = l.targets[:0], l.routed[:0]
 	r := routed{op: store.Op{Kind: store.OpPublish}}
 	l.routeOne(&p, &d, &r)
-	if r.commit {
+	if r.commit || r.forward {
 		r.op.Message, r.op.Targets = e.Message, l.targets
 		l.commit(&p, &r, nil)
 	}
@@ -453,6 +479,26 @@ func (l *loop) drainGroup(topicFilter string) {
 	name, filter, _ := codec.SplitShare([]byte(topicFilter))
 	d := &drain{topicFilter: topicFilter, queue: store.GroupQueue(string(name), string(filter))}
 	l.drainPage(d, store.Number{}, limit)
+}
+
+// memberCame drains a group that has a new connected member. What other instances
+// put into its queue only the store knows.
+func (l *loop) memberCame(topicFilter string) {
+	b := l.b
+	if b.cluster == nil {
+		l.drainGroup(topicFilter)
+		return
+	}
+	b.workers.do(func() {
+		_, err := b.groups.restore(context.Background(), b.store, topicFilter)
+		l.el.Post(func() {
+			if err != nil {
+				l.regain(topicFilter)
+				return
+			}
+			l.drainGroup(topicFilter)
+		})
+	})
 }
 
 // groupLost sees to what waits for a group whose last member may just have left.
@@ -554,6 +600,10 @@ func (l *loop) drainEntry(dr *drain, e *store.Entry) bool {
 	if ok && d.session == nil {
 		return false
 	}
+	if ok && d.instance() != "" {
+		l.drainAway(dr, e, &d)
+		return true
+	}
 	op := store.Op{Kind: store.OpMove, From: dr.queue, Numbers: []store.Number{e.Number}}
 	if ok && d.stored() {
 		op.Targets = []store.Target{d.target()}
@@ -579,6 +629,32 @@ func (l *loop) drainEntry(dr *drain, e *store.Entry) bool {
 		}
 	})
 	return true
+}
+
+// drainAway hands an entry to a member that isn't durable and is connected at
+// another instance, and only then takes it out: twice rather than never.
+func (l *loop) drainAway(dr *drain, e *store.Entry, d *delivery) {
+	op := store.Op{Kind: store.OpPublish, Message: e.Message, Targets: []store.Target{{
+		Instance: d.instance(), QoS: d.qos, Retain: d.retain, ShareName: e.ShareName, TopicFilter: e.TopicFilter,
+	}}}
+	l.commits.add(op, func(op *store.Op, err error) {
+		if err != nil || op.Targets[0].Result != store.Done {
+			dr.refused = true
+			return
+		}
+		dr.moved = true
+		remove := store.Op{Kind: store.OpMove, From: dr.queue, Numbers: []store.Number{e.Number}}
+		l.commits.add(remove, func(_ *store.Op, err error) {
+			if err != nil {
+				l.drainLater(dr.topicFilter, retryInterval)
+				return
+			}
+			l.b.groups.release(dr.topicFilter, e.Message.Size())
+			l.m.QueueDelivered[e.QoS].Inc()
+			l.m.MessagesMatched[d.qos].Inc()
+			l.m.MessagesForwarded[d.qos].Inc()
+		})
+	})
 }
 
 // takenOut brings an entry that was taken out of a group's queue to the member

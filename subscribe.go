@@ -118,8 +118,24 @@ func (c *Client) subscribeAllowed(s *subscribing) {
 		}
 	}
 	s.serial = b.retainedSerial.Load()
-	if !c.session.durable || len(op.Subscriptions) == 0 {
+	switch {
+	case len(op.Subscriptions) == 0 || !c.session.durable && b.cluster == nil:
 		c.subscribed(s)
+		return
+	case !c.session.durable:
+		filters := make([]string, len(op.Subscriptions))
+		for i := range filters {
+			filters[i] = op.Subscriptions[i].TopicFilter
+		}
+		b.cluster.confirmRoutes(l, filters, func(err error) {
+			switch {
+			case c.state != stateConnected:
+			case err != nil:
+				c.disconnect(codec.ServerBusy, errStoreUnavailable)
+			default:
+				c.subscribed(s)
+			}
+		})
 		return
 	}
 	l.commits.add(op, func(op *store.Op, err error) {
@@ -160,7 +176,7 @@ func (c *Client) subscribed(s *subscribing) {
 			continue
 		}
 		if isShared(sub.TopicFilter) { // no retained messages (section 4.8.2)
-			c.loop.drainGroup(sub.TopicFilter)
+			c.loop.memberCame(sub.TopicFilter)
 			continue
 		}
 		switch sub.Options.RetainHandling {

@@ -69,7 +69,7 @@ func (l *loop) publishSys(topic, value string) {
 	l.b.indexRetained(string(m.TopicName), m, nil)
 	var p publication
 	p.set(m)
-	p.retain = false
+	p.retain, p.sys = false, true
 	l.route(&p, false)
 }
 

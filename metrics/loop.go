@@ -29,8 +29,8 @@ type Loop struct {
 	// MessagesMatched, MessagesDelivered, MessagesQueued and MessagesDropped
 	// count matches and their outcomes by effective QoS. The package comment says
 	// how they add up.
-	MessagesMatched, MessagesDelivered, MessagesQueued [numQoS]Counter
-	MessagesDropped                                    [numQoS][NumDropReasons]Counter
+	MessagesMatched, MessagesDelivered, MessagesQueued, MessagesForwarded [numQoS]Counter
+	MessagesDropped                                                       [numQoS][NumDropReasons]Counter
 	// QueueDelivered and QueueDropped count what became of messages that had been
 	// in MessagesQueued: sent for the first time, or removed without.
 	QueueDelivered [numQoS]Counter

@@ -28,11 +28,13 @@
 //     without having waited for anything but the commit of this message.
 //   - MessagesQueued: it has to wait in the Session's queue, on disk or in
 //     memory, because the client is offline or its window is full.
+//   - MessagesForwarded: another node has it, whose Sessions without a queue it is
+//     for. There its matches count again.
 //   - MessagesDropped: it was given up, for the stated [DropReason].
 //
 // So, once all loops are at rest, for each QoS
 //
-//	matched = delivered + queued + dropped
+//	matched = delivered + queued + forwarded + dropped
 //
 // What becomes of a queued message later doesn't touch these counters. It has
 // its own, counted once for each entry, and again for each QoS
@@ -40,7 +42,8 @@
 //	queued = queue delivered + queue dropped + entries never sent so far
 //
 // (since the start of the process: entries which a durable store already held
-// are in the first two only, when they are sent or dropped). A PUBLISH that is sent again when a Session
+// are in the first two only, when they are sent or dropped; of nodes that share a
+// store, one may count what another queued, so it is their sums that add up). A PUBLISH that is sent again when a Session
 // resumes is in PacketsSent and nowhere else.
 package metrics
 

@@ -106,7 +106,7 @@ var families = []Family{
 	},
 	{
 		"loopmq_messages_matched_total", TypeCounter, "qos",
-		"Copies of messages that subscriptions asked for, by effective QoS: the sum of delivered, queued and dropped.",
+		"Copies of messages that subscriptions asked for, by effective QoS: the sum of delivered, queued, forwarded and dropped.",
 		byQoS(func(l *Loop) *[numQoS]Counter { return &l.MessagesMatched }),
 	},
 	{
@@ -118,6 +118,11 @@ var families = []Family{
 		"loopmq_messages_queued_total", TypeCounter, "qos",
 		"Matches that had to wait in the queue of a session, by effective QoS.",
 		byQoS(func(l *Loop) *[numQoS]Counter { return &l.MessagesQueued }),
+	},
+	{
+		"loopmq_messages_forwarded_total", TypeCounter, "qos",
+		"Matches handed to another node, for its sessions that are not durable, by QoS.",
+		byQoS(func(l *Loop) *[numQoS]Counter { return &l.MessagesForwarded }),
 	},
 	{
 		"loopmq_messages_dropped_total", TypeCounter, "qos,reason",

@@ -1,0 +1,89 @@
+package loopmq
+
+import (
+	"slices"
+
+	"loopmq/metrics"
+	"loopmq/store"
+	"loopmq/trie"
+)
+
+// commitAgain is for a message that must reach all subscribers in one step, and was
+// matched before subscriptions were added at other instances: it is matched again.
+func (l *loop) commitAgain(p *publication, stale *store.Op, deliveries []delivery, done doneFunc) {
+	for i := range deliveries {
+		if d := &deliveries[i]; d.session == nil && i < len(stale.Targets) {
+			l.b.groups.release(d.sharedFilter(), p.size())
+		}
+	}
+	r := l.route(p, true)
+	r.op.Session, r.op.Epoch, r.op.PacketID, r.op.WillOf = stale.Session, stale.Epoch, stale.PacketID, stale.WillOf
+	l.commit(p, &r, done)
+}
+
+// commitAdded is for a QoS 1 message that has been stored, but was matched before
+// subscriptions were added at other instances: what matches now as well is added,
+// and only then done is called.
+func (l *loop) commitAdded(p *publication, op *store.Op, groups []*trie.Group[*Session], done doneFunc) {
+	l.targets, l.routed = l.targets[:0], l.routed[:0]
+	r := routed{op: store.Op{Kind: store.OpPublish, Message: p.keep()}}
+	l.b.subscriptions.Match(p.topic, &l.matches)
+	clear(l.merged)
+	l.deliveries = l.deliveries[:0]
+	for i := range l.matches.Subscribers {
+		s, o := l.matches.Subscribers[i].Subscriber, &l.matches.Subscribers[i].Options
+		d := delivery{
+			session: s, client: s.client.Load(), qos: min(p.qos, o.QoS), retain: p.retain && o.RetainAsPublished, id: o.SubscriptionIdentifier,
+		}
+		if o.NoLocal && s == p.from || !d.stored() || had(op, &d) {
+			continue
+		}
+		l.merge(&d)
+	}
+	for _, g := range l.matches.Groups {
+		if slices.Contains(groups, g) {
+			continue
+		}
+		if d, ok := l.selectMember(g, p); ok && d.stored() {
+			l.deliveries = append(l.deliveries, d)
+		}
+	}
+	for i := range l.deliveries {
+		d := &l.deliveries[i]
+		l.m.MessagesMatched[d.qos].Inc()
+		l.addTarget(p, d, &r)
+	}
+	if len(l.targets) == 0 {
+		done(op, nil)
+		return
+	}
+	r.op.Targets = l.targets
+	l.commit(p, &r, done)
+}
+
+// had reports whether the queue or instance of d was a target of op.
+func had(op *store.Op, d *delivery) bool {
+	instance := d.instance()
+	for i := range op.Targets {
+		t := &op.Targets[i]
+		if instance != "" && t.Instance == instance && t.ShareName == "" || instance == "" && t.Queue.Session == d.session.id {
+			return true
+		}
+	}
+	return false
+}
+
+// forwarded handles one instance that a message was handed to.
+func (l *loop) forwarded(p *publication, d *delivery, t *store.Target, stored bool) {
+	switch {
+	case !stored && p.afterCommit: // it is tried again
+	case stored && (t.Result == store.Done || t.Result == store.Duplicate):
+		l.m.MessagesForwarded[d.qos].Inc()
+	case stored && t.Result == store.Refused:
+		l.drop(p, d, metrics.DropMailboxFull)
+	case stored:
+		l.dropGone(p, d)
+	default:
+		l.drop(p, d, metrics.DropStoreUnavailable)
+	}
+}

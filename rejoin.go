@@ -1,0 +1,81 @@
+package loopmq
+
+import (
+	"context"
+	"math"
+	"time"
+)
+
+// rejoinPause is how long to wait between two tries to join.
+const rejoinPause = time.Second
+
+// rejoin is what a broker does that was declared dead: others have its sessions, so
+// it ends every connection, forgets what it knew, and joins as a new instance.
+func (b *Broker) rejoin() {
+	if b.rejoining.Swap(true) || b.shuttingDown.Load() {
+		return
+	}
+	b.log.Error("instance_expelled", "instance", b.owner())
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		select {
+		case <-b.stopped:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	b.cluster.releasedBy(func(string, *releaseWait) bool { return true })
+	for _, l := range b.loops {
+		l.el.Post(l.disconnectAll)
+	}
+	if b.drained(ctx) != nil {
+		return
+	}
+	b.forgetAll()
+	for {
+		err := b.cluster.join(ctx)
+		if err == nil {
+			err = b.load(ctx)
+		}
+		if err == nil {
+			err = b.cluster.member().Start(ctx)
+		}
+		if err == nil {
+			break
+		}
+		b.storeAnswered(err)
+		select {
+		case <-time.After(rejoinPause):
+		case <-ctx.Done():
+			return
+		}
+		b.forgetAll()
+	}
+	b.storeAnswered(nil)
+	b.log.Info("instance_joined", "instance", b.owner())
+	b.rejoining.Store(false)
+}
+
+// forgetAll empties what was read from the store and what the feed told. No client
+// is connected.
+func (b *Broker) forgetAll() {
+	b.registry.each(func(s *Session) { s.forget(b) })
+	c := b.cluster
+	c.mu.Lock()
+	peers := c.mu.peers
+	c.mu.peers = make(map[string]*Session)
+	clear(c.mu.routes)
+	clear(c.mu.waiting)
+	c.mu.Unlock()
+	for _, p := range peers {
+		p.leaveTrie(b)
+	}
+	b.groups.forget()
+	steps := math.MaxInt
+	topics := b.retained.Cursor("#")
+	for topic, _, ok := topics.Next(&steps); ok; topic, _, ok = topics.Next(&steps) {
+		b.changeRetained(topic, func(retainedMessage, bool) (retainedMessage, bool) { return retainedMessage{}, false })
+	}
+	b.queuedBefore.Add(-int64(b.queued()))
+}
