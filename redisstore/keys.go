@@ -76,14 +76,14 @@ func (k keys) retainedMessage(topicName string) string { return k.prefix + "r:" 
 func (k keys) retained() string                        { return k.prefix + "retained" }
 func (k keys) retainedExpiry() string                  { return k.prefix + "retexp" }
 
-// leases is a sorted set: instance -> ms on Redis's clock when its lease lapses.
-// An instance that isn't in it is dead.
+// leases is a sorted set: instance -> ms on Redis's clock when its lease lapses. It
+// is the fence: an instance that isn't in it was declared dead, or has left, and
+// never comes back, so that scripts that act for an instance ask ZSCORE first.
 func (k keys) leases() string { return k.prefix + "leases" }
 
-// dead is a hash of tombstones: instance -> the instance that reaps it, empty when
-// that is done. buried is a sorted set: instance -> ms when it was declared dead.
-func (k keys) dead() string   { return k.prefix + "dead" }
-func (k keys) buried() string { return k.prefix + "buried" }
+// dead is a hash of tombstones: instance that was declared dead -> the instance that
+// reaps it. A tombstone goes when that is done.
+func (k keys) dead() string { return k.prefix + "dead" }
 
 // feed is the stream of Changes.
 func (k keys) feed() string { return k.prefix + "feed" }
