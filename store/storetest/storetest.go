@@ -14,6 +14,9 @@ type Capabilities struct {
 	// Reopen closes s and returns a store with the same data. Nil: the store
 	// does not outlive its process.
 	Reopen func(t *testing.T, s store.Store) store.Store
+	// Embedded: one process has the store at a time, so that sessions which were
+	// connected when it was opened are offline then.
+	Embedded bool
 	// OpenBounded opens an empty store that refuses what goes beyond maxBytes in
 	// the sizes of its messages. Nil: the store has no such bound.
 	OpenBounded func(t *testing.T, maxBytes int) store.Store
@@ -48,7 +51,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, c Capabilities) {
 			for _, rt := range reopenTests {
 				t.Run(rt.name, func(t *testing.T) {
 					h := newHarness(t, open(t))
-					rt.run(h, func() { h.use(c.Reopen(t, h.s)) })
+					rt.run(h, c.Embedded, func() { h.use(c.Reopen(t, h.s)) })
 				})
 			}
 		})

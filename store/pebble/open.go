@@ -1,0 +1,252 @@
+package pebble
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+
+	"loopmq/store"
+)
+
+// formatVersion is that of the keys and records which this code writes.
+const formatVersion = 1
+
+// migrations convert what the version of their index wrote into that of the
+// next one. Each makes its changes in the batch that also notes the new version,
+// so one that was interrupted begins again.
+var migrations = []func(*pebble.DB, *pebble.Batch) error{
+	0: nil, // there was none
+}
+
+// Open opens the store in o.Dir, or makes one there. Sessions that a former
+// process left connected are offline from now on.
+func Open(o Options) (*Store, error) {
+	o.setDefaults()
+	s := &Store{
+		opts:        o,
+		now:         o.Now,
+		log:         o.Logger,
+		fs:          o.FS,
+		stopped:     make(chan struct{}),
+		sessions:    make(map[string]*session),
+		groups:      make(map[groupID]*queue),
+		shared:      make(map[uint64]*shared),
+		sessionDue:  dueIndex{prefix: keySessionDue},
+		retainedDue: dueIndex{prefix: keyRetainedDue},
+		willDue:     dueIndex{prefix: keyWillDue},
+	}
+	s.syncs.moved = sync.NewCond(&s.syncs.mu)
+	db, err := pebble.Open(o.Dir, s.pebbleOptions())
+	switch {
+	case isLocked(err):
+		return nil, fmt.Errorf("%s %w", o.Dir, ErrInUse)
+	case err != nil:
+		return nil, fmt.Errorf("open the store in %s: %w", o.Dir, err)
+	}
+	s.db = db
+	if err := s.start(); err != nil {
+		return nil, fmt.Errorf("open the store: %s %w", o.Dir, errors.Join(err, db.Close()))
+	}
+	if o.Sync == SyncInterval {
+		s.ticker.Go(s.syncAtIntervals)
+	}
+	return s, nil
+}
+
+// start brings what is stored into the state in which it is worked with.
+func (s *Store) start() error {
+	if err := upgrade(s.db, migrations, formatVersion); err != nil {
+		return err
+	}
+	block, err := s.readUint(keyBlock)
+	if err != nil {
+		return err
+	}
+	used, err := s.readUint(keyUsed)
+	if err != nil {
+		return err
+	}
+	s.used = int(used)
+	s.ids.begin(block + 1)
+	s.generation = s.ids.last
+	s.mu.Lock()
+	t := s.begin()
+	t.setBlock(block + 1)
+	w, err := t.apply(true)
+	s.mu.Unlock()
+	if err == nil {
+		err = s.wait(w)
+	}
+	if err != nil {
+		return err
+	}
+	return s.takeOffline()
+}
+
+// readUint reads a record of one integer.
+func (s *Store) readUint(key byte) (n uint64, err error) {
+	_, err = get(s.db, []byte{key}, func(value []byte) error {
+		r := readRecord(value)
+		n = r.fixed()
+		return r.err()
+	})
+	return n, err
+}
+
+// upgrade brings a database to a version, or says why it can't.
+func upgrade(db *pebble.DB, migrations []func(*pebble.DB, *pebble.Batch) error, version uint64) error {
+	var at uint64
+	found, err := get(db, []byte{keyFormat}, func(value []byte) error {
+		if len(value) != 8 {
+			return ErrFormat
+		}
+		at = binary.BigEndian.Uint64(value)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if !found {
+		if err := each(db, nil, nil, func([]byte, []byte) (bool, error) { return false, ErrFormat }); err != nil {
+			return fmt.Errorf("is not a store of loopmq: %w", err)
+		}
+		return db.Set([]byte{keyFormat}, appendUint64(nil, version), pebble.Sync)
+	}
+	if at > version {
+		return fmt.Errorf("%w: version %d, the newest known is %d", ErrFormat, at, version)
+	}
+	for ; at < version; at++ {
+		b := db.NewBatch()
+		if err := migrations[at](db, b); err != nil {
+			return errors.Join(fmt.Errorf("upgrade from version %d: %w", at, err), b.Close())
+		}
+		if err := b.Set([]byte{keyFormat}, appendUint64(nil, at+1), nil); err != nil {
+			return err
+		}
+		if err := b.Commit(pebble.Sync); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// offlinePage is how many sessions go offline in one step.
+const offlinePage = 1000
+
+// takeOffline ends the connections of a former process, as they would have ended
+// if it had seen them end: durable sessions expire, and Wills are due, counted
+// from now; other sessions end. Each step takes its sessions out of the index, so
+// a crash in between does no harm.
+func (s *Store) takeOffline() error {
+	for {
+		type connection struct {
+			epoch    uint64
+			clientID string
+		}
+		var page []connection
+		err := each(s.db, []byte{keyOwned}, []byte{keyOwned + 1}, func(key, value []byte) (bool, error) {
+			r := readRecord(value)
+			page = append(page, connection{binary.BigEndian.Uint64(key[1:]), r.string()})
+			return len(page) < offlinePage, r.err()
+		})
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		err = s.step(func(t *tx) {
+			now := s.now()
+			for _, c := range page {
+				t.connectionLost(c.clientID, c.epoch, now)
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// neverExpires is the Session Expiry Interval of a session that does not expire
+// [MQTT-3.1.2-23].
+const neverExpires = 0xFFFFFFFF
+
+// connectionLost ends one connection of a former process.
+func (t *tx) connectionLost(clientID string, epoch uint64, now time.Time) {
+	w := t.will(epoch)
+	se := t.session(clientID)
+	switch {
+	case se == nil || se.Epoch != epoch || !se.Durable: // the session ends, and with it the delay [MQTT-3.1.3-9]
+		if w != nil {
+			t.hurryWill(w, now)
+		}
+		if se != nil && se.Epoch == epoch {
+			t.endSession(se, store.Number{})
+			return
+		}
+		t.deleteOnce(key1(t.key[:0], keyOwned, epoch))
+	default:
+		if w != nil {
+			delay := min(w.DelayInterval, se.SessionExpiryInterval)
+			t.setWillDue(w, now.Add(time.Duration(delay)*time.Second))
+		}
+		var due time.Time
+		if se.SessionExpiryInterval != neverExpires {
+			due = now.Add(time.Duration(se.SessionExpiryInterval) * time.Second)
+		}
+		t.leave(se, due)
+	}
+}
+
+// syncAtIntervals forces the log to the disk again and again, until Close. After
+// a failure it does nothing.
+func (s *Store) syncAtIntervals() {
+	ticker := time.NewTicker(s.opts.SyncInterval)
+	defer ticker.Stop()
+	var last uint64
+	for {
+		select {
+		case <-s.stopped:
+			return
+		case <-ticker.C:
+		}
+		s.mu.Lock()
+		if s.failure.Load() != nil || s.commit == last {
+			s.mu.Unlock()
+			continue
+		}
+		t := s.begin()
+		t.dirty = true
+		w, err := t.apply(true)
+		last = s.commit
+		s.mu.Unlock()
+		if err == nil {
+			_ = s.wait(w) // an error makes the store fail, which is where it shows
+		}
+	}
+}
+
+func isLocked(err error) bool {
+	return err != nil && (errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EACCES) && strings.Contains(err.Error(), "LOCK") ||
+		strings.Contains(err.Error(), "lock held by current process"))
+}
+
+func (s *Store) pebbleOptions() *pebble.Options {
+	o := &pebble.Options{
+		FS:                 s.fs,
+		FormatMajorVersion: pebble.FormatNewest,
+		CacheSize:          s.opts.CacheBytes,
+		MemTableSize:       uint64(s.opts.MemTableBytes),
+		// How many of them may wait to be written: after that commits wait.
+		MemTableStopWritesThreshold: 4,
+		MaxOpenFiles:                256,
+		Logger:                      pebbleLogger{s},
+	}
+	// Sessions are looked up by ClientID, most of which aren't in most files.
+	o.Levels[0].FilterPolicy = bloom.FilterPolicy(10)
+	return o
+}
