@@ -90,6 +90,23 @@ func (k *committer) after(f func()) {
 	k.schedule()
 }
 
+// afterCommits calls f on l once all that the loops have added so far, and add in
+// this turn, has been committed, and what was to be done then has been.
+func (l *loop) afterCommits(f func()) {
+	waiting := len(l.b.loops)
+	for _, other := range l.b.loops {
+		other.el.Post(func() {
+			other.commits.after(func() {
+				l.el.Post(func() {
+					if waiting--; waiting == 0 {
+						f()
+					}
+				})
+			})
+		})
+	}
+}
+
 func (k *committer) schedule() {
 	if !k.scheduled && k.inFlight == nil {
 		k.scheduled = true

@@ -495,11 +495,8 @@ func (l *loop) queued(p *publication, d *delivery, t *store.Target) {
 // announce brings the news of an entry in a session's queue to its client.
 func (l *loop) announce(p *publication, d *delivery) {
 	d.client = d.session.client.Load()
-	if d.client == nil {
+	if d.client == nil { // redistribute, or whoever has the session next, reads it
 		l.m.MessagesQueued[d.qos].Inc()
-		if d.group != nil {
-			l.comesBack(d.session, []store.Entry{*entryOf(p, d)})
-		}
 		return
 	}
 	l.dispatch(p, d)

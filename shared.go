@@ -272,12 +272,15 @@ func hasDurable(g *trie.Group[*Session]) (durable bool) {
 // subscriptions back to their groups: QoS 1 that is not acknowledged, and QoS 2
 // that was not sent [MQTT-4.8.2-4, MQTT-4.8.2-5]. What follows the end of the
 // connection waits for it, see afterLeaving.
+//
+// It begins when all that any loop has chosen s for is in its queue. Nobody chooses
+// it any more: it has no client.
 func (l *loop) redistribute(s *Session, epoch uint64) {
 	if l.leaving == nil {
 		l.leaving = make(map[*Session][]func())
 	}
 	l.leaving[s] = nil
-	l.redistributePage(s, epoch, store.Number{})
+	l.afterCommits(func() { l.redistributePage(s, epoch, store.Number{}) })
 }
 
 // redistributePage goes on behind a number.
@@ -327,28 +330,6 @@ func (l *loop) afterLeaving(s *Session, f func()) {
 		return
 	}
 	f()
-}
-
-// comesBack is for a message of a shared subscription that went into the queue of
-// a member who has left meanwhile.
-func (l *loop) comesBack(s *Session, entries []store.Entry) {
-	owner := s.owner.Load()
-	if owner == nil { // no connection of this process had it
-		s.owner.CompareAndSwap(nil, l)
-		owner = s.owner.Load()
-	}
-	if owner != l {
-		owner.el.Post(func() { owner.comesBack(s, entries) })
-		return
-	}
-	// In this order: who sees the epoch of a connection sees that it is there.
-	epoch := s.epoch.Load()
-	if s.client.Load() != nil || s.elsewhere() != "" { // connected again: it reads them
-		return
-	}
-	l.backToGroups(s, epoch, entries, func() {
-		l.repeat(func() { l.comesBack(s, entries) })
-	})
 }
 
 // backToGroups moves those of a session's entries to the queues of their groups

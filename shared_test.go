@@ -574,6 +574,39 @@ func TestSharedMembersChangeDuringTheCommit(t *testing.T) {
 		b.Acknowledge(b.ExpectPublish("t", ""))
 		expectCountersAddUp(t, s.Broker, [3]float64{})
 	})
+	for name, end := range map[string]func(t *testing.T, s *brokertest.Server, a *brokertest.Client){
+		"its session ends": func(_ *testing.T, _ *brokertest.Server, a *brokertest.Client) {
+			a.Send(&codec.Disconnect{Properties: brokertest.Properties(codec.PropSessionExpiryInterval, 0)})
+		},
+		"Clean Start takes over": func(t *testing.T, s *brokertest.Server, a *brokertest.Client) {
+			brokertest.Dial(t, s.Addr, codec.V5).SendConnect(brokertest.ClientID(a.ClientID))
+			a.ExpectDisconnect(codec.SessionTakenOver)
+		},
+		"Clean Start follows": func(t *testing.T, s *brokertest.Server, a *brokertest.Client) {
+			a.Close()
+			expectMetric(t, s.Broker, "loopmq_clients_connected", 2)
+			brokertest.Dial(t, s.Addr, codec.V5).SendConnect(brokertest.ClientID(a.ClientID))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, f := startWithFaults(t)
+			a := brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("a"))
+			a.Subscribe("$share/g/t", 1)
+			pub, b := brokertest.Connect(t, s.Addr, codec.V5), brokertest.Connect(t, s.Addr, codec.V5)
+			release := f.hold()
+			defer release()
+			pub.Send(&codec.Publish{TopicName: []byte("t"), QoS: 1, PacketID: 1})
+			pub.Ping()
+			b.Subscribe("$share/g/t", 1)
+			end(t, s, a)
+			expectMetric(t, s.Broker, "loopmq_clients_connected", 2)
+			release()
+			pub.ExpectAck(codec.TypePuback, 1, 0)
+			b.Acknowledge(b.ExpectPublish("t", ""))
+			expectCountersAddUp(t, s.Broker, [3]float64{})
+		})
+	}
 	t.Run("the first member comes", func(t *testing.T) {
 		t.Parallel()
 		s, f := startWithFaults(t)
