@@ -255,6 +255,8 @@ func (b *Broker) Health() Health {
 		h.Status, h.Reason = "stopped", err.Error()
 	} else if err := b.degraded.Load(); err != nil {
 		h.Status, h.Reason = "degraded", (*err).Error()
+	} else if err := b.store.Health(); err != nil {
+		h.Status, h.Reason = "degraded", err.Error()
 	}
 	return h
 }

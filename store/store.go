@@ -19,6 +19,9 @@ type Store interface {
 	// Now is the store's clock. All times in the store are read from it, so
 	// that nodes with different clocks agree on what has expired.
 	Now() time.Time
+	// Health returns nil, or why the store takes no messages at the moment. It does
+	// not block.
+	Health() error
 	// Close releases what the store holds. Commits under way end first, later
 	// calls return ErrClosed.
 	Close() error

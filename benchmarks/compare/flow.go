@@ -70,7 +70,7 @@ func newFlow(g *generator, s scenario) (*flow, error) {
 	}
 	clients := make([]client, 0, s.publishers+s.subscribers)
 	for i := range s.subscribers {
-		clients = append(clients, client{clientID: fmt.Sprintf("compare-sub-%05d", i), filter: s.filter(i), qos: s.qos})
+		clients = append(clients, client{clientID: fmt.Sprintf("compare-sub-%05d", i), filter: s.filter(i), qos: s.qos, durable: s.durable})
 	}
 	for i := range f.publishers {
 		p := &f.publishers[i]

@@ -71,6 +71,7 @@ type client struct {
 	filter   string // Topic Filter to subscribe to, empty for none
 	qos      byte
 	leave    bool // disconnect right after CONNACK
+	durable  bool // its session outlives the connection
 
 	publisher *publisher // what it publishes, if anything
 	expect    uint64     // fan-out: the number of the next message
@@ -200,7 +201,7 @@ func (g *generator) open(cl client) error {
 
 func (g *generator) sendConnect(c *conn) {
 	c.state = waitConnack
-	c.out = appendConnect(c.out, g.version, c.clientID)
+	c.out = appendConnect(c.out, g.version, c.clientID, c.durable)
 	g.markDirty(c)
 }
 

@@ -39,9 +39,10 @@ type scenario struct {
 	publishers  int
 	subscribers int // connections in all for the shapes without messages
 	qos         byte
-	window      int // messages under way per publisher
-	rate        int // messages/s of an open loop, 0 for a closed one
-	lengths     int // how many times --seconds it is measured
+	window      int  // messages under way per publisher
+	rate        int  // messages/s of an open loop, 0 for a closed one
+	lengths     int  // how many times --seconds it is measured
+	durable     bool // the subscribers' sessions outlive their connections
 }
 
 // scenarios are the rows in the order in which they are printed.
@@ -49,19 +50,20 @@ type scenario struct {
 // Fan-in and shared have few messages under way per publisher, because they meet at few subscribers: 2,000 at one, and 80 at each
 // of ten. That still fits the socket buffers and the output limits that brokers ship with (FlashMQ's is 1 MiB).
 var scenarios = []scenario{
-	{"p2p-qos0", cpuPerMessage, p2p, 500, 500, 0, 32, 0, 1},
-	{"p2p-qos1", cpuPerMessage, p2p, 500, 500, 1, 32, 0, 1},
-	{"p2p-qos2", cpuPerMessage, p2p, 100, 100, 2, 32, 0, 1},
-	{"p2p-qos0-single", cpuPerMessage, p2p, 500, 500, 0, 1, 0, 1},
-	{"fan-in-qos0", cpuPerMessage, fanIn, 500, 1, 0, 4, 0, 1},
-	{"fan-in-qos1", cpuPerMessage, fanIn, 500, 1, 1, 4, 0, 1},
-	{"fan-out-qos0", cpuPerMessage, fanOut, 1, 1000, 0, 64, 0, 1},
-	{"fan-out-qos1", cpuPerMessage, fanOut, 1, 1000, 1, 64, 0, 1},
-	{"shared-qos1", cpuPerMessage, shared, 100, 10, 1, 8, 0, 1},
-	{"connect", cpuPerConnection, connects, 0, 5000, 0, 0, 0, 0},
-	{"latency-10k", latency99, p2p, 500, 500, 0, 0, 10_000, 1},
-	{"sustained", messageRate, p2p, 5000, 5000, 1, 32, 0, 5},
-	{"idle", bytesPerIdle, idle, 0, 15_000, 0, 0, 0, 0},
+	{"p2p-qos0", cpuPerMessage, p2p, 500, 500, 0, 32, 0, 1, false},
+	{"p2p-qos1", cpuPerMessage, p2p, 500, 500, 1, 32, 0, 1, false},
+	{"p2p-qos1-durable", cpuPerMessage, p2p, 500, 500, 1, 32, 0, 1, true},
+	{"p2p-qos2", cpuPerMessage, p2p, 100, 100, 2, 32, 0, 1, false},
+	{"p2p-qos0-single", cpuPerMessage, p2p, 500, 500, 0, 1, 0, 1, false},
+	{"fan-in-qos0", cpuPerMessage, fanIn, 500, 1, 0, 4, 0, 1, false},
+	{"fan-in-qos1", cpuPerMessage, fanIn, 500, 1, 1, 4, 0, 1, false},
+	{"fan-out-qos0", cpuPerMessage, fanOut, 1, 1000, 0, 64, 0, 1, false},
+	{"fan-out-qos1", cpuPerMessage, fanOut, 1, 1000, 1, 64, 0, 1, false},
+	{"shared-qos1", cpuPerMessage, shared, 100, 10, 1, 8, 0, 1, false},
+	{"connect", cpuPerConnection, connects, 0, 5000, 0, 0, 0, 0, false},
+	{"latency-10k", latency99, p2p, 500, 500, 0, 0, 10_000, 1, false},
+	{"sustained", messageRate, p2p, 5000, 5000, 1, 32, 0, 5, false},
+	{"idle", bytesPerIdle, idle, 0, 15_000, 0, 0, 0, 0, false},
 }
 
 // topic is what publisher i publishes to.

@@ -29,19 +29,26 @@ const keepAliveSeconds = 600
 
 var errMalformed = errors.New("the broker sent a malformed packet")
 
-// appendConnect appends a CONNECT with Clean Session (Clean Start) 1 for version 4 (3.1.1) or 5.
-func appendConnect(b []byte, version byte, clientID string) []byte {
-	remaining := 10 + 2 + len(clientID)
-	if version == 5 {
-		remaining++
+// appendConnect appends a CONNECT for version 4 (3.1.1) or 5: with Clean Session (Clean Start) 1, or, if it is durable, with 0 and, in
+// 5.0, a Session Expiry Interval that never ends.
+func appendConnect(b []byte, version byte, clientID string, durable bool) []byte {
+	var properties []byte
+	flags := byte(0x02)
+	if durable {
+		flags = 0
 	}
+	if version == 5 {
+		properties = []byte{0}
+		if durable {
+			properties = []byte{5, 0x11, 0xFF, 0xFF, 0xFF, 0xFF}
+		}
+	}
+	remaining := 10 + len(properties) + 2 + len(clientID)
 	b = append(b, typeConnect)
 	b = appendVarint(b, remaining)
-	b = append(b, 0, 4, 'M', 'Q', 'T', 'T', version, 0x02)
+	b = append(b, 0, 4, 'M', 'Q', 'T', 'T', version, flags)
 	b = binary.BigEndian.AppendUint16(b, keepAliveSeconds)
-	if version == 5 {
-		b = append(b, 0)
-	}
+	b = append(b, properties...)
 	return appendString(b, clientID)
 }
 

@@ -15,8 +15,10 @@ func TestAppendedPackets(t *testing.T) {
 		name      string
 		got, want []byte
 	}{
-		{"CONNECT 3.1.1", appendConnect(nil, 4, "me"), []byte("\x10\x0E\x00\x04MQTT\x04\x02\x02\x58\x00\x02me")},
-		{"CONNECT 5.0", appendConnect(nil, 5, "me"), []byte("\x10\x0F\x00\x04MQTT\x05\x02\x02\x58\x00\x00\x02me")},
+		{"CONNECT 3.1.1", appendConnect(nil, 4, "me", false), []byte("\x10\x0E\x00\x04MQTT\x04\x02\x02\x58\x00\x02me")},
+		{"CONNECT 5.0", appendConnect(nil, 5, "me", false), []byte("\x10\x0F\x00\x04MQTT\x05\x02\x02\x58\x00\x00\x02me")},
+		{"CONNECT 3.1.1, durable", appendConnect(nil, 4, "me", true), []byte("\x10\x0E\x00\x04MQTT\x04\x00\x02\x58\x00\x02me")},
+		{"CONNECT 5.0, durable", appendConnect(nil, 5, "me", true), []byte("\x10\x14\x00\x04MQTT\x05\x00\x02\x58\x05\x11\xFF\xFF\xFF\xFF\x00\x02me")},
 		{"SUBSCRIBE 3.1.1", appendSubscribe(nil, 4, 258, "a/+", 1), []byte("\x82\x08\x01\x02\x00\x03a/+\x01")},
 		{"SUBSCRIBE 5.0", appendSubscribe(nil, 5, 258, "a/+", 2), []byte("\x82\x09\x01\x02\x00\x00\x03a/+\x02")},
 		{"PUBLISH 3.1.1", publish4, []byte("\x30\x08\x00\x03a/babc")},

@@ -31,8 +31,11 @@ Flags:
                          (default 127.0.0.1:8081)
   --allow-anonymous      allow addresses that are not loopback, though nobody has to
                          authenticate
-  --store NAME           where sessions and retained messages are kept: memory (default);
-                         they are gone when the process ends
+  --store WHERE          where sessions and messages are kept: pebble:DIR, a directory that
+                         is made if it isn't there (default pebble:./loopmq-data), or memory,
+                         gone when the process ends. pebble:DIR?sync=always waits for the
+                         disk before it acknowledges (default), ?sync=interval and ?sync=off
+                         do not; docs/cli.md has the other parameters
   --loops N              number of event loops, 1 to 1024; 0 means one per core (default 0)
   --log-level LEVEL      debug, info, warn or error (default info)
   --log-format FORMAT    text or json (default text)
@@ -55,7 +58,7 @@ type config struct {
 // each naming flag, value and what is allowed. help means that the usage was asked
 // for, whatever else there was.
 func parseServe(args []string) (c config, problems []string, help bool) {
-	c = config{tcp: "127.0.0.1:1883", admin: "127.0.0.1:8081", store: "memory", logFormat: "text", grace: 10 * time.Second}
+	c = config{tcp: "127.0.0.1:1883", admin: "127.0.0.1:8081", store: "pebble:./loopmq-data", logFormat: "text", grace: 10 * time.Second}
 	complain := func(format string, a ...any) { problems = append(problems, fmt.Sprintf(format, a...)) }
 
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
@@ -74,7 +77,7 @@ func parseServe(args []string) (c config, problems []string, help bool) {
 	const address = "host:port with a port from 0 to 65535, or off"
 	add("tcp", address, func(v string) bool { c.tcp = v; return isAddress(v) })
 	add("admin", address, func(v string) bool { c.admin = v; return isAddress(v) })
-	add("store", "memory", func(v string) bool { c.store = v; return v == "memory" })
+	add("store", storesAllowed, func(v string) bool { c.store = v; return isStore(v) })
 	add("loops", fmt.Sprintf("0 (one per core) to %d", loopsMax), func(v string) bool {
 		n, err := strconv.Atoi(v)
 		c.loops = n

@@ -88,7 +88,7 @@ func mustServe(t *testing.T, args ...string) *process {
 	p := &process{lines: make(chan string, 1000)}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	p.Cmd = exec.CommandContext(ctx, binary, append([]string{
-		"serve", "--tcp", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "json",
+		"serve", "--tcp", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "json", "--store", "memory",
 	}, args...)...)
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -198,14 +198,16 @@ func TestUsageErrors(t *testing.T) {
 		args string
 		want []string // One per line of stderr.
 	}{
-		{"start", []string{`command "start": allowed: serve, version, help`}},
+		{"start", []string{`command "start": allowed: serve, health, version, help`}},
 		{"version now", []string{`version: argument "now": allowed: none`}},
 		{"serve --tcp 1883", []string{`--tcp "1883": allowed: host:port`}},
 		{"serve --tcp localhost:65536", []string{`--tcp "localhost:65536": allowed: host:port`}},
 		{"serve --admin localhost:http", []string{`--admin "localhost:http": allowed: host:port`}},
 		{"serve --tcp=", []string{`--tcp "": allowed`}},
 		{"serve --tcp", []string{`--tcp: needs a value: allowed: host:port`}},
-		{"serve --store redis", []string{`--store "redis": allowed: memory`}},
+		{"serve --store redis", []string{`--store "redis": allowed: memory, or pebble:DIR`}},
+		{"serve --store pebble:", []string{`--store "pebble:": allowed: memory, or pebble:DIR`}},
+		{"serve --store pebble:data?sync=never", []string{`--store "pebble:data?sync=never": allowed: memory, or pebble:DIR`}},
 		{"serve --loops -1", []string{`--loops "-1": allowed: 0 (one per core) to 1024`}},
 		{"serve --loops 1025", []string{`--loops "1025": allowed`}},
 		{"serve --loops 1e3", []string{`--loops "1e3": allowed`}},
@@ -270,7 +272,7 @@ func TestPortTaken(t *testing.T) {
 	defer l.Close()
 	taken := l.Addr().String()
 	for flag, other := range map[string]string{"--tcp": "--admin", "--admin": "--tcp"} {
-		args := []string{"serve", flag, taken, other, "127.0.0.1:0"}
+		args := []string{"serve", "--store", "memory", flag, taken, other, "127.0.0.1:0"}
 		want := fmt.Sprintf("loopmq: %s: listen on %s: address already in use\n", flag, taken)
 		for _, execute := range []func(*testing.T, ...string) (int, string, string){execute, call} {
 			if code, stdout, stderr := execute(t, args...); code != 1 || stdout != "" || stderr != want {
@@ -376,7 +378,7 @@ func TestServeTextLog(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	stderr.onWrite = cancel // With the first line it has started, and is to stop.
-	args := []string{"serve", "--tcp", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-level", "debug"}
+	args := []string{"serve", "--tcp", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--store", "memory", "--log-level", "debug"}
 	if code := run(ctx, args, io.Discard, &stderr); code != 0 {
 		t.Errorf("exit %d", code)
 	}
@@ -389,7 +391,7 @@ func TestServeLogLevel(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var stderr syncBuffer
-	if code := run(ctx, []string{"serve", "--tcp", "127.0.0.1:0", "--admin", "off", "--log-level", "error"}, io.Discard, &stderr); code != 0 {
+	if code := run(ctx, []string{"serve", "--tcp", "127.0.0.1:0", "--admin", "off", "--store", "memory", "--log-level", "error"}, io.Discard, &stderr); code != 0 {
 		t.Errorf("exit %d", code)
 	}
 	if got := stderr.String(); got != "" {

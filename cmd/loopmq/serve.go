@@ -12,7 +12,6 @@ import (
 	"loopmq"
 	httpbridge "loopmq/bridges/http"
 	"loopmq/store"
-	"loopmq/store/memory"
 )
 
 // adminGrace is the time that requests to the admin listener get to finish once
@@ -27,8 +26,11 @@ func serve(ctx context.Context, c config, stderr io.Writer) error {
 	// Libraries write to the standard logger; it shall look like the rest.
 	slog.SetDefault(logger)
 
-	st := memory.New(memory.Options{})
-	err := serveFrom(ctx, c, st, logger)
+	st, err := openStore(c.store, logger)
+	if err != nil {
+		return fmt.Errorf("--store: %w", err)
+	}
+	err = serveFrom(ctx, c, st, logger)
 	return first(err, st.Close())
 }
 
