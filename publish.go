@@ -141,7 +141,7 @@ type routed struct {
 func (l *loop) route(p *publication, force bool) (r routed) {
 	l.serial++
 	p.serial = l.serial
-	if l.b.cluster != nil && p.qos > 0 && !p.sys {
+	if l.b.cluster != nil && p.qos > 0 && !p.sys && !l.b.cluster.member().Alone() {
 		// What other instances subscribed to shows in the commit.
 		force = true
 		p.afterCommit = p.afterCommit || p.qos == 2

@@ -43,6 +43,9 @@ type Member interface {
 	// Additions is how many of the Changes applied so far added a subscription or a
 	// route, plus 1. See Op.Additions.
 	Additions() uint64
+	// Alone reports whether no other instance can have a subscriber: this is the only
+	// live one, and one that joins doesn't get through Start before it has been told.
+	Alone() bool
 	// Alive reports whether an instance is a live one as far as is known.
 	Alive(instance string) bool
 	// Kick asks the instance that holds the connection of clientID to end it, as a

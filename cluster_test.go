@@ -1,0 +1,382 @@
+package loopmq_test
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+
+	"loopmq"
+	"loopmq/codec"
+	"loopmq/internal/brokertest"
+	"loopmq/store"
+	"loopmq/store/memory"
+)
+
+// sharedStores are the stores that several brokers can share. Each makes as many views of one store as a test has brokers, and says how to
+// declare the instance behind a view dead.
+var sharedStores = []struct {
+	name string
+	open func(t *testing.T, n int) (views []store.Shared, expel func(instance string))
+}{
+	{"memory", func(_ *testing.T, n int) ([]store.Shared, func(string)) {
+		h := memory.NewHub(memory.Options{})
+		views := make([]store.Shared, n)
+		for i := range views {
+			views[i] = h.Open()
+		}
+		return views, h.Expel
+	}},
+}
+
+// nodes are brokers on one store.
+type nodes struct {
+	*testing.T
+	servers []*brokertest.Server
+	expel   func(instance string)
+}
+
+// addr is what to dial for a node.
+func (n *nodes) addr(i int) string { return n.servers[i].Addr }
+
+// onNodes runs a test with brokers on each kind of store.
+func onNodes(t *testing.T, count int, test func(n *nodes)) {
+	t.Parallel()
+	for _, kind := range sharedStores {
+		t.Run(kind.name, func(t *testing.T) {
+			t.Parallel()
+			views, expel := kind.open(t, count)
+			n := &nodes{T: t, expel: expel}
+			for _, v := range views {
+				n.servers = append(n.servers, brokertest.Start(t, func(o *loopmq.Options) { o.Store = v }))
+			}
+			test(n)
+		})
+	}
+}
+
+func TestClusterEverySubscriberGetsAMessageOnce(t *testing.T) {
+	onNodes(t, 3, func(n *nodes) {
+		type subscriber struct {
+			*brokertest.Client
+			qos byte
+		}
+		var all []subscriber
+		for node := range n.servers {
+			for qos := range byte(3) {
+				for _, durable := range []bool{false, true} {
+					id := fmt.Sprintf("%d-%d-%v", node, qos, durable)
+					option := brokertest.ClientID(id)
+					if durable {
+						option = brokertest.Durable(id)
+					}
+					c := brokertest.Connect(n.T, n.addr(node), codec.V5, option)
+					c.Subscribe("t/+", qos)
+					c.Subscribe("t/1", qos) // overlapping: once nevertheless
+					all = append(all, subscriber{c, qos})
+				}
+			}
+		}
+		for node := range n.servers {
+			pub := brokertest.Connect(n.T, n.addr(node), codec.V5)
+			for qos := range byte(3) {
+				payload := fmt.Sprintf("%d/%d", node, qos)
+				pub.Publish("t/1", payload, qos)
+				for _, s := range all {
+					p := s.ExpectPublish("t/1", payload)
+					if want := min(qos, s.qos); p.QoS != want {
+						n.Errorf("%s got %s at QoS %d, want %d", s.ClientID, payload, p.QoS, want)
+					}
+					s.Acknowledge(p)
+				}
+			}
+		}
+		for _, s := range all {
+			s.ExpectNothingFrom(brokertest.Connect(n.T, n.addr(0), codec.V5), max(1, s.qos)) // QoS 0 needn't know of a subscription at once
+		}
+	})
+}
+
+func TestClusterSubackIsEnough(t *testing.T) {
+	onNodes(t, 2, func(n *nodes) {
+		pub := brokertest.Connect(n.T, n.addr(0), codec.V5)
+		for i := range 100 {
+			topic := strconv.Itoa(i)
+			for _, option := range []brokertest.ConnectOption{brokertest.ClientID("plain" + topic), brokertest.Durable("durable" + topic)} {
+				sub := brokertest.Connect(n.T, n.addr(1), codec.V5, option)
+				sub.Subscribe(topic, 2)
+				for qos := byte(1); qos <= 2; qos++ {
+					pub.Publish(topic, "x", qos)
+					sub.Acknowledge(sub.ExpectPublish(topic, "x"))
+				}
+				sub.Unsubscribe(topic)
+				sub.Disconnect()
+			}
+		}
+	})
+}
+
+func TestClusterTakeover(t *testing.T) {
+	onNodes(t, 2, func(n *nodes) {
+		first := brokertest.Connect(n.T, n.addr(0), codec.V5, brokertest.Durable("c"))
+		first.Subscribe("t", 1)
+		pub := brokertest.Connect(n.T, n.addr(0), codec.V5)
+		pub.Publish("t", "1", 1)
+		first.ExpectPublish("t", "1") // and doesn't acknowledge it
+
+		second := brokertest.Dial(n.T, n.addr(1), codec.V5)
+		if !second.Connect(brokertest.Durable("c")).SessionPresent {
+			n.Error("Session Present: got 0")
+		}
+		first.ExpectDisconnect(codec.SessionTakenOver)
+		first.ExpectClosed()
+		p := second.ExpectPublish("t", "1")
+		if !p.Dup {
+			n.Error("DUP: got 0 for what was sent before")
+		}
+		second.Acknowledge(p)
+		pub.Publish("t", "2", 1)
+		second.Acknowledge(second.ExpectPublish("t", "2"))
+
+		third := brokertest.Dial(n.T, n.addr(0), codec.V5)
+		if third.Connect(brokertest.ClientID("c")).SessionPresent { // Clean Start 1
+			n.Error("Session Present: got 1 for a clean start")
+		}
+		second.ExpectDisconnect(codec.SessionTakenOver)
+		third.ExpectNothingFrom(pub, 1)
+	})
+}
+
+func TestClusterOneConnectionPerClientIDWhateverRaces(t *testing.T) {
+	onNodes(t, 3, func(n *nodes) {
+		for round := range 20 {
+			id := fmt.Sprintf("racer-%d", round)
+			var wg sync.WaitGroup
+			var clients [6]*brokertest.Client
+			for i := range clients {
+				clients[i] = brokertest.Dial(n.T, n.addr(i%3), codec.V5)
+				wg.Go(func() { clients[i].SendConnect(brokertest.Durable(id)) })
+			}
+			wg.Wait()
+			for _, c := range clients { // each is answered, with a refusal if a later one came before its turn
+				if _, ok := c.Receive().(*codec.Connack); !ok {
+					n.Fatal("the first packet isn't a CONNACK")
+				}
+			}
+			connections := func() (sum int) {
+				for _, s := range n.servers {
+					sum += s.Broker.Health().Connections
+				}
+				return sum
+			}
+			eventually(n.T, "one connection is left", func() bool { return connections() == 1 })
+			last := brokertest.Dial(n.T, n.addr(round%3), codec.V5)
+			last.Connect(brokertest.Durable(id))
+			last.Disconnect()
+			eventually(n.T, "nobody is left", func() bool { return connections() == 0 })
+		}
+	})
+}
+
+func TestClusterRetained(t *testing.T) {
+	onNodes(t, 2, func(n *nodes) {
+		pub := brokertest.Connect(n.T, n.addr(0), codec.V5)
+		for i := range 50 {
+			topic := fmt.Sprintf("r/%d", i)
+			pub.Publish(topic, "old", 1, brokertest.Retained)
+			pub.Publish(topic, "new", 1, brokertest.Retained)
+			sub := brokertest.Connect(n.T, n.addr(1), codec.V5)
+			sub.Subscribe(topic, 1)
+			p := sub.ExpectPublish(topic, "new")
+			if !p.Retain {
+				n.Error("RETAIN: got 0")
+			}
+			sub.Acknowledge(p)
+			sub.Disconnect()
+		}
+		all := brokertest.Connect(n.T, n.addr(1), codec.V5)
+		all.Subscribe("r/+", 0)
+		for range 50 {
+			if p := brokertest.Expect[*codec.Publish](all); string(p.Payload) != "new" {
+				n.Errorf("%s: got %q", p.TopicName, p.Payload)
+			}
+		}
+		clearing := brokertest.Connect(n.T, n.addr(1), codec.V5)
+		clearing.Publish("r/7", "", 1, brokertest.Retained)
+		all.ExpectPublish("r/7", "")
+		late := brokertest.Connect(n.T, n.addr(0), codec.V5)
+		late.Subscribe("r/7", 1)
+		late.ExpectNothingFrom(pub, 1)
+	})
+}
+
+// groupMembers subscribes members of one group at all nodes.
+func groupMembers(n *nodes, durable bool) (members []*brokertest.Client) {
+	for node := range n.servers {
+		for i := range 2 {
+			id := fmt.Sprintf("member-%d-%d", node, i)
+			option := brokertest.ClientID(id)
+			if durable {
+				option = brokertest.Durable(id)
+			}
+			c := brokertest.Connect(n.T, n.addr(node), codec.V5, option)
+			c.Subscribe("$share/g/t", 2)
+			c.Subscribe("end", 1)
+			members = append(members, c)
+		}
+	}
+	return members
+}
+
+func TestClusterSharedSubscription(t *testing.T) {
+	for _, durable := range []bool{false, true} {
+		t.Run(fmt.Sprintf("durable %v", durable), func(t *testing.T) {
+			onNodes(t, 3, func(n *nodes) {
+				members := groupMembers(n, durable)
+				const count = 60
+				for i := range count {
+					pub := brokertest.Connect(n.T, n.addr(i%3), codec.V5)
+					pub.Publish("t", strconv.Itoa(i), byte(1+i%2))
+					pub.Disconnect()
+				}
+				pub := brokertest.Connect(n.T, n.addr(0), codec.V5)
+				pub.Publish("end", "", 1)
+				var got []int
+				for _, m := range members {
+					for {
+						p := brokertest.Expect[*codec.Publish](m)
+						m.Acknowledge(p)
+						if string(p.TopicName) == "end" {
+							break
+						}
+						i, _ := strconv.Atoi(string(p.Payload))
+						got = append(got, i)
+					}
+				}
+				slices.Sort(got)
+				for i := range count {
+					if i >= len(got) || got[i] != i {
+						n.Fatalf("got %v, want each of %d messages once", got, count)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestClusterADeadNodesMessagesGoToOtherMembers(t *testing.T) {
+	onNodes(t, 2, func(n *nodes) {
+		dead := brokertest.Connect(n.T, n.addr(0), codec.V5, brokertest.Durable("dead"))
+		dead.Subscribe("$share/g/t", 1)
+		pub := brokertest.Connect(n.T, n.addr(1), codec.V5)
+		for i := range 5 {
+			pub.Publish("t", strconv.Itoa(i), 1)
+			dead.ExpectPublish("t", strconv.Itoa(i))
+		}
+		alive := brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.Durable("alive"))
+		alive.Subscribe("$share/g/t", 1)
+		n.expel(n.servers[0].Broker.Health().Node)
+		var got []string
+		for range 5 {
+			p := brokertest.Expect[*codec.Publish](alive)
+			alive.Acknowledge(p)
+			got = append(got, string(p.Payload))
+		}
+		slices.Sort(got)
+		if want := []string{"0", "1", "2", "3", "4"}; !slices.Equal(got, want) {
+			n.Errorf("got %v, want %v", got, want)
+		}
+	})
+}
+
+func TestClusterWillOfADeadNodesClient(t *testing.T) {
+	onNodes(t, 3, func(n *nodes) {
+		sub := brokertest.Connect(n.T, n.addr(1), codec.V5)
+		sub.Subscribe("will/#", 1)
+		brokertest.Connect(n.T, n.addr(0), codec.V5, brokertest.ClientID("plain"), brokertest.Will("will/plain", "x", 1, false))
+		brokertest.Connect(n.T, n.addr(0), codec.V5, brokertest.Durable("durable"), brokertest.Will("will/durable", "x", 1, false))
+		n.expel(n.servers[0].Broker.Health().Node)
+		var got []string
+		for range 2 {
+			p := brokertest.Expect[*codec.Publish](sub)
+			sub.Acknowledge(p)
+			got = append(got, string(p.TopicName))
+		}
+		slices.Sort(got)
+		if want := []string{"will/durable", "will/plain"}; !slices.Equal(got, want) {
+			n.Errorf("got %v, want %v", got, want)
+		}
+		sub.ExpectNothingFrom(brokertest.Connect(n.T, n.addr(2), codec.V5), 1)
+	})
+}
+
+func TestClusterAnExpelledNodeComesBack(t *testing.T) {
+	onNodes(t, 2, func(n *nodes) {
+		old := brokertest.Connect(n.T, n.addr(0), codec.V5, brokertest.Durable("c"))
+		old.Subscribe("t", 1)
+		before := n.servers[0].Broker.Health().Node
+		n.expel(before)
+		old.ExpectDisconnect(codec.ServerShuttingDown)
+		old.ExpectClosed()
+		eventually(n.T, "the node is ready again", func() bool {
+			return n.servers[0].Broker.Ready() == nil && n.servers[0].Broker.Health().Node != before
+		})
+		pub := brokertest.Connect(n.T, n.addr(1), codec.V5)
+		pub.Publish("t", "meanwhile", 1)
+		again := brokertest.Dial(n.T, n.addr(0), codec.V5)
+		if !again.Connect(brokertest.Durable("c")).SessionPresent {
+			n.Error("Session Present: got 0")
+		}
+		again.Acknowledge(again.ExpectPublish("t", "meanwhile"))
+		pub.Publish("t", "now", 2)
+		again.Acknowledge(again.ExpectPublish("t", "now"))
+	})
+}
+
+func TestClusterKickFromAnyNode(t *testing.T) {
+	onNodes(t, 2, func(n *nodes) {
+		c := brokertest.Connect(n.T, n.addr(0), codec.V5, brokertest.ClientID("c"))
+		if err := n.servers[1].Broker.Kick(n.Context(), "c"); err != nil {
+			n.Fatal(err)
+		}
+		c.ExpectDisconnect(codec.AdministrativeAction)
+		if err := n.servers[1].Broker.Kick(n.Context(), "nobody"); err != loopmq.ErrNoClient {
+			n.Errorf("Kick of nobody: got %v", err)
+		}
+	})
+}
+
+// Subscriptions that come all the time must neither lose nor double a QoS 2 message, nor change the order.
+func TestClusterQoS2AmongNewSubscriptions(t *testing.T) {
+	onNodes(t, 2, func(n *nodes) {
+		sub := brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.Durable("sub"))
+		sub.Subscribe("t", 2)
+		stop := make(chan struct{})
+		var wg sync.WaitGroup
+		churn := brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.Durable("churn"))
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+					churn.Subscribe(strconv.Itoa(i), 1)
+					churn.Unsubscribe(strconv.Itoa(i))
+				}
+			}
+		})
+		const count = 300
+		pub := brokertest.Connect(n.T, n.addr(0), codec.V5, brokertest.Durable("pub"))
+		wg.Go(func() {
+			for i := range count {
+				pub.Publish("t", strconv.Itoa(i), 2)
+			}
+			close(stop)
+		})
+		for i := range count {
+			sub.Acknowledge(sub.ExpectPublish("t", strconv.Itoa(i)))
+		}
+		wg.Wait()
+	})
+}
