@@ -84,7 +84,7 @@ func (c counters) String() string {
 // has one outcome, and every queued message one end.
 func expectCountersAddUp(t testing.TB, b *loopmq.Broker, waiting [3]float64) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; <-time.After(time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; <-time.After(time.Millisecond) {
 		ok, total := true, 0.0
 		var seen [3]counters
 		for qos := range seen {

@@ -17,10 +17,13 @@ import (
 	"loopmq/store/memory"
 )
 
+// patience is how long tests wait for what must come: on a machine that does much else at the same time too.
+const patience = 30 * time.Second
+
 // eventually waits for a condition that other goroutines bring about.
 func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !holds(); {
+	for deadline := time.Now().Add(patience); !holds(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("it doesn't come: %s", what)
 		}
@@ -34,7 +37,7 @@ func receive[T any](t testing.TB, what string, from <-chan T) T {
 	select {
 	case v := <-from:
 		return v
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatalf("it doesn't come: %s", what)
 		panic("unreachable")
 	}
@@ -64,7 +67,7 @@ func metricsOf(t testing.TB, b *loopmq.Broker) map[string]float64 {
 func expectMetric(t testing.TB, b *loopmq.Broker, name string, want float64) {
 	t.Helper()
 	got := math.NaN()
-	for deadline := time.Now().Add(10 * time.Second); got != want; {
+	for deadline := time.Now().Add(patience); got != want; {
 		var ok bool
 		if got, ok = metricsOf(t, b)[name]; !ok {
 			t.Fatalf("there is no metric %s", name)

@@ -88,7 +88,7 @@ func TestRetainedReplayLargerThanAllBounds(t *testing.T) {
 func TestRetainedReplaySkipsWhatChanged(t *testing.T) {
 	t.Parallel()
 	s := brokertest.Start(t, func(o *loopmq.Options) { o.Limits.OutputBytes = 4096 })
-	const n = 50
+	const n = 150 // more than the buffers of sockets take
 	publishRetained(t, s.Broker, "t", n, 100_000, 0)
 	c := brokertest.Connect(t, s.Addr, codec.V5)
 	c.Subscribe("t/+", 0) // the output is full after some
