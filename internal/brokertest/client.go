@@ -15,7 +15,7 @@ import (
 )
 
 // Timeout is how long a client waits for a packet or for the end of the connection before the test fails.
-const Timeout = 5 * time.Second
+const Timeout = 20 * time.Second
 
 // Client is one Network Connection to a broker, and what a test sends and expects on it. Its methods fail the test that it was made for,
 // so they are to be called from the goroutine of that test, and end it there. The zero value is of no use: see [Dial] and [Connect].
