@@ -33,8 +33,16 @@ func (k keys) queue(q store.QueueID) string {
 	if q.IsGroup() {
 		return k.prefix + "g:" + q.ShareName + "/" + q.TopicFilter
 	}
-	return k.prefix + "q:" + tag(q.Session.ClientID) + ":" + strconv.FormatUint(q.Session.Incarnation, 10)
+	return k.prefix + "q:" + queueTag(q.Session)
 }
+
+// queueTag is what names a session's queue behind q: and b:.
+func queueTag(id store.SessionID) string {
+	return tag(id.ClientID) + ":" + strconv.FormatUint(id.Incarnation, 10)
+}
+
+// clients is a sorted set of the ClientIDs that are connected, with score 0.
+func (k keys) clients() string { return k.prefix + "clients" }
 
 // Keys of one instance.
 

@@ -1,0 +1,372 @@
+package redisstore
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"loopmq/store"
+)
+
+// batchArgs makes the arguments of lua/commit.lua from a batch, and takes its answer
+// apart. Its memory is used again for the next batch.
+type batchArgs struct {
+	places   map[store.SessionID]int // queue -> its place in cids, from 1 on
+	cids     []any
+	tags     []any
+	messages []any
+	ops      []any
+	all      []any
+	instance string
+	keys     keys
+}
+
+// encode returns the arguments. They are valid until the next call.
+func (a *batchArgs) encode(w *writer, b *store.Batch) []any {
+	a.reset()
+	a.keys = w.s.keys
+	process, position := w.s.name, ""
+	if w.of != nil {
+		a.instance, process, position = w.of.instance, w.of.instance, w.of.feed.position()
+	}
+	for i := range b.Ops {
+		op := &b.Ops[i]
+		stale := op.Additions != 0 && w.of != nil && op.Additions < w.of.feed.additions()
+		a.encodeOp(op, stale)
+	}
+	a.all = append(a.all, w.s.keys.prefix, a.instance, millis(w.s.Now()), process, w.name, b.Seq, position, flag(w.s.noRoom.Load()),
+		len(a.cids), len(a.messages))
+	a.all = append(a.all, a.cids...)
+	a.all = append(a.all, a.tags...)
+	a.all = append(a.all, a.messages...)
+	a.all = append(a.all, a.ops...)
+	return a.all
+}
+
+func (a *batchArgs) reset() {
+	if a.places == nil {
+		a.places = make(map[store.SessionID]int)
+	}
+	clear(a.places)
+	for _, list := range []*[]any{&a.cids, &a.tags, &a.messages, &a.ops, &a.all} {
+		clear(*list)
+		*list = (*list)[:0]
+	}
+	a.instance = ""
+}
+
+func (a *batchArgs) add(args ...any) { a.ops = append(a.ops, args...) }
+
+func flag(on bool) string {
+	if on {
+		return "1"
+	}
+	return "0"
+}
+
+// encodeOp adds an operation and forgets former results in it.
+func (a *batchArgs) encodeOp(op *store.Op, stale bool) {
+	op.Result, op.Dropped = store.Pending, [3]int{}
+	for i := range op.Targets {
+		t := &op.Targets[i]
+		t.Result, t.Owner, t.Number, t.Dropped, t.Moved = store.Pending, "", store.Number{}, [3]int{}, nil
+	}
+	switch op.Kind {
+	case store.OpPublish:
+		a.publish(op, stale)
+	case store.OpFinish:
+		a.add("F", queueTag(op.Session))
+		a.numbers(op.Numbers)
+	case store.OpRelease:
+		a.guarded("R", op)
+		a.numbers(op.Numbers)
+	case store.OpComplete:
+		a.guarded("C", op)
+		a.numbers(op.Numbers)
+	case store.OpUnhold:
+		a.guarded("U", op)
+		a.add(int(op.PacketID))
+	case store.OpSubscribe:
+		a.guarded("S", op)
+		a.add(2 * len(op.Subscriptions))
+		for i := range op.Subscriptions {
+			s := &op.Subscriptions[i]
+			a.add(s.TopicFilter, appendSubscription(nil, s))
+		}
+		a.add(encodeChange(&store.Change{
+			Kind: store.ChangeSubscribed, Session: op.Session, Instance: a.instance, Subscriptions: op.Subscriptions,
+		}))
+	case store.OpUnsubscribe:
+		a.guarded("N", op)
+		filters := make([]string, len(op.Subscriptions))
+		for i := range op.Subscriptions {
+			filters[i] = op.Subscriptions[i].TopicFilter
+		}
+		a.filters(filters, store.Change{Kind: store.ChangeUnsubscribed, Session: op.Session, TopicFilters: filters})
+	case store.OpRetain:
+		a.add("T", a.message(op.Message))
+		a.retain(op.Message)
+	case store.OpDropExpiredRetained:
+		a.add("X", op.Message.TopicName, millis(op.Due))
+	case store.OpMove:
+		a.move(op)
+	case store.OpOffline:
+		a.guarded("O", op)
+		will := strconv.FormatInt(millis(op.WillDue), 10)
+		if op.WillRemoved {
+			will = "x"
+		}
+		a.add(op.SessionExpiryInterval, millis(op.Due), will, optionalID(op.Sent))
+	case store.OpEndSession:
+		a.guarded("E", op)
+		a.add(optionalID(op.Sent))
+	case store.OpRoute:
+		a.add("A")
+		a.filters(op.TopicFilters, store.Change{Kind: store.ChangeRouted, Instance: a.instance, TopicFilters: op.TopicFilters})
+	case store.OpUnroute:
+		a.add("Z")
+		a.filters(op.TopicFilters, store.Change{Kind: store.ChangeUnrouted, Instance: a.instance, TopicFilters: op.TopicFilters})
+	default:
+		panic("redisstore: unknown kind of operation in a batch")
+	}
+}
+
+// guarded adds a letter and what names a session and the epoch of its claim.
+func (a *batchArgs) guarded(letter string, op *store.Op) {
+	a.add(letter, op.Session.ClientID, tag(op.Session.ClientID), op.Session.Incarnation, op.Epoch)
+}
+
+// optionalID is a Number as a stream id, empty for the zero Number.
+func optionalID(n store.Number) string {
+	if n.Seq == 0 {
+		return ""
+	}
+	return idOf(n)
+}
+
+func (a *batchArgs) numbers(numbers []store.Number) {
+	a.add(len(numbers))
+	for _, n := range numbers {
+		a.add(idOf(n))
+	}
+}
+
+func (a *batchArgs) filters(filters []string, c store.Change) {
+	a.add(len(filters))
+	for _, f := range filters {
+		a.add(f)
+	}
+	a.add(encodeChange(&c))
+}
+
+// place returns the place of a session's queue.
+func (a *batchArgs) place(id store.SessionID) int {
+	if i, ok := a.places[id]; ok {
+		return i
+	}
+	a.cids = append(a.cids, id.ClientID)
+	a.tags = append(a.tags, queueTag(id))
+	a.places[id] = len(a.cids)
+	return len(a.cids)
+}
+
+// queue returns what names a queue in an operation.
+func (a *batchArgs) queue(q store.QueueID) any {
+	if q.IsGroup() {
+		return "g" + a.keys.queue(q)
+	}
+	return a.place(q.Session)
+}
+
+func (a *batchArgs) message(m *store.Message) int {
+	a.messages = append(a.messages, appendMessage(make([]byte, 0, encodedSize(m)), m))
+	return len(a.messages)
+}
+
+// retain adds what the script's retain takes.
+func (a *batchArgs) retain(m *store.Message) {
+	expiry := ""
+	if len(m.Payload) > 0 {
+		expiry = strconv.FormatInt(millis(m.Expiry), 10)
+	}
+	a.add(m.TopicName, expiry)
+}
+
+func (a *batchArgs) publish(op *store.Op, stale bool) {
+	var flags []byte
+	if op.PacketID != 0 {
+		flags = append(flags, 'h')
+	}
+	if op.WillOf != nil {
+		flags = append(flags, 'w')
+	}
+	if op.Retain {
+		flags = append(flags, 'r')
+	}
+	if len(op.Targets) > 0 || op.Retain && len(op.Message.Payload) > 0 {
+		flags = append(flags, 'm')
+	}
+	if op.Additions != 0 && len(flags) > 0 && (op.PacketID != 0 || op.WillOf != nil) {
+		// All has to be in one step: what an added subscription gets can't follow.
+		flags = append(flags, 's')
+		if stale {
+			flags[len(flags)-1] = 'S'
+		}
+	}
+	a.add("P", flags, a.message(op.Message))
+	if op.PacketID != 0 {
+		a.add(op.Session.ClientID, tag(op.Session.ClientID), op.Session.Incarnation, op.Epoch, int(op.PacketID))
+	}
+	if op.WillOf != nil {
+		a.add(op.WillOf.ClientID, tag(op.WillOf.ClientID), op.WillOf.Epoch)
+	}
+	if op.Retain {
+		a.retain(op.Message)
+	}
+	a.add(len(op.Targets))
+	for i := range op.Targets {
+		t := &op.Targets[i]
+		switch {
+		case t.Instance == "":
+			a.add(a.queue(t.Queue), appendDelivery(nil, t.QoS, t.Retain, t.SubscriptionIdentifiers, t.ShareName, t.TopicFilter))
+		case t.ShareName == "":
+			a.add("i"+strconv.Itoa(int(op.Message.QoS))+t.Instance, string(newsRouted))
+		default:
+			a.add("i"+strconv.Itoa(int(op.Message.QoS))+t.Instance, appendGroup(nil, t.ShareName, t.TopicFilter))
+		}
+	}
+}
+
+func (a *batchArgs) move(op *store.Op) {
+	a.add("M")
+	if op.Epoch == 0 {
+		a.add("0")
+	} else {
+		a.guarded("1", op)
+	}
+	a.add(a.queue(op.From))
+	a.numbers(op.Numbers)
+	a.add(max(op.Limit, 0))
+	if len(op.Targets) == 0 {
+		a.add("0")
+		return
+	}
+	t := &op.Targets[0]
+	a.add("1", a.queue(t.Queue), int(t.QoS), flag(t.Retain), appendIdentifiers(nil, t.SubscriptionIdentifiers))
+}
+
+// resultOf tells the script's letters.
+var resultOf = [256]store.Result{
+	'D': store.Done, 'U': store.Duplicate, 'F': store.Fenced, 'G': store.Gone, 'R': store.Refused, 'L': store.Full, 'S': store.Stale,
+}
+
+// words are the results of a batch, one after the other.
+type words struct {
+	rest       string
+	generation uint64
+	bad        bool
+}
+
+// next returns a result, the numbers behind the letter, and how many entries were
+// dropped.
+func (w *words) next() (r store.Result, n store.Number, dropped [3]int) {
+	word, rest, _ := strings.Cut(w.rest, " ")
+	w.rest = rest
+	if word == "" || resultOf[word[0]] == store.Pending {
+		w.bad = true
+		return store.Pending, n, dropped
+	}
+	seq, counts, _ := strings.Cut(word[1:], ":")
+	if seq != "" {
+		s, err := strconv.ParseUint(seq, 10, 64)
+		w.bad = w.bad || err != nil
+		n = store.Number{Generation: w.generation, Seq: s + 1}
+	}
+	for i := 0; counts != "" && i < len(dropped); i++ {
+		var count string
+		count, counts, _ = strings.Cut(counts, ":")
+		var err error
+		dropped[i], err = strconv.Atoi(count)
+		w.bad = w.bad || err != nil
+	}
+	return resultOf[word[0]], n, dropped
+}
+
+// decode fills in the results of b.
+func (a *batchArgs) decode(ctx context.Context, s *Store, b *store.Batch, reply []any) error {
+	before, _ := reply[0].(int64)
+	generation, _ := reply[1].(string)
+	w := words{generation: parseDecimal(generation)}
+	w.rest, _ = reply[2].(string)
+	holders, _ := reply[4].([]any)
+	moves, _ := reply[5].([]any)
+	holder := func(q store.QueueID) string {
+		if i := a.places[q.Session]; i > 0 && i <= len(holders) {
+			owner, _ := holders[i-1].(string)
+			return owner
+		}
+		return ""
+	}
+	for i := range b.Ops {
+		op := &b.Ops[i]
+		op.Result, _, op.Dropped = w.next()
+		for j := range op.Targets {
+			t := &op.Targets[j]
+			if op.Result != store.Done {
+				t.Result = op.Result
+				continue
+			}
+			if op.Kind != store.OpPublish && op.Kind != store.OpMove {
+				continue
+			}
+			var counts [3]int
+			t.Result, t.Number, counts = w.next()
+			t.Owner = holder(t.Queue)
+			if op.Kind == store.OpPublish {
+				t.Dropped = counts
+				continue
+			}
+			n := counts[0]
+			if t.Result != store.Done || n == 0 {
+				continue
+			}
+			var err error
+			if before != 0 {
+				t.Moved, err = s.entriesAt(ctx, t.Queue, t.Number, n)
+			} else if len(moves) > 0 {
+				t.Moved, err = decodeMoved(t.Number, moves[0])
+			}
+			if err != nil {
+				return err
+			}
+			t.Number.Seq += uint64(n) - 1
+		}
+		if op.Kind == store.OpMove && len(op.Targets) > 0 && op.Result == store.Done && len(moves) > 0 {
+			moves = moves[1:]
+		}
+	}
+	if w.bad || w.rest != "" {
+		return fmt.Errorf("%w: results of a commit", errFormat)
+	}
+	return nil
+}
+
+// decodeMoved returns entries from their fields; first is the Number of the first.
+func decodeMoved(first store.Number, reply any) ([]store.Entry, error) {
+	values, _ := reply.([]any)
+	entries := make([]store.Entry, 0, len(values)/2)
+	for i := 0; i+1 < len(values); i += 2 {
+		delivery, _ := values[i].(string)
+		message, _ := values[i+1].(string)
+		n := first
+		n.Seq += uint64(i / 2)
+		n.Seq-- // as in a stream
+		e, err := decodeEntry(streamEntry{n, []string{delivery, message}})
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
+}

@@ -1,0 +1,183 @@
+package redisstore
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"loopmq/store"
+)
+
+const (
+	// watchInterval is how often the clock and the memory of Redis are looked at.
+	watchInterval = time.Second
+	// fullPercent of Redis's maxmemory is where messages are refused, before it
+	// refuses everything.
+	fullPercent = 90
+)
+
+// newName returns a name that no other process and no other call gets.
+func newName(what string) string { return what + "-" + rand.Text()[:12] }
+
+// connect makes the client. Each new connection sees to it that this Redis process
+// has a generation of its own before anything is written through it.
+func (s *Store) connect() {
+	options := s.config.redis
+	options.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
+		if err := generationScript.Run(ctx, conn, []string{s.keys.meta()}).Err(); err != nil {
+			return fmt.Errorf("see which Redis this is: %w", err)
+		}
+		return nil
+	}
+	s.redis = redis.NewUniversalClient(&options)
+}
+
+// inspect looks at Redis once, warns of what may lose messages, and starts the
+// clock.
+func (s *Store) inspect(ctx context.Context) error {
+	if err := s.look(ctx); err != nil {
+		return failed("open the store", err)
+	}
+	text, err := s.redis.Info(ctx).Result()
+	if err != nil {
+		return failed("open the store", err)
+	}
+	info := parseInfo(text)
+	if major, _, _ := strings.Cut(info["redis_version"], "."); atoi(major) < 7 {
+		return fmt.Errorf("redisstore: this is Redis %s; version 7.0 or newer is needed", info["redis_version"])
+	}
+	if policy := info["maxmemory_policy"]; policy != "" && policy != "noeviction" {
+		s.log.Warn("redis_evicts", "maxmemory_policy", policy, "risk", "keys are deleted when memory is short", "advice", "set maxmemory-policy noeviction")
+	}
+	if info["aof_enabled"] == "0" {
+		s.log.Warn("redis_forgets", "risk", "a restart of Redis loses what was acknowledged", "advice", "set appendonly yes")
+	}
+	if atoi(info["connected_slaves"]) > 0 && info["min_slaves_good_slaves"] == "" {
+		s.log.Warn("redis_splits", "risk", "a master that is cut off takes writes that are lost later", "advice", "set min-replicas-to-write 1")
+	}
+	return nil
+}
+
+// watch looks at Redis's clock and memory until ctx ends. While Redis is away the
+// clock goes on by itself.
+func (s *Store) watch(ctx context.Context) {
+	ticker := time.NewTicker(watchInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		look, cancel := context.WithTimeout(ctx, watchInterval)
+		if err := failed("look at Redis", s.look(look)); err == nil {
+			s.away.Store(nil)
+		} else if ctx.Err() == nil {
+			s.away.Store(&err)
+		}
+		cancel()
+	}
+}
+
+func (s *Store) look(ctx context.Context) error {
+	before := time.Now()
+	now, err := s.redis.Time(ctx).Result()
+	if err != nil {
+		return err
+	}
+	s.clock.set(now, before, time.Now())
+	text, err := s.redis.Info(ctx, "memory").Result()
+	if err != nil {
+		return err
+	}
+	info := parseInfo(text)
+	used, limit := atoi(info["used_memory"]), s.config.maxBytes
+	if limit == 0 {
+		limit = atoi(info["maxmemory"]) / 100 * fullPercent
+	}
+	if full := limit > 0 && used >= limit; s.noRoom.Swap(full) != full {
+		if full {
+			s.log.Error("redis_full", "used_memory", used, "limit", limit, "effect", "messages that have to be stored are refused")
+		} else {
+			s.log.Info("redis_has_room", "used_memory", used, "limit", limit)
+		}
+	}
+	return nil
+}
+
+// parseInfo reads what INFO answers.
+func parseInfo(text string) map[string]string {
+	info := make(map[string]string)
+	for line := range strings.Lines(text) {
+		if name, value, found := strings.Cut(strings.TrimSpace(line), ":"); found {
+			info[name] = value
+		}
+	}
+	return info
+}
+
+func atoi(s string) int64 {
+	n, _ := strconv.ParseInt(s, 10, 64)
+	return n
+}
+
+// clock is Redis's clock. It never goes back.
+type clock struct {
+	offset atomic.Int64 // Redis's clock less this one's, in ns
+	last   atomic.Int64 // what now returned last, in µs
+}
+
+// set takes what Redis's clock said between two moments here.
+func (c *clock) set(redis, before, after time.Time) {
+	c.offset.Store(int64(redis.Sub(before.Add(after.Sub(before) / 2))))
+}
+
+func (c *clock) now() time.Time {
+	now := time.Now().Add(time.Duration(c.offset.Load())).UnixMicro()
+	for {
+		last := c.last.Load()
+		if now <= last {
+			return time.UnixMicro(last)
+		}
+		if c.last.CompareAndSwap(last, now) {
+			return time.UnixMicro(now)
+		}
+	}
+}
+
+// run runs a script that changes something, and waits until that is as safe as the
+// URL asks for.
+func (s *Store) run(ctx context.Context, script *redis.Script, args []any) ([]any, error) {
+	if s.config.ack != ackReplicas {
+		return script.Run(ctx, s.redis, nil, args...).Slice()
+	}
+	reply, acknowledged, err := s.runAndWait(ctx, script.EvalSha, args)
+	if err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
+		reply, acknowledged, err = s.runAndWait(ctx, script.Eval, args)
+	}
+	if err == nil && acknowledged < int64(s.config.replicas) {
+		err = fmt.Errorf("%w: %d of %d replicas have it: look whether they run, or ask for fewer (ack=store+replicas:%d)",
+			store.ErrUnavailable, acknowledged, s.config.replicas, s.config.replicas)
+	}
+	return reply, err
+}
+
+// runAndWait sends a script and, on the same connection, a WAIT.
+func (s *Store) runAndWait(ctx context.Context, eval func(ctx context.Context, c redis.Scripter, keys []string, args ...any) *redis.Cmd, args []any) (reply []any, acknowledged int64, err error) {
+	pipe := s.redis.Pipeline()
+	cmd := eval(ctx, pipe, nil, args...)
+	timeout := s.config.redis.ReadTimeout / 2 // so that its answer comes in time
+	wait := pipe.Do(ctx, "WAIT", s.config.replicas, timeout.Milliseconds())
+	_, _ = pipe.Exec(ctx)
+	if reply, err = cmd.Slice(); err != nil {
+		return nil, 0, err
+	}
+	acknowledged, err = wait.Int64()
+	return reply, acknowledged, err
+}

@@ -1,0 +1,27 @@
+// Package redisstore is a [store.Shared] on one Redis, single or behind Sentinels:
+// several nodes use it at the same time, and know each other through it only.
+//
+// # How a commit goes
+//
+// A batch is one script (lua/commit.lua), and Redis runs one script at a time: so
+// it is atomic, and in one order with all others. It checks its writer first (is
+// the instance dead, was this batch done before), reads what is new in the feed,
+// looks up who holds the sessions that are appended to, does the operations, tells
+// the holders, and remembers its results for a repetition. All that is done once
+// for a batch; what is left for a message are an XADD and an XDEL.
+//
+// Scripts carry no flag that lets Redis start one it can't finish: a Redis that is
+// read only or can't write to its disk refuses it as a whole. Only memory is let
+// be exceeded, since what frees memory has to run too; the store watches it by
+// itself, see memory.go.
+//
+// # What is kept how
+//
+// A queue is a stream, whose ids are the Numbers of its entries, see keys.go. A
+// message is held once for each queue that it is in.
+//
+// Limits of a queue are looked at when every 64th number is given out, and after
+// each large message. A queue that has reached them is noted in a hash, and looked
+// at for each message until it has room again. Its bytes are the number of its
+// entries times the mean size of those that were looked at.
+package redisstore

@@ -1,0 +1,208 @@
+package redisstore
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// Options is what a URL can't say. The zero value is usable.
+type Options struct {
+	// Logger gets what an operator has to know, such as a Redis that may evict keys.
+	// Nil: slog.Default().
+	Logger *slog.Logger
+}
+
+// ackLevel is what the answer of a Commit stands for.
+type ackLevel uint8
+
+const (
+	ackStore    ackLevel = iota // the script has run
+	ackMemory                   // it is in this process and will be written
+	ackReplicas                 // the script has run, and replicas have it
+)
+
+// config is a URL, taken apart.
+type config struct {
+	redis    redis.UniversalOptions
+	prefix   string
+	ack      ackLevel
+	replicas int
+	degraded bool
+	lease    time.Duration
+	node     string
+	maxBytes int64
+}
+
+const (
+	defaultPrefix  = "lmq:"
+	defaultLease   = 5 * time.Second
+	defaultTimeout = 3 * time.Second
+	defaultPool    = 32
+)
+
+// parameters take the value of a URL parameter each, and return what is allowed
+// if it is not.
+var parameters = map[string]func(c *config, value string) (allowed string){
+	"prefix": func(c *config, v string) string {
+		if v == "" || strings.ContainsAny(v, "{}") {
+			return "a string without braces"
+		}
+		c.prefix = v
+		return ""
+	},
+	"ack": func(c *config, v string) string {
+		replicas, found := strings.CutPrefix(v, "store+replicas:")
+		n, err := strconv.Atoi(replicas)
+		switch {
+		case v == "store":
+			c.ack = ackStore
+		case v == "memory":
+			c.ack = ackMemory
+		case found && err == nil && n > 0:
+			c.ack, c.replicas = ackReplicas, n
+		default:
+			return "memory, store, or store+replicas:N with N > 0"
+		}
+		return ""
+	},
+	"away": func(c *config, v string) string {
+		if v != "closed" && v != "degraded" {
+			return "closed or degraded"
+		}
+		c.degraded = v == "degraded"
+		return ""
+	},
+	"lease": func(c *config, v string) string {
+		return duration(&c.lease, v, 50*time.Millisecond, time.Hour)
+	},
+	"timeout": func(c *config, v string) string {
+		return duration(&c.redis.ReadTimeout, v, 10*time.Millisecond, time.Hour)
+	},
+	"pool": func(c *config, v string) string {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 1 || n > 10_000 {
+			return "1 to 10000 connections"
+		}
+		c.redis.PoolSize = n
+		return ""
+	},
+	"max_bytes": func(c *config, v string) string {
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil || n < 1 {
+			return "a number of bytes"
+		}
+		c.maxBytes = n
+		return ""
+	},
+	"node": func(c *config, v string) string {
+		if v == "" {
+			return "a name"
+		}
+		c.node = v
+		return ""
+	},
+	"sentinel_username": func(c *config, v string) string { c.redis.SentinelUsername = v; return "" },
+	"sentinel_password": func(c *config, v string) string { c.redis.SentinelPassword = v; return "" },
+}
+
+func duration(d *time.Duration, v string, low, high time.Duration) (allowed string) {
+	n, err := time.ParseDuration(v)
+	if err != nil || n < low || n > high {
+		return fmt.Sprintf("%v to %v", low, high)
+	}
+	*d = n
+	return ""
+}
+
+// parseURL returns what rawURL says, or all that is wrong with it. No error
+// shows a password.
+func parseURL(rawURL string) (config, error) {
+	c := config{prefix: defaultPrefix, lease: defaultLease}
+	c.redis = redis.UniversalOptions{
+		Protocol: 2,
+		// A command that failed may have been applied: only who knows what it was may
+		// repeat it.
+		MaxRetries:               -1,
+		DialerRetries:            1,
+		DialTimeout:              defaultTimeout,
+		ReadTimeout:              defaultTimeout,
+		PoolSize:                 defaultPool,
+		ContextTimeoutEnabled:    true,
+		DisableIdentity:          true,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return c, errors.New("redisstore: the URL can't be read; it is to be like redis://user:password@host:6379/0?prefix=lmq:")
+	}
+	var wrong []error
+	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf("redisstore: "+format, args...)) }
+	path := strings.TrimPrefix(u.Path, "/")
+	switch u.Scheme {
+	case "redis", "rediss":
+		c.redis.Addrs = []string{withPort(u.Host, "6379")}
+		if path != "" {
+			if c.redis.DB, err = strconv.Atoi(path); err != nil || c.redis.DB < 0 {
+				complain("the path of the URL is %q; allowed: the number of a database", path)
+			}
+		}
+	case "redis+sentinel", "rediss+sentinel":
+		for host := range strings.SplitSeq(u.Host, ",") {
+			c.redis.Addrs = append(c.redis.Addrs, withPort(host, "26379"))
+		}
+		c.redis.MasterName = path
+		if path == "" {
+			complain("the path of the URL is empty; allowed: the name of the master that the Sentinels watch")
+		}
+	default:
+		complain("the scheme of the URL is %q; allowed: redis, rediss (TLS), redis+sentinel, rediss+sentinel", u.Scheme)
+	}
+	if u.Host == "" {
+		complain("the URL names no host")
+	}
+	if strings.HasPrefix(u.Scheme, "rediss") {
+		c.redis.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: u.Hostname()}
+		if c.redis.MasterName != "" {
+			c.redis.TLSConfig.ServerName = "" // that of each host
+		}
+	}
+	c.redis.Username = u.User.Username()
+	c.redis.Password, _ = u.User.Password()
+	// A + in a value stands for itself, as in store+replicas:1.
+	query, err := url.ParseQuery(strings.ReplaceAll(u.RawQuery, "+", "%2B"))
+	if err != nil {
+		complain("the parameters of the URL can't be read")
+	}
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		set := parameters[name]
+		if set == nil {
+			complain("the URL has a parameter %q; allowed: %s", name, strings.Join(slices.Sorted(maps.Keys(parameters)), ", "))
+			continue
+		}
+		value := query.Get(name)
+		if allowed := set(&c, value); allowed != "" {
+			complain("the URL parameter %s is %q; allowed: %s", name, value, allowed)
+		}
+	}
+	c.redis.WriteTimeout = c.redis.ReadTimeout
+	return c, errors.Join(wrong...)
+}
+
+func withPort(host, port string) string {
+	if _, _, err := net.SplitHostPort(host); err == nil {
+		return host
+	}
+	return net.JoinHostPort(strings.Trim(host, "[]"), port)
+}

@@ -1,0 +1,214 @@
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"loopmq/store"
+)
+
+// errFull is what Health returns when messages are refused.
+var errFull = errors.New("redisstore: Redis is short of memory: messages that have to be stored are refused; raise maxmemory (or max_bytes in the URL), or let queues be shorter")
+
+// Store is a store.Shared on a Redis. Its methods are safe for concurrent use. A
+// Store that has not joined is a plain store.Store: it writes nothing to the feed,
+// and nobody else learns what it does.
+type Store struct {
+	log    *slog.Logger
+	config config
+	keys   keys
+	redis  redis.UniversalClient
+	name   string // of this process, where it has not joined
+	clock  clock
+	noRoom atomic.Bool
+	away   atomic.Pointer[error] // what the last look at Redis failed with
+
+	joined atomic.Pointer[membership] // nil: not joined
+
+	stop    context.CancelFunc
+	watcher sync.WaitGroup
+
+	use sync.RWMutex // held for reading by each call; Close takes it
+	// closed is guarded by use.
+	closed bool
+
+	writers struct {
+		sync.Mutex
+		names map[string]int
+	}
+}
+
+// membership is what a commit needs of a Member: as which instance it writes, and
+// where what is new in the feed goes to.
+type membership struct {
+	instance string
+	feed     *feed
+	// died is called when a commit learns that the instance was declared dead.
+	died func()
+}
+
+// NewStore opens the Redis that rawURL names, as docs/durability.md has it:
+//
+//	redis://user:password@host:6379/0?prefix=lmq:&ack=store
+//
+// with rediss for TLS, and redis+sentinel://host1,host2/master. The error names all
+// parameters that are wrong and what is allowed; it is store.ErrUnavailable if the
+// Redis can't be reached. The Store is usable until Close, whatever becomes of ctx.
+func NewStore(ctx context.Context, rawURL string, opts Options) (*Store, error) {
+	c, err := parseURL(rawURL)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{log: opts.Logger, config: c, keys: keys{c.prefix}, name: newName("process")}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	s.writers.names = make(map[string]int)
+	s.connect()
+	if err := s.inspect(ctx); err != nil {
+		_ = s.redis.Close()
+		return nil, err
+	}
+	background, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	s.watcher.Go(func() { s.watch(background) })
+	return s, nil
+}
+
+var _ store.Store = (*Store)(nil)
+
+// Messages returns the queues.
+func (s *Store) Messages() store.Messages { return messagesView{s} }
+
+// Sessions returns the session registry.
+func (s *Store) Sessions() store.Sessions { return sessionsView{s} }
+
+// Subscriptions returns the subscriptions of durable sessions.
+func (s *Store) Subscriptions() store.Subscriptions { return subscriptionsView{s} }
+
+// Retained returns the retained messages.
+func (s *Store) Retained() store.Retained { return retainedView{s} }
+
+// Wills returns the stored Wills.
+func (s *Store) Wills() store.Wills { return willsView{s} }
+
+// Now is Redis's clock, as it was seen some seconds ago and has gone on here. It
+// goes on after Close.
+func (s *Store) Now() time.Time { return s.clock.now() }
+
+// Health returns nil, or that Redis was away or short of memory when it was looked
+// at last, about a second ago.
+func (s *Store) Health() error {
+	if err := s.away.Load(); err != nil {
+		return *err
+	}
+	if s.noRoom.Load() {
+		return errFull
+	}
+	return nil
+}
+
+// Degraded reports whether the URL asks for service with what a node knows by
+// itself while Redis is away (away=degraded), or for none (away=closed).
+func (s *Store) Degraded() bool { return s.config.degraded }
+
+// NewWriter returns a writer. What it commits belongs to the instance that has
+// joined when a batch is committed first.
+func (s *Store) NewWriter(name string) store.Writer {
+	s.writers.Lock()
+	defer s.writers.Unlock()
+	n := s.writers.names[name]
+	s.writers.names[name]++
+	if n > 0 {
+		name += "#" + strconv.Itoa(n)
+	}
+	return newWriter(s, name)
+}
+
+// Close waits for calls under way and closes the connections. All later calls,
+// Close too, return store.ErrClosed.
+func (s *Store) Close() error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	s.leave()
+	s.use.Lock()
+	defer s.use.Unlock()
+	if s.closed {
+		return store.ErrClosed
+	}
+	s.closed = true
+	s.stop()
+	s.watcher.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	// Nobody asks any more for the results of batches that were committed without an
+	// instance.
+	_ = s.redis.Del(ctx, s.keys.writers(s.name)).Err()
+	return s.redis.Close()
+}
+
+// enter begins a call, or returns store.ErrClosed. leave ends it.
+func (s *Store) enter() error {
+	s.use.RLock()
+	if s.closed {
+		s.use.RUnlock()
+		return store.ErrClosed
+	}
+	return nil
+}
+
+func (s *Store) leave() { s.use.RUnlock() }
+
+// call runs f within enter and leave, and says what it was if that fails.
+func (s *Store) call(what string, f func() error) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	return failed(what, f())
+}
+
+// failed makes an error of the redis client one of package store.
+func failed(what string, err error) error {
+	switch {
+	case err == nil, errors.Is(err, store.ErrGone), errors.Is(err, store.ErrUnavailable), errors.Is(err, errFormat), errors.Is(err, store.ErrDead):
+		return err
+	case strings.HasPrefix(err.Error(), "DEAD "):
+		return store.ErrDead
+	}
+	return fmt.Errorf("%s: %w: %s: %w", what, store.ErrUnavailable, advice(err), err)
+}
+
+// advice says what to do about an error.
+func advice(err error) string {
+	text := err.Error()
+	for _, a := range []struct{ prefix, advice string }{
+		{"NOAUTH", "put user and password into the URL"},
+		{"WRONGPASS", "look at user and password in the URL"},
+		{"NOPERM", "give the user of the URL all commands on its keys"},
+		{"READONLY", "this Redis is a replica: let the URL name the master, or the Sentinels"},
+		{"MISCONF", "Redis can't write to its disk: look at its log"},
+		{"NOREPLICAS", "Redis has fewer replicas than min-replicas-to-write"},
+		{"LOADING", "Redis is reading its data: wait"},
+		{"BUSY", "a script runs in Redis for too long"},
+	} {
+		if strings.HasPrefix(text, a.prefix) {
+			return a.advice
+		}
+	}
+	var refused redis.Error
+	if errors.As(err, &refused) {
+		return "Redis refused a command"
+	}
+	return "look whether Redis runs and can be reached"
+}
