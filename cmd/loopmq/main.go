@@ -1,6 +1,7 @@
 // Command loopmq is an MQTT 3.1, 3.1.1 and 5.0 broker.
 //
 //	loopmq serve     run the broker, see loopmq serve --help
+//	loopmq health    ask a running broker whether it takes connections
 //	loopmq version   print the version
 //	loopmq help      print an overview
 //
@@ -37,6 +38,7 @@ const usage = `loopmq is an MQTT 3.1, 3.1.1 and 5.0 broker.
 
 Usage:
   loopmq serve [flags]   run the broker; loopmq serve --help lists the flags
+  loopmq health [flags]  ask a running broker whether it takes connections
   loopmq version         print the version
   loopmq help            print this
 `
@@ -69,15 +71,22 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	switch command {
 	case "serve":
 		return runServe(ctx, args, stdout, stderr)
+	case "health":
+		return runHealth(ctx, args, stdout, stderr)
 	case "version", "--version", "-version":
 		text = fmt.Sprintf("loopmq %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	case "help", "--help", "-help", "-h":
 		text = usage
-		if len(args) == 1 && args[0] == "serve" {
-			text, args = serveUsage, nil
+		if len(args) == 1 {
+			switch args[0] {
+			case "serve":
+				text, args = serveUsage, nil
+			case "health":
+				text, args = healthUsage, nil
+			}
 		}
 	default:
-		fmt.Fprintf(stderr, "loopmq: command %q: allowed: serve, version, help\n", command)
+		fmt.Fprintf(stderr, "loopmq: command %q: allowed: serve, health, version, help\n", command)
 		return exitUsage
 	}
 	if len(args) > 0 {
