@@ -6,7 +6,9 @@ local function generation(meta)
   local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
   local known = redis.call('HMGET', meta, 'run_id', 'generation')
   if known[1] == run_id then return known[2], run_id end
-  local next = string.format('%d', math.max(tonumber(known[2] or 0) + 1, tonumber(redis.call('TIME')[1])))
+  local time = redis.call('TIME')
+  -- In ms: a process that lost its generation with its data may have begun in the same second as this one.
+  local next = string.format('%.0f', math.max(tonumber(known[2] or 0) + 1, time[1] * 1000 + math.floor(time[2] / 1000)))
   redis.call('HSET', meta, 'run_id', run_id, 'generation', next)
   return next, run_id
 end
