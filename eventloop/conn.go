@@ -117,7 +117,6 @@ func (c *Conn) markDirty() {
 	}
 	c.state |= dirty
 	c.loop.dirty = append(c.loop.dirty, c)
-	c.loop.wake()
 }
 
 // EndWrite gives the buffer of BeginWrite back with the output appended. If more than Config.MaxOutputBytes wait, and
@@ -244,7 +243,6 @@ func (c *Conn) Close(err error) {
 		c.state |= telling
 	}
 	c.loop.closing = append(c.loop.closing, closeRequest{c, err})
-	c.loop.wake()
 }
 
 // fail closes the connection without sending anything more.
@@ -382,8 +380,7 @@ func (l *Loop) destroy(c *Conn) {
 	}
 }
 
-// watch brings the poller in line with the state. gnet's poller has no call to change an interest to 'write' or to
-// nothing, so such a file is taken out and added again.
+// watch brings the poller in line with the state.
 func (l *Loop) watch(c *Conn) {
 	var want uint16
 	if c.state&(paused|closing) == 0 || c.state&lingering != 0 || (!pollerCanPause && c.state&closing == 0) {
@@ -397,32 +394,7 @@ func (l *Loop) watch(c *Conn) {
 		return
 	}
 	c.state = c.state&^(watchesRead|watchesWrite) | want
-
-	l.attachment.FD = int(c.fd)
-	p, a := l.poller, &l.attachment
-	var err error
-	switch {
-	case have == watchesRead && want == watchesRead|watchesWrite:
-		err = p.ModReadWrite(a, false)
-	case have == watchesRead|watchesWrite && want == watchesRead:
-		err = p.ModRead(a, false)
-	default:
-		if have != 0 {
-			err = p.Delete(a.FD)
-		}
-		if err != nil {
-			break
-		}
-		switch want {
-		case watchesRead:
-			err = p.AddRead(a, false)
-		case watchesWrite:
-			err = p.AddWrite(a, false)
-		case watchesRead | watchesWrite:
-			err = p.AddReadWrite(a, false)
-		}
-	}
-	if err != nil {
+	if err := l.poller.watch(int(c.fd), have, want); err != nil {
 		l.fail(c, err)
 	}
 }

@@ -241,6 +241,7 @@ func TestRoom_Oversized(t *testing.T) {
 	e, c, nc := mustConnect(t, Config{MaxOutputBytes: limit, Handler: &handler{
 		close: func(_ *Conn, err error) { closes <- err },
 	}})
+	_ = nc.SetReadBuffer(64 << 10) // else the kernel may raise it until it takes the whole payload
 	l := e.Loops()[0]
 	payload := bytes.Repeat([]byte("oversize"), 2<<20)
 	onLoop(l, func() {

@@ -252,7 +252,7 @@ func (e *Engine) Stop(ctx context.Context) error {
 	case engineNew: // nobody but us is on the loops
 		for _, l := range e.loops {
 			l.stopping = true
-			_ = l.exit()
+			l.exit()
 		}
 	case engineRunning:
 		err = e.drain(ctx)

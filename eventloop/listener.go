@@ -13,7 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/panjf2000/gnet/v2/pkg/netpoll"
 	"github.com/panjf2000/gnet/v2/pkg/socket"
 	"golang.org/x/sys/unix"
 )
@@ -142,8 +141,7 @@ func (ln *listener) open() {
 		return
 	}
 	ln.loop.listeners[ln.fd] = ln
-	// Edge-triggered: while accepting is paused, waiting connections make no events.
-	if err := ln.loop.poller.AddRead(&netpoll.PollAttachment{FD: ln.fd}, true); err != nil {
+	if err := ln.loop.poller.watchAccepts(ln.fd); err != nil {
 		ln.engine.logger.Error("listen", "addr", ln.addr.String(), "error", err)
 		return
 	}

@@ -1,17 +1,12 @@
 package eventloop
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	gneterrors "github.com/panjf2000/gnet/v2/pkg/errors"
-	"github.com/panjf2000/gnet/v2/pkg/netpoll"
-	"github.com/panjf2000/gnet/v2/pkg/queue"
 	"golang.org/x/sys/unix"
 
 	"loopmq/internal/invariants"
@@ -20,10 +15,6 @@ import (
 const (
 	// maxRounds is how often a turn starts over when its work made new work.
 	maxRounds = 4
-
-	// maxTurnsInARow is how many turns may follow each other without an event before one gives way. The poller runs
-	// tasks until there are none left, so that those who post all the time could keep it from reading.
-	maxTurnsInARow = 8
 
 	// A buffer that grew beyond keepBuffer isn't kept, nor is one that would make the loop keep more than
 	// keepBuffers bytes.
@@ -38,26 +29,21 @@ const (
 // functions of a Mailbox are safe for any goroutine. All else belongs to the loop's own goroutine.
 type Loop struct {
 	// immutable after New
-	engine   *Engine
-	index    int
-	poller   *netpoll.Poller
-	turnTask queue.Func // l.turn; made once, so that a wake doesn't allocate it
-	yieldR   int        // a pipe, by which a turn puts itself behind the next look at the poller
-	yieldW   int
+	engine *Engine
+	index  int
+	poller *poller
 
 	// owned by the loop
 	now         int64
 	wheel       wheel
 	readBuffer  []byte
-	scratch     [64]byte               // what a closed connection's output is encoded into
-	attachment  netpoll.PollAttachment // argument of the poller's methods, reused
+	scratch     [64]byte // what a closed connection's output is encoded into
 	dirty       []*Conn
 	closing     []closeRequest
 	closingBack []closeRequest
 	turnEnd     []func()
 	turnEndBack []func()
 	controlBack []func()
-	turnsInARow int
 	free        []*output
 	freeBytes   int
 	freeLow     int // the fewest that were free since the last trim
@@ -69,8 +55,8 @@ type Loop struct {
 	exiting     bool
 
 	// shared
-	scheduled atomic.Bool  // a turn is under way or will be
-	waking    atomic.Int32 // goroutines between the check of scheduled and the end of the poller's Trigger
+	scheduled atomic.Bool  // a turn is under way or will come, see wake
+	waking    atomic.Int32 // goroutines between the check of scheduled and the end of the poller's wake
 	mailboxes atomic.Pointer[[]deliveries]
 	control   struct {
 		sync.Mutex
@@ -84,7 +70,7 @@ type Loop struct {
 }
 
 func newLoop(e *Engine, index int) (*Loop, error) {
-	poller, err := netpoll.OpenPoller()
+	poller, err := openPoller()
 	if err != nil {
 		return nil, fmt.Errorf("open poller: %w", err)
 	}
@@ -95,25 +81,9 @@ func newLoop(e *Engine, index int) (*Loop, error) {
 		listeners: make(map[int]*listener),
 		stashes:   make(map[*Conn]*stash),
 	}
-	l.turnTask = l.turn
 	l.wheel.init()
 	l.mailboxes.Store(new([]deliveries))
 	l.adopted = NewMailbox(l, maxAdoptions, l.adopt)
-
-	var pipe [2]int
-	if err := unix.Pipe(pipe[:]); err != nil {
-		_ = poller.Close()
-		return nil, os.NewSyscallError("pipe", err)
-	}
-	l.yieldR, l.yieldW = pipe[0], pipe[1]
-	for _, fd := range pipe {
-		unix.CloseOnExec(fd)
-		_ = unix.SetNonblock(fd, true)
-	}
-	if err := poller.AddRead(&netpoll.PollAttachment{FD: l.yieldR}, false); err != nil {
-		l.release()
-		return nil, err
-	}
 	return l, nil
 }
 
@@ -146,7 +116,6 @@ func (l *Loop) Post(f func()) {
 // order in which they were given. Loop only.
 func (l *Loop) AtTurnEnd(f func()) {
 	l.turnEnd = append(l.turnEnd, f)
-	l.wake()
 }
 
 // Schedule arms t to fire after d, rounded up to a multiple of Tick. A timer that is armed already is moved. It costs
@@ -163,10 +132,22 @@ func (l *Loop) addMailbox(m deliveries) {
 	}
 }
 
-// wake makes sure that a turn comes. Of all who call it before the turn, one pays for the wake.
+// wake makes sure that a turn comes, after something was put into a queue of the loop. While the loop is awake it costs
+// one look at a flag; of all who find it asleep, one pays for the wake.
 //
-// While a turn is under way, scheduled stays true; at its end the loop clears it and looks at the queues again, and
-// wake is called after a queue got its entry: so either the loop sees the entry, or wake sees false.
+// No wake gets lost, and no lock is needed, because each side writes before it reads, and all four are atomic operations
+// in one order that both agree on:
+//
+//	who wakes:  entry into the queue, its length > 0    then    reads scheduled
+//	the loop:   scheduled = false                       then    reads the lengths (busy), and sleeps if all are 0
+//
+// If the loop sees no entry, then its read came before the entry's write, so scheduled was false before the other side
+// read it, and that side sets it and writes to the poller. If that side reads true, then the loop hasn't cleared it yet,
+// or has set it again since, and in both cases looks at the lengths later. A wake that comes between the loop's look and
+// its wait isn't lost either, for the poller keeps it until the wait. The loop sets scheduled again before the turn in
+// which it takes the queues, whatever ended its wait.
+//
+// What the loop puts off for itself (output, AtTurnEnd, Close) needs no wake: a turn follows all that runs on it.
 func (l *Loop) wake() {
 	if l.scheduled.Load() {
 		return
@@ -178,45 +159,42 @@ func (l *Loop) wake() {
 	l.waking.Add(-1)
 }
 
-// trigger gives the poller the next turn as a task, and ends its wait.
+// fallAsleep is called behind a turn, and reports whether the loop may wait for the poller now. If it may not, there is
+// something to do and the next turn must come without a wake.
+func (l *Loop) fallAsleep() bool {
+	l.scheduled.Store(false)
+	return !l.busy() || !l.scheduled.CompareAndSwap(false, true) // someone else set it, and so ends the wait
+}
+
 func (l *Loop) trigger() {
-	if err := l.poller.Trigger(queue.HighPriority, l.turnTask, nil); err != nil {
+	if err := l.poller.wake(); err != nil {
 		panic(fmt.Sprintf("eventloop: wake loop %d: %v", l.index, err)) // its eventfd is gone: nothing can work
 	}
 }
 
 // run is the loop's goroutine.
 func (l *Loop) run() {
-	err := l.poller.Polling(l.onEvent)
-	if !errors.Is(err, gneterrors.ErrEngineShutdown) {
+	if err := l.poller.run(l); err != nil {
 		panic(fmt.Sprintf("eventloop: poll loop %d: %v", l.index, err))
 	}
 }
 
 // onEvent is called by the poller for one file that is ready. An event may be stale, since what ran before in the same
 // batch may have closed the file and opened another under its number: so the flags only say what to try.
-func (l *Loop) onEvent(fd int, event netpoll.IOEvent, flags netpoll.IOFlags) error {
+func (l *Loop) onEvent(fd int, readable, writable bool) {
 	l.now = l.engine.nanotime()
-	l.turnsInARow = 0
 	if c := l.engine.conns.load(fd); c != nil && c.loop == l {
-		failed := netpoll.IsErrorEvent(event, flags)
-		if c.state&blocked != 0 && (failed || netpoll.IsWriteEvent(event)) {
+		if writable && c.state&blocked != 0 {
 			l.flush(c)
 		}
-		if c.state&watchesRead != 0 && (failed || netpoll.IsReadEvent(event)) {
+		if readable && c.state&watchesRead != 0 {
 			l.read(c)
 		}
-		return nil
-	}
-	if fd == l.yieldR {
-		var b [8]byte
-		_, _ = unix.Read(fd, b[:])
-		return l.turn(nil)
+		return
 	}
 	if ln := l.listeners[fd]; ln != nil {
 		ln.accept()
 	}
-	return nil
 }
 
 // read hands over what one read system call yields. One is enough: the poller reports the file again if there is more,
@@ -261,18 +239,14 @@ func (l *Loop) endOfInput(c *Conn) {
 	}
 }
 
-// turn does everything that was put off since the last one. The poller runs it behind the events of a batch.
-func (l *Loop) turn(any) error {
+// turn does everything that was put off since the last one. It reports false if it was the last.
+func (l *Loop) turn() bool {
 	l.now = l.engine.nanotime()
 	l.counters.turns.Add(1)
 	if asked := l.probe.Load(); asked != 0 {
 		l.counters.lag.Store(l.now - asked)
 		l.probe.Store(0)
 		l.trim()
-	}
-	if l.turnsInARow++; l.turnsInARow > maxTurnsInARow {
-		l.yield()
-		return nil
 	}
 	for range maxRounds {
 		l.runControl()
@@ -284,18 +258,14 @@ func (l *Loop) turn(any) error {
 		l.flushDirty()
 		l.runClosing()
 		if l.exiting {
-			return l.exit()
+			l.exit()
+			return false
 		}
-		if l.busy() {
-			continue
-		}
-		l.scheduled.Store(false)
-		if !l.busy() || !l.scheduled.CompareAndSwap(false, true) {
-			return nil
+		if !l.busy() {
+			break
 		}
 	}
-	l.trigger()
-	return nil
+	return true
 }
 
 // busy reports whether a turn has something to do.
@@ -309,13 +279,6 @@ func (l *Loop) busy() bool {
 		}
 	}
 	return false
-}
-
-// yield puts the next turn behind the events that are ready now. A task of the poller would run before them.
-func (l *Loop) yield() {
-	if _, err := unix.Write(l.yieldW, l.scratch[:1]); err != nil && err != unix.EAGAIN {
-		panic(fmt.Sprintf("eventloop: yield on loop %d: %v", l.index, err))
-	}
 }
 
 func (l *Loop) runControl() {
@@ -406,7 +369,7 @@ func (l *Loop) trim() {
 }
 
 // exit ends the goroutine. From here on scheduled stays true, so that nobody wakes the loop again.
-func (l *Loop) exit() error {
+func (l *Loop) exit() {
 	l.control.Lock()
 	l.control.closed = true
 	l.control.Unlock()
@@ -414,15 +377,12 @@ func (l *Loop) exit() error {
 	for _, m := range *l.mailboxes.Load() {
 		m.close()
 	}
-	return gneterrors.ErrEngineShutdown
 }
 
 // release closes the loop's own files, after its goroutine has ended.
 func (l *Loop) release() {
-	for l.waking.Load() != 0 { // a goroutine may be about to write to the poller's eventfd
+	for l.waking.Load() != 0 { // a goroutine may be about to use the poller
 		runtime.Gosched()
 	}
-	_ = l.poller.Close()
-	_ = unix.Close(l.yieldR)
-	_ = unix.Close(l.yieldW)
+	l.poller.close()
 }
