@@ -16,9 +16,8 @@ import (
 // was ever added to it: if either shows that a record was missed, because it was
 // trimmed too early or Redis has lost its tail, the instance can't go on.
 type feed struct {
-	log      *slog.Logger
-	node     store.Node
-	instance string
+	log  *slog.Logger
+	node store.Node
 	// missed is called when a record was missed, dead for an instance that is dead.
 	missed func(reason string)
 	dead   func(instance string)
@@ -45,8 +44,8 @@ type feedState struct {
 }
 
 // newFeed returns a feed that begins behind from. Nothing is applied before start.
-func newFeed(log *slog.Logger, instance string, n store.Node, from feedState) *feed {
-	f := &feed{log: log, node: n, instance: instance}
+func newFeed(log *slog.Logger, n store.Node, from feedState) *feed {
+	f := &feed{log: log, node: n}
 	f.mu.last, f.mu.passed = from.last, from.added
 	f.added.Store(1)
 	f.setPosition(from.last)
@@ -93,7 +92,7 @@ func (f *feed) advance(records []streamEntry) {
 		if !last.Less(r.id) {
 			continue
 		}
-		if r.id.Generation == last.Generation && r.id.Seq != last.Seq+1 {
+		if r.id != next(last, r.id.Generation) {
 			f.miss("trimmed")
 			return
 		}
@@ -113,8 +112,8 @@ func (f *feed) advance(records []streamEntry) {
 	if len(changes) > 0 {
 		f.node.Apply(changes)
 		f.mu.last, f.mu.passed = last, passed
+		f.count(changes) // first: who sees the position has to see what is before it
 		f.setPosition(last)
-		f.count(changes)
 		for i := range changes {
 			if changes[i].Kind == store.ChangeDead {
 				f.dead(changes[i].Instance)
@@ -123,6 +122,15 @@ func (f *feed) advance(records []streamEntry) {
 	}
 	clear(changes)
 	f.mu.changes = changes[:0]
+}
+
+// next is the id of the record that follows one in a stream.
+func next(n store.Number, generation uint64) store.Number {
+	if generation != n.Generation {
+		return store.Number{Generation: generation}
+	}
+	n.Seq++
+	return n
 }
 
 // verify compares what was applied with the feed as it was once. If that place hasn't

@@ -52,8 +52,12 @@ type Store struct {
 type membership struct {
 	instance string
 	feed     *feed
+	// committed is told of each batch that was answered.
+	committed *committed
 	// died is called when a commit learns that the instance was declared dead.
 	died func()
+	// giveUp ends it without taking anything offline.
+	giveUp func(context.Context)
 }
 
 // NewStore opens the Redis that rawURL names, as docs/durability.md has it:

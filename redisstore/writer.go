@@ -52,13 +52,15 @@ func (w *writer) answered(ctx context.Context, b *store.Batch, reply []any) erro
 		return fmt.Errorf("%w: answer of a commit", errFormat)
 	}
 	if w.of != nil {
+		w.of.committed.note(w.name, b.Seq)
 		news, err := parseEntries(reply[3])
 		if err != nil {
 			return err
 		}
 		w.of.feed.advance(news)
-		for len(news) == newsPage { // as many as a commit reads
-			if news, err = w.s.readNews(ctx, w.of.feed.position()); err != nil {
+		for position := ""; len(news) == newsPage && position != w.of.feed.position(); { // as many as a commit reads: there may be more
+			position = w.of.feed.position()
+			if news, err = w.s.readNews(ctx, position); err != nil {
 				return err
 			}
 			w.of.feed.advance(news)

@@ -1,0 +1,401 @@
+package redisstore
+
+import (
+	"context"
+	"crypto/rand"
+	_ "embed"
+	"encoding/hex"
+	"errors"
+	"log/slog"
+	mathrand "math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"loopmq/store"
+)
+
+//go:embed lua/join.lua
+var joinLua string
+
+//go:embed lua/leave.lua
+var leaveLua string
+
+var (
+	joinScript  = newScript(generationLua, joinLua)
+	leaveScript = newScript(leaveLua)
+)
+
+// routesPage is how many routes are read at a time, feedPage how many records.
+const (
+	routesPage = 1000
+	feedPage   = 1000
+)
+
+// member is an instance that has joined.
+//
+// From Join on one goroutine renews the lease. Start adds others: a reader for each
+// of the three streams, on connections of their own, since one that waits for room
+// must not stop the others; one that sends what Released was given; and one that
+// reaps. All end when the instance leaves or is expelled.
+type member struct {
+	memberConfig
+	node     store.Node
+	instance string
+	feed     *feed
+	peers    peers
+	others   []string // instances that were alive when this one joined
+
+	ctx    context.Context // ends with the membership
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	left     func() // called by Leave
+	releases releases
+	victims  chan toReap // the newest list
+
+	mu struct {
+		sync.Mutex
+		started  bool
+		expelled bool
+		ended    bool // no goroutine may be started any more
+	}
+}
+
+// memberConfig is what a member needs of its Store.
+type memberConfig struct {
+	client  redis.UniversalClient
+	readers redis.UniversalClient // for commands that block; closed with the membership
+	keys    keys
+	log     *slog.Logger
+	lease   time.Duration
+	name    string // of the node, as configured; may be empty
+	// committed is what Redis has to know after it has started anew.
+	committed *committed
+}
+
+var _ store.Shared = (*Store)(nil)
+
+// Join makes this process a new instance, named after the URL's parameter node. A
+// Store has one Member at a time: a former one that hasn't left is given up, and is
+// dead then. ErrUnavailable: Redis can't be reached.
+func (s *Store) Join(ctx context.Context, n store.Node) (store.Member, error) {
+	if err := s.enter(); err != nil {
+		return nil, err
+	}
+	defer s.leave()
+	if former := s.joined.Load(); former != nil {
+		former.giveUp(ctx)
+	}
+	options := s.config.redis
+	options.PoolSize, options.ReadTimeout = 3, readBlock+s.config.lease // one for each stream
+	m, err := join(ctx, memberConfig{
+		client: s.redis, readers: redis.NewUniversalClient(&options), keys: s.keys, log: s.log, lease: s.config.lease, name: s.config.node,
+		committed: new(committed),
+	}, n)
+	if err != nil {
+		return nil, failed("join", err)
+	}
+	membership := &membership{
+		instance: m.instance, feed: m.feed, committed: m.committed, died: func() { m.expel("commit refused") }, giveUp: m.giveUp,
+	}
+	s.joined.Store(membership)
+	m.left = func() { s.joined.CompareAndSwap(membership, nil) }
+	return m, nil
+}
+
+// join makes a new instance.
+func join(ctx context.Context, config memberConfig, n store.Node) (*member, error) {
+	m := &member{memberConfig: config, node: n, instance: newInstance(config.name), victims: make(chan toReap, 1)}
+	began := time.Now()
+	reply, err := joinScript.Run(ctx, m.client, nil, m.keys.prefix, m.instance, m.lease.Milliseconds(), m.name).Slice()
+	if err != nil {
+		_ = m.readers.Close()
+		return nil, err
+	}
+	r := replyOf(reply)
+	runID, from := r.text(), r.feedState()
+	m.others = r.texts()
+	m.peers.init(m.others)
+	m.peers.died(r.texts()...)
+	m.peers.renewed(began, m.lease)
+	if r.err != nil {
+		_ = m.readers.Close()
+		return nil, r.err
+	}
+	m.feed = newFeed(m.log, n, from)
+	m.feed.missed, m.feed.dead = m.expel, m.died
+	m.releases.init()
+	m.left = func() {}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.wg.Go(func() { m.renewals(runID) })
+	m.log.Info("join", "instance", m.instance, "others", len(m.others))
+	return m, nil
+}
+
+// newInstance returns a name that no instance has had.
+func newInstance(name string) string {
+	var random [8]byte
+	_, _ = rand.Read(random[:])
+	if name == "" {
+		name = "node"
+	}
+	return name + "-" + hex.EncodeToString(random[:])
+}
+
+// Instance is the name of the instance.
+func (m *member) Instance() string { return m.instance }
+
+// Additions is how many of the Changes applied so far were additions, plus 1.
+func (m *member) Additions() uint64 { return m.feed.additions() }
+
+// Alone reports whether no other instance can have a subscriber: none has joined that
+// isn't dead, and this one's lease is valid.
+func (m *member) Alone() bool { return m.peers.alone.Load() && m.peers.valid() }
+
+// Alive reports whether an instance isn't known to be dead. One that isn't known at
+// all has just joined.
+func (m *member) Alive(instance string) bool { return !m.peers.dead(instance) }
+
+// Start applies the routes of the other instances and all records of the feed so
+// far, starts the goroutines that call the Node, and returns when all others know of
+// this instance. That can take a lease where one of them has died. store.ErrDead:
+// this instance was declared dead meanwhile.
+func (m *member) Start(ctx context.Context) error {
+	var routes []store.Change
+	for _, instance := range m.others {
+		filters, err := m.routesOf(ctx, instance)
+		if err != nil {
+			return failed("read the routes of "+instance, err)
+		}
+		if len(filters) > 0 {
+			routes = append(routes, store.Change{Kind: store.ChangeRouted, Instance: instance, TopicFilters: filters})
+		}
+	}
+	m.mu.Lock()
+	m.mu.started = true
+	expelled := m.mu.expelled
+	m.mu.Unlock()
+	if expelled {
+		return store.ErrDead
+	}
+	m.feed.start(routes)
+	for {
+		reply, err := m.client.Do(ctx, "XRANGE", m.keys.feed(), "("+m.feed.position(), "+", "COUNT", feedPage).Slice()
+		if err != nil {
+			return failed("read the feed", err)
+		}
+		records, err := parseEntries(reply)
+		if err != nil {
+			return err
+		}
+		m.feed.advance(records)
+		if len(records) < feedPage {
+			break
+		}
+	}
+	for _, f := range []func(){m.readFeed, m.readControl, m.readInbox, m.sendReleases, m.reapAll} {
+		m.spawn(f)
+	}
+	if err := m.peers.await(ctx, m.ctx); m.ctx.Err() != nil {
+		return store.ErrDead
+	} else if err != nil {
+		return failed("wait for the other instances", err)
+	}
+	return nil
+}
+
+// Leave ends the membership: what the instance still holds is taken offline, and
+// then it is dead. Sessions with shared subscriptions are left for another instance
+// to reap, since their queues have to be seen to.
+func (m *member) Leave(ctx context.Context) error {
+	if m.end() {
+		m.wg.Wait()
+		return nil // was expelled, or has left
+	}
+	m.wg.Wait()
+	orphans, err := m.takeOffline(ctx)
+	if err == nil {
+		err = leaveScript.Run(ctx, m.client, nil, m.keys.prefix, m.instance).Err()
+	}
+	if err == nil && orphans == 0 {
+		err = m.finish(ctx, m.instance)
+	}
+	if err != nil {
+		return failed("leave", err)
+	}
+	m.left()
+	m.log.Info("leave", "instance", m.instance)
+	return nil
+}
+
+// routesOf reads the routes of another instance.
+func (m *member) routesOf(ctx context.Context, instance string) ([]string, error) {
+	var (
+		filters []string
+		cursor  uint64
+	)
+	for {
+		page, next, err := m.client.SScan(ctx, m.keys.routes(instance), cursor, "", routesPage).Result()
+		if err != nil {
+			return nil, err
+		}
+		filters = append(filters, page...)
+		if cursor = next; cursor == 0 {
+			return filters, nil
+		}
+	}
+}
+
+// expel ends the membership of an instance that was declared dead, or that can't know
+// any more what the others know. In the latter case it declares itself dead, so
+// that another reaps it at once.
+func (m *member) expel(reason string) {
+	m.mu.Lock()
+	if m.mu.expelled || m.mu.ended {
+		m.mu.Unlock()
+		return
+	}
+	m.mu.expelled = true
+	started := m.mu.started
+	m.mu.Unlock()
+	m.log.Error("expelled", "instance", m.instance, "reason", reason)
+	// Whoever has found out may hold a lock or be waited for by end.
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), m.lease)
+		defer cancel()
+		m.giveUp(ctx)
+	}()
+	if started {
+		go m.node.Expelled() // joins again, and so may wait for what called us
+	}
+}
+
+// giveUp ends the membership and, if Redis can be reached, declares the instance dead
+// for another one to reap it.
+func (m *member) giveUp(ctx context.Context) {
+	m.end()
+	_ = leaveScript.Run(ctx, m.client, nil, m.keys.prefix, m.instance).Err() // else its lease lapses
+}
+
+// end stops the goroutines without waiting for them. It reports whether it was called
+// before.
+func (m *member) end() (ended bool) {
+	m.mu.Lock()
+	ended, m.mu.ended = m.mu.ended, true
+	m.mu.Unlock()
+	if !ended {
+		m.feed.stop()
+		m.cancel()
+		_ = m.readers.Close() // ends reads that block
+	}
+	return ended
+}
+
+// spawn starts a goroutine of the membership, unless it has ended.
+func (m *member) spawn(f func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.mu.ended {
+		m.wg.Go(f)
+	}
+}
+
+// started reports whether the Node may be called.
+func (m *member) started() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.mu.started && !m.mu.ended
+}
+
+// died is called by the feed when all that an instance held is offline.
+func (m *member) died(instance string) {
+	if instance == m.instance {
+		m.expel("reaped")
+		return
+	}
+	m.peers.died(instance)
+	m.node.Dead(instance)
+}
+
+// pause waits before something is tried again: longer each time, and not at the same
+// time as others do. It reports false when the membership has ended.
+func (m *member) pause(failures int) bool {
+	d := min(time.Second, 20*time.Millisecond<<min(failures, 6))
+	return m.sleep(d/2 + mathrand.N(d/2))
+}
+
+func (m *member) sleep(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-m.ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// errReply: a script has answered something that it never answers.
+var errReply = errors.New("redisstore: unexpected answer of a script")
+
+// reply reads the elements of a script's answer in turn. After one that isn't what
+// was asked for, err is set.
+type reply struct {
+	rest []any
+	err  error
+}
+
+func replyOf(values []any) *reply { return &reply{rest: values} }
+
+func (r *reply) next() any {
+	if len(r.rest) == 0 {
+		r.err = errReply
+		return nil
+	}
+	v := r.rest[0]
+	r.rest = r.rest[1:]
+	return v
+}
+
+func (r *reply) text() string {
+	s, ok := r.next().(string)
+	if !ok {
+		r.err = errReply
+	}
+	return s
+}
+
+func (r *reply) number() int64 {
+	n, ok := r.next().(int64)
+	if !ok {
+		r.err = errReply
+	}
+	return n
+}
+
+func (r *reply) list() []any {
+	list, ok := r.next().([]any)
+	if !ok {
+		r.err = errReply
+	}
+	return list
+}
+
+func (r *reply) texts() []string {
+	list := r.list()
+	texts := make([]string, len(list))
+	for i := range list {
+		texts[i], _ = list[i].(string)
+	}
+	return texts
+}
+
+func (r *reply) feedState() feedState {
+	id, err := parseStreamID(r.text())
+	if err != nil {
+		r.err = err
+	}
+	return feedState{last: id, added: uint64(r.number())}
+}

@@ -1,0 +1,252 @@
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"loopmq/codec"
+	"loopmq/store"
+)
+
+// subscribe gives a durable session a subscription.
+func (c *cluster) subscribe(clientID, topicFilter string) {
+	c.t.Helper()
+	s := store.Subscription{TopicFilter: topicFilter, Options: codec.SubscriptionOptions{QoS: 1}}
+	c.client.HSet(context.Background(), c.keys.subscriptions(clientID), topicFilter, appendSubscription(nil, &s))
+}
+
+func TestLapsedInstanceIsReapedOnce(t *testing.T) {
+	c := newCluster(t, "appendfsync no")
+	ctx := context.Background()
+	a, x := c.startBehind(shortLease)
+	b, d := c.start(shortLease), c.start(shortLease)
+
+	var members []string
+	for i := range 3*reapPage + 7 {
+		clientID := fmt.Sprintf("c{%03d}%%", i)
+		c.claim(a.Instance(), clientID, true, 100, nil)
+		if i%2 == 0 {
+			c.subscribe(clientID, "$share/g/a")
+			members = append(members, clientID)
+		} else {
+			c.subscribe(clientID, "share/g/a")
+		}
+	}
+	will := func(delay uint32) *store.Will {
+		return &store.Will{Message: store.Message{TopicName: []byte("w")}, DelayInterval: delay}
+	}
+	epochs := map[string]uint64{
+		"delay":    c.claim(a.Instance(), "delay", true, 100, will(30)),
+		"interval": c.claim(a.Instance(), "interval", true, 100, will(500)),
+		"forever":  c.claim(a.Instance(), "forever", true, 0xFFFFFFFF, will(500)),
+		"not":      c.claim(a.Instance(), "not", false, 0, will(30)),
+	}
+	c.claim(a.Instance(), "moved", true, 100, will(0))
+	moved := c.claim(b.Instance(), "moved", true, 100, nil)
+	a.node.awaitSaid(t, "yield moved*")
+
+	from := c.client.Time(ctx).Val()
+	x.Cut()
+	for _, p := range []*player{b, d} {
+		p.node.awaitSaid(t, "dead "+a.Instance())
+		if p.Alive(a.Instance()) {
+			t.Error("the dead is alive")
+		}
+	}
+	to := c.client.Time(ctx).Val()
+
+	reapers := 0
+	for _, p := range []*player{b, d} {
+		p.node.mu.Lock()
+		var got []string
+		for _, s := range p.node.orphaned {
+			if s.Owner != "" || !s.Durable || s.Due.IsZero() {
+				t.Errorf("orphan %+v: want offline and due", s)
+			}
+			got = append(got, s.ID.ClientID)
+		}
+		p.node.mu.Unlock()
+		if len(got) > 0 {
+			reapers++
+			if slices.Sort(got); !slices.Equal(got, members) {
+				t.Errorf("%d orphans, want the %d members of the group, each once", len(got), len(members))
+			}
+		}
+	}
+	if reapers != 1 {
+		t.Errorf("%d instances have reaped, want 1", reapers)
+	}
+	due := func(what string, got, seconds float64) {
+		t.Helper()
+		low, high := float64(from.UnixMilli())+1000*seconds, float64(to.UnixMilli())+1000*seconds
+		if got < low || got > high {
+			t.Errorf("%s is due %v s after the death, want %v", what, (got-low)/1000+seconds, seconds)
+		}
+	}
+	for clientID, seconds := range map[string]float64{"delay": 30, "interval": 100, "forever": 500, "not": 0} {
+		member := fmt.Sprintf("%d:%s", epochs[clientID], clientID)
+		due("Will of "+clientID, c.client.ZScore(ctx, c.keys.wills(), member).Val(), seconds)
+	}
+	due("session", c.client.ZScore(ctx, c.keys.expiry(), "delay").Val(), 100)
+	if s, err := c.session("forever"); err != nil || s.Owner != "" || !s.Due.IsZero() {
+		t.Errorf("session that never expires: %+v, %v", s, err)
+	}
+	if _, err := c.session("not"); !errors.Is(err, store.ErrGone) {
+		t.Errorf("session that isn't durable: %v, want ErrGone", err)
+	}
+	if s, err := c.session("moved"); err != nil || s.Owner != b.Instance() || s.Epoch != moved || !s.Due.IsZero() {
+		t.Errorf("session that had moved: %+v, %v; want it as it was", s, err)
+	}
+	if got := c.client.HLen(ctx, c.keys.owners()).Val(); got != 1 {
+		t.Errorf("%d clients have an owner, want the one that had moved", got)
+	}
+	for _, key := range []string{
+		c.keys.own(a.Instance()), c.keys.ctl(a.Instance()), c.keys.inbox(a.Instance()), c.keys.routes(a.Instance()),
+		c.keys.writers(a.Instance()), c.keys.dead(),
+	} {
+		if c.client.Exists(ctx, key).Val() != 0 {
+			t.Errorf("%s is left behind", key)
+		}
+	}
+
+	// When it comes back it learns that it is dead, and from nothing else.
+	if got := a.node.count("expelled"); got != 0 {
+		t.Error("expelled while it was cut off")
+	}
+	x.Heal()
+	a.node.awaitSaid(t, "expelled")
+	a.wg.Wait()
+	if err := a.Leave(ctx); err != nil {
+		t.Errorf("Leave of one that was expelled: %v", err)
+	}
+	if n := a.node.count("expelled"); n != 1 {
+		t.Errorf("expelled %d times", n)
+	}
+}
+
+func TestReaperDiesHalfway(t *testing.T) {
+	c := newCluster(t, "appendfsync no")
+	a := c.start(shortLease)
+	x := newProxy(t, c.server.Addr)
+	reaper := c.join(c.config(x.addr, shortLease))
+	half, block := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() { close(block) })
+	reaper.node.orphans = func([]store.Session) {
+		close(half)
+		<-block // as a process does that was halted
+	}
+	if err := reaper.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]int{}
+	for i := range reapPage + 1 {
+		clientID := fmt.Sprint("c", i)
+		c.claim(a.Instance(), clientID, true, 100, nil)
+		c.subscribe(clientID, "$share/g/a")
+		want[clientID] = 0
+	}
+	a.end() // renews no more
+	<-half
+	x.Cut()
+	last := c.start(shortLease)
+	if last.Alive(a.Instance()) {
+		t.Error("who joins takes an instance for alive that is being reaped")
+	}
+	last.node.awaitSaid(t, "dead "+a.Instance())
+	last.node.awaitSaid(t, "dead "+reaper.Instance())
+	for _, s := range last.node.orphaned {
+		want[s.ID.ClientID]++
+	}
+	for clientID, n := range want {
+		if n != 1 {
+			t.Errorf("%s was handed over %d times to the one who finished, want once", clientID, n)
+		}
+	}
+}
+
+func TestOutageReapsNobody(t *testing.T) {
+	c := newCluster(t, "appendfsync no")
+	a, b := c.start(shortLease), c.start(shortLease)
+	c.claim(a.Instance(), "a", true, 100, nil)
+	c.server.Stop()
+	// Both leases lapse meanwhile: the outage is what takes time here.
+	<-time.After(3 * shortLease)
+	c.server.Cont()
+	for _, p := range []*player{a, b} {
+		p.node.awaitSaid(t, "reread") // it renewed its lease, and news may have been lost
+	}
+	// By now one that thought it may reap would have done so: let both renew for longer than a lease.
+	until := time.Now().Add(2 * shortLease)
+	c.awaitRedis("renewals", func(ctx context.Context) bool {
+		leases := c.client.ZRangeWithScores(ctx, c.keys.leases(), 0, -1).Val()
+		if len(leases) != 2 {
+			t.Fatalf("%d leases, want 2", len(leases))
+		}
+		return time.Now().After(until)
+	})
+	if a.node.count("dead*")+b.node.count("dead*")+a.node.count("expelled")+b.node.count("expelled") != 0 {
+		t.Errorf("said %q and %q", a.node.said, b.node.said)
+	}
+	if s, err := c.session("a"); err != nil || s.Owner != a.Instance() {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+func TestLeaveLeavesOrphansToAnother(t *testing.T) {
+	c := newCluster(t, "appendfsync no")
+	ctx := context.Background()
+	a := c.start(longLease)
+	for i := range reapPage + 5 {
+		clientID := fmt.Sprintf("c%03d", i)
+		c.claim(a.Instance(), clientID, true, 100, nil)
+		if i == 3 || i == reapPage+2 {
+			c.subscribe(clientID, "$share/g/a")
+		}
+	}
+	if err := a.Leave(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := c.client.HLen(ctx, c.keys.owners()).Val(); n != 0 {
+		t.Errorf("%d clients have an owner after Leave, want none", n)
+	}
+	if n := c.client.ZCard(ctx, c.keys.own(a.Instance())).Val(); n != 2 {
+		t.Errorf("%d sessions are left to another, want 2", n)
+	}
+	// A lease of its own is enough to reap one that is dead already.
+	b := c.start(longLease)
+	b.node.awaitSaid(t, "dead "+a.Instance())
+	if len(b.node.orphaned) != 2 || b.node.orphaned[0].ID.ClientID != "c003" {
+		t.Errorf("orphans: %+v", b.node.orphaned)
+	}
+}
+
+func TestRestartedNodeReplacesItsFormerSelf(t *testing.T) {
+	c := newCluster(t, "appendfsync no")
+	named := func(name string) *player {
+		config := c.config(c.server.Addr, longLease)
+		config.name = name
+		p := c.join(config)
+		if err := p.Start(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	former, other, unnamed := named("n1"), named("n1-a"), c.start(longLease)
+	c.claim(former.Instance(), "c", true, 100, nil)
+	former.end() // killed
+	now := named("n1")
+	if now.Alive(former.Instance()) || !now.Alive(other.Instance()) || !now.Alive(unnamed.Instance()) {
+		t.Error("Alive is wrong")
+	}
+	other.node.awaitSaid(t, "dead "+former.Instance())
+	if s, err := c.session("c"); err != nil || s.Owner != "" {
+		t.Errorf("%+v, %v", s, err)
+	}
+	// Two nodes with the same name: the one that was first is expelled.
+	named("n1")
+	now.node.awaitSaid(t, "expelled")
+}
