@@ -128,7 +128,7 @@ func (p *poller) poll() (int, error) {
 // wait waits for an event.
 func (p *poller) wait() (int, error) {
 	n, err := unix.EpollWait(p.epoll, p.events[:], -1)
-	if err == unix.EINTR { //nolint:errorlint // a system call's error is bare
+	if err == unix.EINTR {
 		return 0, nil
 	}
 	return n, os.NewSyscallError("epoll_wait", err)
