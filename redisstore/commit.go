@@ -27,13 +27,18 @@ func (a *batchArgs) encode(w *writer, b *store.Batch) []any {
 	a.reset()
 	a.keys = w.s.keys
 	process, position := w.s.name, ""
-	if w.of != nil {
+	if w.of != nil { // the position first: what is behind it counts as added
 		a.instance, process, position = w.of.instance, w.of.instance, w.of.feed.position()
 	}
+	awaited := len(b.Ops) == 0 // somebody waits for what is new in the feed
 	for i := range b.Ops {
 		op := &b.Ops[i]
+		awaited = awaited || op.Additions != 0
 		stale := op.Additions != 0 && w.of != nil && op.Additions < w.of.feed.additions()
 		a.encodeOp(op, stale)
+	}
+	if !awaited {
+		position = ""
 	}
 	a.all = append(a.all, w.s.keys.prefix, a.instance, millis(w.s.Now()), process, w.name, b.Seq, position, flag(w.s.noRoom.Load()),
 		len(a.cids), len(a.messages))
@@ -207,14 +212,18 @@ func (a *batchArgs) publish(op *store.Op, stale bool) {
 	if len(op.Targets) > 0 || op.Retain && len(op.Message.Payload) > 0 {
 		flags = append(flags, 'm')
 	}
-	if op.Additions != 0 && len(flags) > 0 && (op.PacketID != 0 || op.WillOf != nil) {
+	if op.Additions != 0 && (op.PacketID != 0 || op.WillOf != nil) {
 		// All has to be in one step: what an added subscription gets can't follow.
 		flags = append(flags, 's')
 		if stale {
 			flags[len(flags)-1] = 'S'
 		}
 	}
-	a.add("P", flags, a.message(op.Message))
+	message := 0 // none: nobody gets it
+	if op.Retain || len(op.Targets) > 0 {
+		message = a.message(op.Message)
+	}
+	a.add("P", flags, message)
 	if op.PacketID != 0 {
 		a.add(op.Session.ClientID, tag(op.Session.ClientID), op.Session.Incarnation, op.Epoch, int(op.PacketID))
 	}

@@ -139,6 +139,7 @@ func parseURL(rawURL string) (config, error) {
 		DialTimeout:              defaultTimeout,
 		ReadTimeout:              defaultTimeout,
 		PoolSize:                 defaultPool,
+		PipelinePoolSize:         -1, // the same connections for all
 		ContextTimeoutEnabled:    true,
 		DisableIdentity:          true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},

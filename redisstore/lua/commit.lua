@@ -345,7 +345,7 @@ end
 -- Operations, by their letters.
 local operations = {}
 
--- OpPublish: flags, the message; with h: what guarded takes and a Packet Identifier; with w: ClientID, tag, epoch; with r: what retain
+-- OpPublish: flags, the message or 0 if nobody gets it; with h: what guarded takes and a Packet Identifier; with w: ClientID, tag, epoch; with r: what retain
 -- takes; then the targets: a queue and the delivery, or an inbox and whom it is for. Other flags are s: a subscription must not have
 -- been added since the match; S: one has; m: there has to be room.
 function operations.P()
