@@ -14,7 +14,7 @@ FUZZTIME ?= 30s
 PKG      ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: run build test cover fuzz bench bench-compare bench-regress conformance lint fmt vuln clean help
+.PHONY: run build cluster test cover fuzz bench bench-compare bench-regress conformance lint fmt vuln clean help
 
 run: build ## Build, then start the broker on 127.0.0.1:1883 (ARGS="--tcp :1883" for other flags)
 	bin/loopmq serve $(ARGS)
@@ -22,6 +22,9 @@ run: build ## Build, then start the broker on 127.0.0.1:1883 (ARGS="--tcp :1883"
 build: ## Build the commands into bin/
 	@mkdir -p bin
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/ ./cmd/...
+
+cluster: build ## Build, then start three nodes on one Redis behind HAProxy, without containers (ARGS="--nodes 5 --port 0" for other options)
+	deploy/local.sh $(ARGS)
 
 test: ## Run all tests with the race detector, and hold each package to its coverage
 	scripts/test-deps.sh

@@ -17,9 +17,12 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"loopmq/metrics"
 )
 
 // binary is the program, built once by TestMain.
@@ -48,8 +51,9 @@ const patience = 60 * time.Second
 // cluster is what `local.sh up` has started.
 type cluster struct {
 	*exec.Cmd
-	env  map[string]string // What is in DIR/env.
-	pids map[string]int    // All processes, by name.
+	env    map[string]string // What is in DIR/env.
+	pids   map[string]int    // All processes, by name.
+	stderr bytes.Buffer      // To be read after Wait.
 }
 
 // mustUp runs local.sh up and returns when everything is ready. What it leaves behind at the end of the test is killed.
@@ -61,8 +65,7 @@ func mustUp(t *testing.T, args ...string) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var stderr bytes.Buffer
-	c.Stderr = &stderr
+	c.Stderr = &c.stderr
 	c.WaitDelay = patience
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
@@ -81,7 +84,7 @@ func mustUp(t *testing.T, args ...string) *cluster {
 	}
 	if dir == "" {
 		_ = c.Wait()
-		t.Fatalf("local.sh %s: %v\n%s", args, c.ProcessState, stderr.String())
+		t.Fatalf("local.sh %s: %v\n%s", args, c.ProcessState, c.stderr.String())
 	}
 	text, err := os.ReadFile(filepath.Join(dir, "env"))
 	if err != nil {
@@ -235,8 +238,8 @@ func TestLocal(t *testing.T) {
 	if err := c.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Wait(); err != nil {
-		t.Errorf("local.sh: %v, want exit code 0", err)
+	if err := c.Wait(); err != nil || c.stderr.Len() > 0 {
+		t.Errorf("local.sh: %v and %q, want exit code 0 and silence", err, c.stderr.String())
 	}
 	c.mustBeGone(t)
 	if left, _ := os.ReadDir(tmp); len(left) > 0 {
@@ -336,16 +339,18 @@ func TestLocalNeedsRedis(t *testing.T) {
 
 // node is what HAProxy sees of a node: a port that echoes, and one that answers /readyz.
 type node struct {
-	mqtt   net.Listener
-	admin  *http.Server
-	addr   string   // Of admin.
-	status chan int // The answer of each check is taken from here.
+	mqtt    net.Listener
+	admin   *http.Server
+	addr    string // Of admin.
+	status  atomic.Int32
+	checked chan int32 // What a check was answered, if somebody waits for it.
 }
 
-// mustNode starts a node; it answers a check only when the test says what.
+// mustNode starts a node that is ready, and says its name to whoever sends it a line.
 func mustNode(t *testing.T, name string) *node {
 	t.Helper()
-	n := &node{status: make(chan int)}
+	n := &node{checked: make(chan int32)}
+	n.status.Store(http.StatusOK)
 	var err error
 	if n.mqtt, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		t.Fatal(err)
@@ -371,13 +376,14 @@ func mustNode(t *testing.T, name string) *node {
 	}
 	n.addr = admin.Addr().String()
 	n.admin = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		status := n.status.Load()
+		if r.URL.Path != "/readyz" {
+			status = http.StatusNotFound
+		}
+		w.WriteHeader(int(status))
 		select {
-		case status := <-n.status:
-			if r.URL.Path != "/readyz" {
-				status = http.StatusNotFound
-			}
-			w.WriteHeader(status)
-		case <-r.Context().Done():
+		case n.checked <- status:
+		default:
 		}
 	})}
 	t.Cleanup(func() { n.admin.Close() })
@@ -385,13 +391,17 @@ func mustNode(t *testing.T, name string) *node {
 	return n
 }
 
-// answer answers the next checks; when it returns HAProxy has seen all of them but the last.
-func (n *node) answer(t *testing.T, status ...int) {
+// answer answers checks from now on; it returns when HAProxy has seen that, since it has asked again.
+func (n *node) answer(t *testing.T, status int32) {
 	t.Helper()
-	for _, s := range status {
+	n.status.Store(status)
+	for seen, late := 0, time.After(patience); seen < 2; {
 		select {
-		case n.status <- s:
-		case <-time.After(patience):
+		case s := <-n.checked:
+			if s == status {
+				seen++
+			}
+		case <-late:
 			t.Fatal("HAProxy doesn't check")
 		}
 	}
@@ -451,17 +461,18 @@ func TestHAProxyDrainsThenCutsOff(t *testing.T) {
 		_ = c.SetDeadline(time.Now().Add(patience))
 		return c
 	}
-	one.answer(t, 200) // HAProxy listens.
-	two.answer(t, 200)
-	a, b := connect(), connect()
-	if ask(a) == "two" {
+	one.answer(t, http.StatusOK) // HAProxy listens.
+	a := connect()
+	with := ask(a) // Now it counts.
+	b := connect()
+	if with == "two" {
 		a, b = b, a
 	}
 	if got := ask(a) + ask(b); got != "onetwo" {
 		t.Fatalf("two connections are with %s", got)
 	}
 
-	one.answer(t, 503, 503) // The first has been seen when the second is asked for.
+	one.answer(t, http.StatusServiceUnavailable)
 	for range 4 {
 		if got := ask(connect()); got != "two" {
 			t.Errorf("a new connection is with %s, though that isn't ready", got)
@@ -525,6 +536,27 @@ func TestCommandLinesAreAccepted(t *testing.T) {
 		if lines := strings.Split(strings.TrimSpace(string(out)), "\n"); len(lines) != 1 || !strings.Contains(lines[0], `--grace "never"`) {
 			t.Errorf("%s: loopmq %s: %s", file, args, out)
 		}
+	}
+}
+
+// The metrics of nodes that docs/deploy.md watches exist.
+func TestWatchedMetricsExist(t *testing.T) {
+	text, err := os.ReadFile("../docs/deploy.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	exists := map[string]bool{}
+	for _, f := range metrics.Families() {
+		exists[f.Name] = true
+	}
+	watched := regexp.MustCompile(`\bloopmq_\w+`).FindAllString(string(text), -1)
+	for _, name := range watched {
+		if !exists[strings.TrimSuffix(name, "_bucket")] {
+			t.Errorf("docs/deploy.md watches %s, which no node writes", name)
+		}
+	}
+	if len(watched) == 0 {
+		t.Error("docs/deploy.md watches nothing")
 	}
 }
 
