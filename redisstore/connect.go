@@ -10,9 +10,14 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 
 	"loopmq/store"
 )
+
+// The client library writes to standard error whatever it can't connect to, besides
+// returning it.
+func init() { logging.Disable() }
 
 const (
 	// watchInterval is how often the clock and the memory of Redis are looked at.

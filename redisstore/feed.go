@@ -41,6 +41,8 @@ type feed struct {
 type feedState struct {
 	last  store.Number
 	added uint64
+	// generation is that of the Redis process that has said so, if it is known.
+	generation uint64
 }
 
 // newFeed returns a feed that begins behind from. Nothing is applied before start.
@@ -145,6 +147,8 @@ func (f *feed) verify(s feedState) {
 		f.mu.check = s
 	case f.mu.last == s.last && f.mu.passed != s.added:
 		f.miss("counted")
+	case s.last.Less(f.mu.last) && f.mu.last.Generation < s.generation:
+		f.miss("lost") // a record of a former process that this one has never had
 	}
 }
 

@@ -154,29 +154,34 @@ func TestMissedRecords(t *testing.T) {
 		missed string
 	}{
 		"none": {func(f *feed) {
-			f.verify(feedState{id(5, 9), 10})
+			f.verify(feedState{last: id(5, 9), added: 10})
 			f.advance([]streamEntry{record(5, 8), record(5, 9), record(5, 10), record(6, 0), record(6, 1)})
-			f.verify(feedState{id(6, 0), 99}) // has been passed
-			f.verify(feedState{id(6, 1), 13})
-			f.verify(feedState{id(6, 2), 14})
+			f.verify(feedState{last: id(6, 0), added: 99}) // has been passed
+			f.verify(feedState{last: id(6, 1), added: 13})
+			f.verify(feedState{last: id(6, 2), added: 14})
 			f.advance([]streamEntry{record(6, 2)})
 		}, ""},
 		"trimmed":         {func(f *feed) { f.advance([]streamEntry{record(5, 11)}) }, "feed trimmed"},
 		"trimmed before":  {func(f *feed) { f.advance([]streamEntry{record(6, 1)}) }, "feed trimmed"},
 		"trimmed between": {func(f *feed) { f.advance([]streamEntry{record(5, 10), record(5, 12)}) }, "feed trimmed"},
 		"a generation": {func(f *feed) {
-			f.verify(feedState{id(7, 0), 13})
+			f.verify(feedState{last: id(7, 0), added: 13})
 			f.advance([]streamEntry{record(5, 10), record(7, 0)})
 		}, "feed counted"},
 		"tail lost": {func(f *feed) {
 			f.advance([]streamEntry{record(5, 10), record(6, 0)})
-			f.verify(feedState{id(6, 0), 11})
+			f.verify(feedState{last: id(6, 0), added: 11})
 		}, "feed counted"},
+		"tail lost and nothing since": {func(f *feed) {
+			f.advance([]streamEntry{record(5, 10), record(6, 0)})
+			f.verify(feedState{last: id(5, 10), added: 11, generation: 6}) // was asked before
+			f.verify(feedState{last: id(5, 10), added: 11, generation: 7})
+		}, "feed lost"},
 		"malformed": {func(f *feed) { f.advance([]streamEntry{{id(5, 10), []string{changeField, "\x01"}}}) }, "feed malformed"},
 		"no field":  {func(f *feed) { f.advance([]streamEntry{{id(5, 10), []string{"x", "y"}}}) }, "feed malformed"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFeed(quiet, newNode(), feedState{id(5, 9), 10})
+			f := newFeed(quiet, newNode(), feedState{last: id(5, 9), added: 10})
 			var missed string
 			f.missed = func(reason string) { missed += reason }
 			f.start(nil)

@@ -210,11 +210,13 @@ func (m *member) Start(ctx context.Context) error {
 // then it is dead. Sessions with shared subscriptions are left for another instance
 // to reap, since their queues have to be seen to.
 func (m *member) Leave(ctx context.Context) error {
-	if m.end() {
-		m.wg.Wait()
+	ended := m.end()
+	if err := m.wait(ctx); err != nil {
+		return failed("leave", err)
+	}
+	if ended {
 		return nil // was expelled, or has left
 	}
-	m.wg.Wait()
 	orphans, err := m.takeOffline(ctx)
 	if err == nil {
 		err = leaveScript.Run(ctx, m.client, nil, m.keys.prefix, m.instance).Err()
@@ -291,6 +293,21 @@ func (m *member) end() (ended bool) {
 		_ = m.readers.Close() // ends reads that block
 	}
 	return ended
+}
+
+// wait returns when all goroutines have ended.
+func (m *member) wait(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		m.wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // spawn starts a goroutine of the membership, unless it has ended.

@@ -61,6 +61,7 @@ func (m *member) renew(l *lease) {
 	r := replyOf(values)
 	held, runID, state := r.number() == 1, r.text(), r.feedState()
 	lapsed, inherited, dead := r.texts(), r.texts(), r.texts()
+	state.generation = parseDecimal(r.text())
 	writers := r.texts()
 	if r.err != nil {
 		m.log.Error("renew_lease", "instance", m.instance, "error", r.err)

@@ -7,14 +7,14 @@
 -- ARGV[4] run_id of the Redis process that it has seen last
 --
 -- Returns nothing for an instance that is dead. Otherwise {1 if the lease had not lapsed, run_id, id of the feed's last record, how
--- many were ever added to it, instances whose lease has lapsed, dead ones that this one has to reap, all that are dead, and, if run_id
--- is another, the writers' hash of the instance}.
+-- many were ever added to it, instances whose lease has lapsed, dead ones that this one has to reap, all that are dead, the
+-- generation, and, if run_id is another, the writers' hash of the instance}.
 local P, me = ARGV[1], ARGV[2]
 local call = redis.call
 
 local lease = call('ZSCORE', P .. 'leases', me)
 if not lease then return false end
-local _, run_id = generation(P .. 'meta')
+local current, run_id = generation(P .. 'meta')
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 call('ZADD', P .. 'leases', now + ARGV[3], me)
@@ -37,4 +37,4 @@ for i = 1, #info, 2 do
 end
 local writers = {}
 if run_id ~= ARGV[4] then writers = call('HGETALL', P .. 'wr:' .. me) end
-return {tonumber(lease) >= now and 1 or 0, run_id, last, added, lapsed, inherited, dead, writers}
+return {tonumber(lease) >= now and 1 or 0, run_id, last, added, lapsed, inherited, dead, current, writers}
