@@ -33,7 +33,6 @@ func Open(o Options) (*Store, error) {
 		opts:        o,
 		now:         o.Now,
 		log:         o.Logger,
-		fs:          o.FS,
 		stopped:     make(chan struct{}),
 		sessions:    make(map[string]*session),
 		groups:      make(map[groupID]*queue),
@@ -237,7 +236,7 @@ func isLocked(err error) bool {
 
 func (s *Store) pebbleOptions() *pebble.Options {
 	o := &pebble.Options{
-		FS:                 s.fs,
+		FS:                 newDisk(s),
 		FormatMajorVersion: pebble.FormatNewest,
 		CacheSize:          s.opts.CacheBytes,
 		MemTableSize:       uint64(s.opts.MemTableBytes),

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"loopmq/store"
 )
@@ -21,7 +20,6 @@ type Store struct {
 	opts Options
 	now  func() time.Time
 	log  *slog.Logger
-	fs   vfs.FS
 	db   *pebble.DB
 
 	failure atomic.Pointer[error] // why the store can't go on; nil: it can

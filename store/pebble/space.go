@@ -17,7 +17,7 @@ import (
 // none for anything. It asks the file system each time: that costs a
 // microsecond, a commit a thousand.
 func (s *Store) room() (bool, error) {
-	usage, err := s.fs.GetDiskUsage(s.opts.Dir)
+	usage, err := s.opts.FS.GetDiskUsage(s.opts.Dir)
 	if err != nil {
 		return true, nil //nolint:nilerr // a file system that doesn't tell has no reserve
 	}

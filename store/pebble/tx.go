@@ -201,14 +201,9 @@ func (t *tx) apply(sync bool) (ticket, error) {
 	return ticket{s.commit, t.batch}, nil
 }
 
-// applyBatch hands b to Pebble. Where Pebble can't write it panics, or calls
-// Fatalf and goes on as if nothing had happened. REQUIRES: s.mu
+// applyBatch hands b to Pebble, which goes on as if nothing had happened where it
+// can't write: see disk. REQUIRES: s.mu
 func (s *Store) applyBatch(b *pebble.Batch, sync bool) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = s.fail(fmt.Errorf("commit: %v", r))
-		}
-	}()
 	if err := s.failure.Load(); err != nil {
 		return *err
 	}
@@ -233,6 +228,9 @@ func (s *Store) wait(w ticket) error {
 	}
 	if err := w.batch.SyncWait(); err != nil {
 		return s.fail(fmt.Errorf("sync the log: %w", err))
+	}
+	if err := s.failure.Load(); err != nil {
+		return *err
 	}
 	s.syncs.reached(w.commit)
 	return s.fail(w.batch.Close())

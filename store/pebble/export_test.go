@@ -1,0 +1,11 @@
+package pebble
+
+// Used is how many bytes the messages in s are counted with.
+func (s *Store) Used() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.used
+}
+
+// SharedMin is the size from which on messages are stored once.
+const SharedMin = sharedMin

@@ -1,0 +1,280 @@
+package pebble_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	cockroach "github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"loopmq/store"
+	"loopmq/store/pebble"
+)
+
+// disk is a file system with a free space of its own.
+type disk struct {
+	vfs.FS
+	free atomic.Uint64
+}
+
+func (d *disk) GetDiskUsage(string) (vfs.DiskUsage, error) {
+	return vfs.DiskUsage{AvailBytes: d.free.Load()}, nil
+}
+
+// mustClaim claims a durable session.
+func mustClaim(t testing.TB, s store.Store, clientID string) store.Session {
+	t.Helper()
+	claimed, err := s.Sessions().Claim(t.Context(), store.Claim{ClientID: clientID, Owner: "node", Durable: true, SessionExpiryInterval: 3600})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return claimed.Session
+}
+
+func publish(payload string, queues ...store.QueueID) store.Op {
+	op := store.Op{Kind: store.OpPublish, Message: &store.Message{TopicName: []byte("topic"), Payload: []byte(payload), QoS: 1}}
+	for _, q := range queues {
+		op.Targets = append(op.Targets, store.Target{Queue: q, QoS: 1})
+	}
+	return op
+}
+
+// mustCommit commits one operation and returns it.
+func mustCommit(t testing.TB, s store.Store, op store.Op) store.Op {
+	t.Helper()
+	b := &store.Batch{Ops: []store.Op{op}}
+	if err := s.NewWriter("test").Commit(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	return b.Ops[0]
+}
+
+func mustRead(t testing.TB, s store.Store, q store.QueueID) []store.Entry {
+	t.Helper()
+	entries, err := s.Messages().Read(t.Context(), q, store.Number{}, 1<<30, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return entries
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+func TestDiskNearlyFull(t *testing.T) {
+	t.Parallel()
+	d := &disk{FS: vfs.NewMem()}
+	d.free.Store(1000)
+	s := mustOpen(t, pebble.Options{Dir: "data", FS: d, ReserveBytes: 800, Logger: quiet()})
+	se := mustClaim(t, s, "c")
+	q := store.QueueOf(se.ID)
+	first := mustCommit(t, s, publish("1", q)).Targets[0].Number
+
+	d.free.Store(799)
+	if op := mustCommit(t, s, publish("2", q)); op.Result != store.Full || op.Targets[0].Result != store.Full {
+		t.Errorf("publish below the reserve: result %d", op.Result)
+	}
+	if err := s.Health(); !errors.Is(err, pebble.ErrDiskFull) {
+		t.Errorf("Health: %v", err)
+	}
+	retain := publish("retained")
+	retain.Retain = true
+	if op := mustCommit(t, s, retain); op.Result != store.Full {
+		t.Errorf("retain below the reserve: result %d", op.Result)
+	}
+	// What makes room goes on, and so does what is small.
+	mustClaim(t, s, "d")
+	if op := mustCommit(t, s, store.Op{Kind: store.OpFinish, Session: se.ID, Numbers: []store.Number{first}}); op.Result != store.Done {
+		t.Errorf("finish below the reserve: result %d", op.Result)
+	}
+	if op := mustCommit(t, s, publish("to nobody")); op.Result != store.Done {
+		t.Errorf("publish that stores nothing: result %d", op.Result)
+	}
+
+	d.free.Store(99)
+	err := s.NewWriter("w").Commit(t.Context(), &store.Batch{Ops: []store.Op{publish("3", q)}})
+	if !errors.Is(err, store.ErrUnavailable) || !errors.Is(err, pebble.ErrDiskFull) {
+		t.Errorf("commit without space: %v", err)
+	}
+	if _, err := s.Sessions().Claim(t.Context(), store.Claim{ClientID: "e"}); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("claim without space: %v", err)
+	}
+	if n := len(mustRead(t, s, q)); n != 0 {
+		t.Errorf("%d entries", n)
+	}
+
+	d.free.Store(800)
+	if op := mustCommit(t, s, publish("4", q)); op.Result != store.Done {
+		t.Errorf("publish with space again: result %d", op.Result)
+	}
+	if err := s.Health(); err != nil {
+		t.Errorf("Health: %v", err)
+	}
+}
+
+// Where the log can't be written the store fails: nothing is answered from then
+// on, no call hangs, and what was answered before is there afterwards.
+func TestLogFails(t *testing.T) {
+	t.Parallel()
+	for name, fails := range map[string]func(errorfs.Op) bool{
+		"sync":   func(op errorfs.Op) bool { return op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData },
+		"write":  func(op errorfs.Op) bool { return op.Kind == errorfs.OpFileWrite },
+		"create": func(op errorfs.Op) bool { return op.Kind == errorfs.OpCreate || op.Kind == errorfs.OpReuseForWrite },
+		"all":    func(op errorfs.Op) bool { return op.Kind.ReadOrWrite() == errorfs.OpIsWrite },
+	} {
+		for _, mode := range []pebble.Sync{pebble.SyncAlways, pebble.SyncInterval} {
+			t.Run(name+" "+string(mode), func(t *testing.T) {
+				t.Parallel()
+				var broken atomic.Bool
+				fs := vfs.NewCrashableMem()
+				o := pebble.Options{Dir: "data", Sync: mode, SyncInterval: time.Millisecond, MemTableBytes: 256 << 10, Logger: quiet()}
+				o.FS = errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
+					if broken.Load() && strings.HasSuffix(op.Path, ".log") && fails(op) {
+						return syscall.ENOSPC
+					}
+					return nil
+				}))
+				s := mustOpen(t, o)
+				q := store.QueueOf(mustClaim(t, s, "c").ID)
+				w := s.NewWriter("w")
+				answered := 0
+				payload := strings.Repeat("x", 10_000)
+				var err error
+				for i := 0; i < 10_000 && err == nil; i++ {
+					if broken.Store(i >= 10); err == nil {
+						err = w.Commit(t.Context(), &store.Batch{Ops: []store.Op{publish(fmt.Sprint(i, payload), q)}})
+					}
+					if err == nil {
+						answered++
+					}
+				}
+				if !errors.Is(err, store.ErrUnavailable) {
+					t.Fatalf("after %d commits: %v", answered, err)
+				}
+				if err := s.Health(); !errors.Is(err, store.ErrUnavailable) {
+					t.Errorf("Health: %v", err)
+				}
+				for what, call := range map[string]func() error{
+					"Commit": func() error { return w.Commit(t.Context(), &store.Batch{Ops: []store.Op{publish("later", q)}}) },
+					"Claim":  func() error { _, err := s.Sessions().Claim(t.Context(), store.Claim{ClientID: "c"}); return err },
+					"Read":   func() error { _, err := s.Messages().Read(t.Context(), q, store.Number{}, 1, 0); return err },
+				} {
+					if err := call(); !errors.Is(err, store.ErrUnavailable) {
+						t.Errorf("%s: %v", what, err)
+					}
+				}
+				_ = s.Close()
+				o.FS = fs.CrashClone(vfs.CrashCloneCfg{})
+				s = mustOpen(t, o)
+				entries, err := s.Messages().Read(t.Context(), q, store.Number{}, 1<<30, 0)
+				if mode == pebble.SyncInterval && errors.Is(err, store.ErrGone) {
+					return // the claim was not synced yet
+				}
+				if n := len(entries); err != nil || mode == pebble.SyncAlways && n < answered || n > answered+1 {
+					t.Errorf("%d entries, %d were answered; %v", n, answered, err)
+				}
+			})
+		}
+	}
+}
+
+func TestInUse(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "deep", "data")
+	s := mustOpen(t, pebble.Options{Dir: dir})
+	_, err := pebble.Open(pebble.Options{Dir: dir})
+	if !errors.Is(err, pebble.ErrInUse) || !strings.Contains(err.Error(), dir+" is in use by another loopmq") {
+		t.Errorf("second Open: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := mustOpen(t, pebble.Options{Dir: dir}).Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFormat(t *testing.T) {
+	t.Parallel()
+	for what, c := range map[string]struct {
+		key, value []byte
+		want       string
+	}{
+		"newer":   {[]byte("f"), binary.BigEndian.AppendUint64(nil, 99), "version 99, the newest known is 1"},
+		"damaged": {[]byte("f"), []byte("x"), "format"},
+		"other":   {[]byte("key"), []byte("value"), "is not a store of loopmq"},
+	} {
+		fs := vfs.NewMem()
+		db, err := cockroach.Open("data", &cockroach.Options{FS: fs})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(db.Set(c.key, c.value, cockroach.Sync), db.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err = pebble.Open(pebble.Options{Dir: "data", FS: fs}); !errors.Is(err, pebble.ErrFormat) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// What is damaged is not taken for something else, and not answered from.
+func TestDamagedRecords(t *testing.T) {
+	t.Parallel()
+	fs := vfs.NewMem()
+	s := mustOpen(t, pebble.Options{Dir: "data", FS: fs})
+	q := store.QueueOf(mustClaim(t, s, "c").ID)
+	mustCommit(t, s, publish("1", q))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := cockroach.Open("data", &cockroach.Options{FS: fs, FormatMajorVersion: cockroach.FormatNewest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	it, err := db.NewIter(&cockroach.IterOptions{LowerBound: []byte("q"), UpperBound: []byte("r")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ok := it.First(); ok; ok = it.Next() {
+		if err := db.Set(it.Key(), []byte{1, 0xFF}, cockroach.Sync); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(it.Close(), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s = mustOpen(t, pebble.Options{Dir: "data", FS: fs, Logger: quiet()})
+	if _, err := s.Messages().Read(t.Context(), q, store.Number{}, 1, 0); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("Read: %v", err)
+	}
+}
+
+func TestParseLocation(t *testing.T) {
+	t.Parallel()
+	o, err := pebble.ParseLocation("/a/b c?sync=interval&interval=20ms&cache=1MiB&memtable=2MiB&reserve=3GiB&max=4TiB")
+	want := pebble.Options{
+		Dir: "/a/b c", Sync: pebble.SyncInterval, SyncInterval: 20 * time.Millisecond,
+		CacheBytes: 1 << 20, MemTableBytes: 2 << 20, ReserveBytes: 3 << 30, MaxBytes: 4 << 40,
+	}
+	if err != nil || !reflect.DeepEqual(o, want) {
+		t.Errorf("got %+v, %v", o, err)
+	}
+	for _, location := range []string{
+		"", "?sync=always", "d?sync=never", "d?interval=0s", "d?interval=2m", "d?cache=1", "d?cache=x", "d?cache=-1MiB",
+		"d?memtable=2GiB", "d?reserve=9999999999TiB", "d?max=", "d?sink=off", "d?%zz",
+	} {
+		if o, err := pebble.ParseLocation(location); err == nil {
+			t.Errorf("%q: %+v", location, o)
+		}
+	}
+}
