@@ -35,7 +35,11 @@ func newName(what string) string { return what + "-" + rand.Text()[:12] }
 func (s *Store) connect() {
 	options := s.config.redis
 	options.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
-		if err := generationScript.Run(ctx, conn, []string{s.keys.meta()}).Err(); err != nil {
+		err := generationScript.Run(ctx, conn, []string{s.keys.meta()}).Err()
+		if options.MasterName != "" && redis.HasErrorPrefix(err, "unknown command") {
+			return nil // a Sentinel: the library asks it by the same options
+		}
+		if err != nil {
 			return fmt.Errorf("see which Redis this is: %w", err)
 		}
 		return nil
