@@ -20,7 +20,12 @@ type joined struct {
 
 func joinStore(t *testing.T, server *redistest.Server, parameters string) *joined {
 	t.Helper()
-	s, err := NewStore(context.Background(), server.URL()+"?lease=10s"+parameters, Options{Logger: quiet})
+	return joinAt(t, server.URL()+"?lease=10s"+parameters)
+}
+
+func joinAt(t *testing.T, url string) *joined {
+	t.Helper()
+	s, err := NewStore(context.Background(), url, Options{Logger: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,5 +215,43 @@ func TestAloneUntilAnotherJoins(t *testing.T) {
 	d.giveUp(ctx)
 	if err := e.peers.await(ctx, e.ctx); err != nil {
 		t.Errorf("await after the death of who didn't answer: %v", err)
+	}
+}
+
+func TestMembersOutliveFailover(t *testing.T) {
+	sentinel := redistest.StartSentinel(t, "appendfsync no")
+	var members []*joined
+	for range 2 {
+		members = append(members, joinAt(t, sentinel.URL()+"?lease=10s"))
+	}
+	a, b := members[0], members[1]
+	wa, wb := a.NewWriter("w"), b.NewWriter("w")
+	commit(t, wa, store.Op{Kind: store.OpRoute, TopicFilters: []string{"before"}})
+	commit(t, wb, store.Op{Kind: store.OpRoute, TopicFilters: []string{"before"}})
+	sentinel.Master().Replicated()
+	sentinel.Failover()
+	for _, j := range members {
+		j.node.awaitSaid(t, "reread")
+	}
+	// The connection to the former master may be the first that is tried.
+	batch := &store.Batch{Ops: []store.Op{{Kind: store.OpRoute, TopicFilters: []string{"after"}}}}
+	timeout := time.After(20 * time.Second)
+	for err := wa.Commit(context.Background(), batch); err != nil; err = wa.Commit(context.Background(), batch) {
+		select {
+		case <-timeout:
+			t.Fatal(err)
+		default:
+		}
+	}
+	b.node.await(t, "a's route", func() bool {
+		for _, c := range b.node.changes {
+			if c.Instance == a.Instance() && c.TopicFilters[0] == "after" {
+				return true
+			}
+		}
+		return false
+	})
+	if a.node.count("expelled")+b.node.count("expelled") != 0 {
+		t.Error("expelled though nothing was lost")
 	}
 }
