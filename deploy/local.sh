@@ -83,7 +83,7 @@ answers() {
 		line=$({ exec 3<>"/dev/tcp/127.0.0.1/${REDIS##*:}" && echo PING >&3 && read -r -t 2 line <&3 && echo "$line"; } 2>/dev/null) || :
 		[ "${line%$'\r'}" = +PONG ]
 		;;
-	haproxy) listening "${MQTT#*:}" ;;
+	haproxy) listening "${STATS#*:}" ;; # Its port for MQTT would count as a connection at a node.
 	prometheus) listening "${PROMETHEUS#*:}" ;;
 	esac
 }
