@@ -12,9 +12,10 @@ BENCH    ?= .
 COUNT    ?= 10
 FUZZTIME ?= 30s
 PKG      ?= ./...
+ROUNDS   ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: run build cluster test cover fuzz bench bench-compare bench-regress conformance lint fmt vuln clean help
+.PHONY: run build cluster test test-chaos cover fuzz bench bench-compare bench-regress conformance lint fmt vuln clean help
 
 run: build ## Build, then start the broker on 127.0.0.1:1883 (ARGS="--tcp :1883" for other flags)
 	bin/loopmq serve $(ARGS)
@@ -29,6 +30,9 @@ cluster: build ## Build, then start three nodes on one Redis behind HAProxy, wit
 test: ## Run all tests with the race detector, and hold each package to its coverage
 	scripts/test-deps.sh
 	scripts/test.sh
+
+test-chaos: ## Kill brokers at random for minutes (ROUNDS=200 times each), and account for every message
+	CHAOS_ROUNDS='$(ROUNDS)' go test -count=1 -v -timeout 60m ./internal/chaos/...
 
 cover: ## Show the coverage of the last `make test` per package, and write coverage/cover.html
 	go tool cover -html=coverage/cover.out -o coverage/cover.html
