@@ -144,6 +144,7 @@ func parseURL(rawURL string) (config, error) {
 		DisableIdentity:          true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
+	rawURL, hosts := cutHosts(rawURL)
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		return c, errors.New("redisstore: the URL can't be read; it is to be like redis://user:password@host:6379/0?prefix=lmq:")
@@ -160,7 +161,7 @@ func parseURL(rawURL string) (config, error) {
 			}
 		}
 	case "redis+sentinel", "rediss+sentinel":
-		for host := range strings.SplitSeq(u.Host, ",") {
+		for host := range strings.SplitSeq(hosts, ",") {
 			c.redis.Addrs = append(c.redis.Addrs, withPort(host, "26379"))
 		}
 		c.redis.MasterName = path
@@ -199,6 +200,23 @@ func parseURL(rawURL string) (config, error) {
 	}
 	c.redis.WriteTimeout = c.redis.ReadTimeout
 	return c, errors.Join(wrong...)
+}
+
+// cutHosts takes the hosts out of a URL that may have several, which package url
+// doesn't know. The first stays.
+func cutHosts(rawURL string) (withOne, hosts string) {
+	scheme, rest, _ := strings.Cut(rawURL, "://")
+	end := len(rest)
+	if i := strings.IndexAny(rest, "/?"); i >= 0 {
+		end = i
+	}
+	begin := strings.LastIndex(rest[:end], "@") + 1
+	hosts = rest[begin:end]
+	first, _, several := strings.Cut(hosts, ",")
+	if !several {
+		return rawURL, hosts
+	}
+	return scheme + "://" + rest[:begin] + first + rest[end:], hosts
 }
 
 func withPort(host, port string) string {

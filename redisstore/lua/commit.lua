@@ -167,40 +167,45 @@ local function limits(lim)
   return {messages = tonumber(messages), bytes = tonumber(bytes), oldest = policy == '1', protected = tonumber(protected)}
 end
 
--- measure(queue) returns the mean size of the entries in a queue. What was read for that is remembered in parts, each under its last
--- id, until that entry is gone.
-local function measure(queue)
+-- measure(queue, length) returns the mean size of the entries in a queue. What was read for that is remembered in parts, each under its
+-- last id. The newest parts are taken to be what is left, as entries go in about the order in which they came.
+local function measure(queue, length)
   local key, stream = P .. 'b:' .. queue, P .. 'q:' .. queue
-  local first = call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
-  if not first then return 0 end
-  local bytes, entries, gone, since = 0, 0, {}, nil
-  local parts = call('HGETALL', key)
-  for i = 1, #parts, 2 do
-    if parts[i] == 'at' then
-      since = parts[i + 1]
-    elseif before(parts[i], first[1]) then
-      gone[#gone + 1] = parts[i]
+  local fields, parts, since = call('HGETALL', key), {}, nil
+  for i = 1, #fields, 2 do
+    if fields[i] == 'at' then
+      since = fields[i + 1]
     else
-      local b, n = parts[i + 1]:match('(%d+) (%d+)')
-      bytes, entries = bytes + b, entries + n
+      local bytes, entries = fields[i + 1]:match('(%d+) (%d+)')
+      parts[#parts + 1] = {id = fields[i], bytes = tonumber(bytes), entries = tonumber(entries)}
+    end
+  end
+  local new = call('XREVRANGE', stream, '+', since and '(' .. since or '-', 'COUNT', MEASURED)
+  if #new > 0 then
+    local bytes = 0
+    for _, entry in ipairs(new) do bytes = bytes + size_of(entry[2][2]) end
+    call('HSET', key, new[1][1], bytes .. ' ' .. #new, 'at', new[1][1])
+    parts[#parts + 1] = {id = new[1][1], bytes = bytes, entries = #new}
+  end
+  table.sort(parts, function(a, b) return before(b.id, a.id) end)
+  local bytes, entries, gone = 0, 0, {}
+  for _, part in ipairs(parts) do
+    if entries >= length then
+      gone[#gone + 1] = part.id
+    else
+      local left = math.min(part.entries, length - entries)
+      bytes, entries = bytes + part.bytes * left / part.entries, entries + left
     end
   end
   if #gone > 0 then in_parts(function(...) call('HDEL', key, ...) end, gone, 1, #gone) end
-  local new = call('XREVRANGE', stream, '+', since and '(' .. since or '-', 'COUNT', MEASURED)
-  if #new > 0 then
-    local b = 0
-    for _, entry in ipairs(new) do b = b + size_of(entry[2][2]) end
-    call('HSET', key, new[1][1], b .. ' ' .. #new, 'at', new[1][1])
-    bytes, entries = bytes + b, entries + #new
-  end
   return entries > 0 and bytes / entries or 0
 end
 
--- capacity(queue, l) returns how many entries of their mean size the limits allow.
-local function capacity(queue, l)
+-- capacity(queue, length, l) returns how many entries of their mean size the limits allow.
+local function capacity(queue, length, l)
   local cap = l.messages > 0 and l.messages or math.huge
   if l.bytes > 0 then
-    local mean = measure(queue)
+    local mean = measure(queue, length)
     if mean > 0 then cap = math.min(cap, math.max(1, math.floor(l.bytes / mean))) end
   end
   return cap
@@ -222,7 +227,7 @@ end
 -- than it has to.
 local function make_room(queue, f, length, keep)
   if not f.oldest or f.protected >= f.cap or length <= f.protected then return nil end
-  keep = math.max(keep - math.floor(f.cap / 32), f.protected, 0)
+  keep = math.max(keep - math.floor(f.cap / 32), f.protected)
   local dropped, ids = {0, 0, 0}, {}
   local stream = P .. 'q:' .. queue
   local entries = call('XRANGE', stream, '-', '+', 'COUNT', f.protected + math.max(length - keep, 1))
@@ -241,24 +246,36 @@ local function dropped_word(dropped)
   return ':' .. table.concat(dropped, ':')
 end
 
+local function sum(a, b)
+  if not a or not b then return a or b end
+  return {a[1] + b[1], a[2] + b[2], a[3] + b[3]}
+end
+
 -- check(i) looks whether queue i has reached its limits. It returns what was dropped.
 local function check(i)
   local cid, queue = ARGV[cids + i], ARGV[tags + i]
   local tag, inc = queue:match('^(.*):(%d+)$')
   local l = limits(call('HGET', P .. 's:' .. tag, 'lim'))
   if not l then return nil end
-  local length, cap = call('XLEN', P .. 'q:' .. queue), capacity(queue, l)
-  if length < cap then
-    if full[cid] and length < cap * 3 / 4 then
-      clear_full(cid)
-      full[cid] = nil
+  local dropped
+  for _ = 1, 32 do -- what goes may be smaller than the mean
+    local length = call('XLEN', P .. 'q:' .. queue)
+    local cap = capacity(queue, length, l)
+    if length < cap then
+      if not dropped and full[cid] and length < cap * 3 / 4 then
+        clear_full(cid)
+        full[cid] = nil
+      end
+      break
     end
-    return nil
+    local f = {inc = inc, cap = cap, oldest = l.oldest, protected = l.protected}
+    full[cid] = f
+    set_full(cid, inc .. ' ' .. cap .. ' ' .. (f.oldest and 1 or 0) .. ' ' .. f.protected)
+    local more = length > cap and make_room(queue, f, length, cap) or nil
+    if not more then break end
+    dropped = sum(dropped, more)
   end
-  local f = {inc = inc, cap = cap, oldest = l.oldest, protected = l.protected}
-  full[cid] = f
-  set_full(cid, inc .. ' ' .. cap .. ' ' .. (f.oldest and 1 or 0) .. ' ' .. f.protected)
-  return length > cap and make_room(queue, f, length, math.max(cap, 1)) or nil
+  return dropped
 end
 
 -- Appending.
@@ -304,11 +321,7 @@ local function add_to_queue(i, delivery, message, of)
   hint(i, of, message, delivery, id)
   local sequence = id:sub(sequence_at)
   if (tonumber(sequence) + 1) % CHECKED == 0 or #message > LARGE then
-    local more = check(i)
-    if dropped and more then
-      for q = 1, 3 do dropped[q] = dropped[q] + more[q] end
-    end
-    dropped = dropped or more
+    dropped = sum(dropped, check(i))
   end
   return DONE .. sequence .. dropped_word(dropped)
 end
@@ -516,7 +529,7 @@ function operations.M()
       l = limits(call('HGET', P .. 's:' .. queue:match('^(.*):%d+$'), 'lim'))
       if l then
         length = call('XLEN', P .. 'q:' .. queue)
-        if l.bytes > 0 then used = length * measure(queue) end
+        if l.bytes > 0 then used = length * measure(queue, length) end
       end
     end
     local first, word

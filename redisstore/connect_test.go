@@ -1,0 +1,344 @@
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"loopmq/internal/redistest"
+	"loopmq/store"
+)
+
+func TestURLsThatAreWrong(t *testing.T) {
+	for url, want := range map[string][]string{
+		"http://h":           {`"http"`, "redis+sentinel"},
+		"redis://h/x":        {`"x"`, "number of a database"},
+		"redis://":           {"no host"},
+		"redis://h?a=%z":     {"parameters"},
+		"redis://h:p:1\x7f":  {"can't be read"},
+		"redis+sentinel://h": {"name of the master"},
+		"redis://h?bogus=1&pool=0&ack=none&away=no&lease=1&timeout=x&max_bytes=-1&prefix=&node=": {
+			`"bogus"`, "ack, away, lease, max_bytes, node, pool, prefix",
+			`pool is "0"; allowed: 1 to 10000`, `ack is "none"; allowed: memory, store, or store+replicas:N`,
+			`away is "no"; allowed: closed or degraded`, `lease is "1"; allowed: 50ms to 1h`, `timeout is "x"`, `max_bytes is "-1"`,
+			`prefix is ""`, `node is ""`,
+		},
+		"redis://h?ack=store+replicas:0": {"N > 0"},
+		"redis://user:secret@h?prefix={": {"without braces"},
+	} {
+		s, err := NewStore(t.Context(), url, Options{})
+		if err == nil {
+			_ = s.Close()
+			t.Errorf("%s: no error", url)
+			continue
+		}
+		for _, part := range want {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("%s: got %q, want %q in it", url, err, part)
+			}
+		}
+		if strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: the error shows the password", url)
+		}
+	}
+}
+
+func TestURLsThatAreRight(t *testing.T) {
+	c, err := parseURL("rediss://me:secret@host/3?prefix=p:&ack=store+replicas:2&away=degraded&lease=500ms&pool=7&max_bytes=1000&node=n&timeout=1s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.redis.Addrs[0] != "host:6379" || c.redis.DB != 3 || c.redis.Username != "me" || c.redis.Password != "secret" || c.redis.PoolSize != 7 ||
+		c.redis.TLSConfig == nil || c.redis.TLSConfig.ServerName != "host" || c.redis.ReadTimeout != time.Second || c.redis.MaxRetries != -1 {
+		t.Errorf("client: got %+v", c.redis)
+	}
+	if c.prefix != "p:" || c.ack != ackReplicas || c.replicas != 2 || !c.degraded || c.lease != 500*time.Millisecond || c.maxBytes != 1000 || c.node != "n" {
+		t.Errorf("got %+v", c)
+	}
+	c, err = parseURL("redis+sentinel://a,b:1,[::1]:2,[::2]/main?sentinel_username=u&sentinel_password=p&ack=memory&away=closed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(c.redis.Addrs, " "); got != "a:26379 b:1 [::1]:2 [::2]:26379" || c.redis.MasterName != "main" ||
+		c.redis.SentinelUsername != "u" || c.redis.SentinelPassword != "p" || c.ack != ackMemory {
+		t.Errorf("sentinel: got %q, %+v", got, c)
+	}
+	if c, err := parseURL("redis://h?ack=store"); err != nil || c.ack != ackStore || c.prefix != "lmq:" || c.lease != 5*time.Second {
+		t.Errorf("defaults: got %+v, %v", c, err)
+	}
+}
+
+// A number never names two messages, even if Redis loses what it had given out.
+func TestNumbersAreNotGivenOutAgainAfterALoss(t *testing.T) {
+	r := redistest.Start(t, "appendonly no")
+	f := newFixture(t, open(t, r, ""))
+	se := f.session("c")
+	q := store.QueueOf(se.ID)
+	kept := f.commit(publish("kept", se))[0].Targets[0].Number
+	group := publish("group")
+	group.Targets = []store.Target{{Queue: store.GroupQueue("s", "f"), QoS: 1}}
+	f.commit(group)
+	if err := r.Client().Save(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[store.Number]bool{kept: true}
+	for round := range 3 {
+		for range 3 {
+			n := f.commit(publish(fmt.Sprint("lost", round), se))[0].Targets[0].Number
+			if seen[n] {
+				t.Errorf("number %v names a second message", n)
+			}
+			seen[n] = true
+		}
+		r.Kill()
+		r.Restart() // as it was saved
+		if got := f.payloads(q); got != "kept" {
+			t.Fatalf("after the loss: got %q", got)
+		}
+	}
+	n := f.commit(publish("last", se))[0].Targets[0].Number
+	if seen[n] || n.Seq != 1 || n.Generation <= kept.Generation {
+		t.Errorf("got number %v after %v", n, kept)
+	}
+	_, _, last, err := f.Messages().Len(t.Context(), q)
+	if err != nil || last != n {
+		t.Errorf("last number %v, want %v (%v)", last, n, err)
+	}
+}
+
+// A commit fails while Redis is away, nothing piles up, and it works again after.
+func TestRedisGoesAwayAndComesBack(t *testing.T) {
+	r := redistest.Start(t)
+	f := newFixture(t, open(t, r, "&timeout=500ms"))
+	se := f.session("c")
+	batch := &store.Batch{Ops: []store.Op{publish("m", se)}}
+	r.Kill()
+	if err := f.w.Commit(t.Context(), batch); !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), "can be reached") {
+		t.Errorf("Commit: got %v", err)
+	}
+	if _, err := f.Sessions().Claim(t.Context(), store.Claim{ClientID: "d"}); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("Claim: got %v", err)
+	}
+	for what, err := range map[string]error{
+		"Read":       second(f.Messages().Read(t.Context(), store.QueueOf(se.ID), store.Number{}, 1, 0)),
+		"List":       second(f.Sessions().List(t.Context(), "", 1)),
+		"Lookup":     second(f.Sessions().Lookup(t.Context(), "c")),
+		"Expired":    second(f.Sessions().Expired(t.Context(), f.Now(), 1)),
+		"Of":         second(f.Subscriptions().Of(t.Context(), se.ID)),
+		"Subscribed": second(f.Subscriptions().List(t.Context(), "", 1)),
+		"Retained":   second(f.Retained().Read(t.Context(), []string{"t"})),
+		"Topics":     second(f.Retained().List(t.Context(), "", 1)),
+		"Wills":      second(f.Wills().Due(t.Context(), f.Now(), 1)),
+	} {
+		if !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("%s: got %v", what, err)
+		}
+	}
+	await(t, "health to be bad", func() bool { return errors.Is(f.Health(), store.ErrUnavailable) })
+	r.Restart()
+	if err := f.w.Commit(t.Context(), batch); err != nil {
+		t.Errorf("Commit: %v", err)
+	}
+	if got := f.payloads(store.QueueOf(se.ID)); got != "m" {
+		t.Errorf("queue: got %q", got)
+	}
+	await(t, "health to be good", func() bool { return f.Health() == nil })
+	r.Stop()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := f.w.Commit(ctx, batch); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("a Redis that doesn't answer: got %v", err)
+	}
+	r.Cont()
+}
+
+func second[T any](_ T, err error) error { return err }
+
+// await returns when cond holds.
+func await(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	for !cond() {
+		select {
+		case <-deadline:
+			t.Fatalf("waited in vain for %s", what)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+func TestMemoryIsRefusedInTime(t *testing.T) {
+	r := redistest.Start(t, "appendfsync no")
+	f := newFixture(t, open(t, r, ""))
+	se := f.session("c")
+	numbers := []store.Number{f.commit(publish("m", se))[0].Targets[0].Number}
+	// So little that Redis itself refuses all that needs memory.
+	if err := r.Client().ConfigSet(t.Context(), "maxmemory", "100kb").Err(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "memory to be short", func() bool { return errors.Is(f.Health(), errFull) })
+	retain := store.Op{Kind: store.OpRetain, Message: message("x")}
+	held := publish("held")
+	held.Session, held.Epoch, held.PacketID = se.ID, se.Epoch, 1
+	ops := f.commit(publish("m", se), retain, held, publish("nobody"),
+		store.Op{Kind: store.OpFinish, Session: se.ID, Numbers: numbers}, store.Op{Kind: store.OpRetain, Message: message("")})
+	for i, want := range []store.Result{store.Full, store.Full, store.Done, store.Done, store.Done, store.Done} {
+		if ops[i].Result != want {
+			t.Errorf("operation %d: got %v, want %v", i, ops[i].Result, want)
+		}
+	}
+	if ops[0].Targets[0].Result != store.Full {
+		t.Errorf("target: got %v", ops[0].Targets[0].Result)
+	}
+	if got := f.payloads(store.QueueOf(se.ID)); got != "" {
+		t.Errorf("queue: got %q", got)
+	}
+	r.Client().ConfigSet(t.Context(), "maxmemory", "0")
+	await(t, "memory", func() bool { return f.Health() == nil })
+	if got := f.commit(publish("m", se))[0].Result; got != store.Done {
+		t.Errorf("with room again: got %v", got)
+	}
+	small := newFixture(t, open(t, r, "&max_bytes=1"))
+	if got := small.commit(retain)[0].Result; got != store.Full {
+		t.Errorf("max_bytes: got %v", got)
+	}
+}
+
+func TestRedisThatMayLoseMessagesIsWarnedOf(t *testing.T) {
+	risky := redistest.Start(t, "appendonly no", "maxmemory-policy allkeys-lru")
+	safe := redistest.Start(t)
+	for _, tt := range []struct {
+		r    *redistest.Server
+		want []string
+	}{{risky, []string{"redis_evicts", "redis_forgets"}}, {safe, nil}} {
+		var log strings.Builder
+		s, err := NewStore(t.Context(), tt.r.URL(), Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = s.Close()
+		if got := strings.Count(log.String(), "level=WARN"); got != len(tt.want) {
+			t.Errorf("%d warnings, want %d: %s", got, len(tt.want), log.String())
+		}
+		for _, event := range tt.want {
+			if !strings.Contains(log.String(), event) {
+				t.Errorf("no %s in %s", event, log.String())
+			}
+		}
+	}
+}
+
+func TestAdvice(t *testing.T) {
+	r := redistest.Start(t)
+	if err := r.Client().ConfigSet(t.Context(), "requirepass", "secret").Err(); err != nil {
+		t.Fatal(err)
+	}
+	_, err := NewStore(t.Context(), r.URL(), Options{})
+	if !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), "put user and password into the URL") {
+		t.Errorf("without a password: got %v", err)
+	}
+	_, err = NewStore(t.Context(), strings.Replace(r.URL(), "://", "://:wrong@", 1), Options{})
+	if !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), "look at user and password") {
+		t.Errorf("wrong password: got %v", err)
+	}
+	// One that is not a master, and one that can't write.
+	f := newFixture(t, func() *Store {
+		s, err := NewStore(t.Context(), strings.Replace(r.URL(), "://", "://:secret@", 1), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}())
+	se := f.session("c")
+	if err := f.redis.Do(t.Context(), "CONFIG", "SET", "min-replicas-to-write", "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.w.Commit(t.Context(), &store.Batch{Ops: []store.Op{publish("m", se)}}); !errors.Is(err, store.ErrUnavailable) ||
+		!strings.Contains(err.Error(), "fewer replicas") {
+		t.Errorf("without replicas: got %v", err)
+	}
+	f.redis.Do(t.Context(), "CONFIG", "SET", "min-replicas-to-write", "0")
+	if got := f.payloads(store.QueueOf(se.ID)); got != "" {
+		t.Errorf("a refused script has left %q", got)
+	}
+	if err := failed("x", errors.New("ERR other")); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestReplicasAreWaitedFor(t *testing.T) {
+	master, replica := redistest.Start(t), redistest.Start(t)
+	f := newFixture(t, open(t, master, "&ack=store+replicas:1&timeout=1s"))
+	clean := func(c store.Claim) (store.Claimed, error) { return f.Sessions().Claim(t.Context(), c) }
+	if _, err := clean(store.Claim{ClientID: "c", Durable: true}); !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), "0 of 1 replicas") {
+		t.Errorf("claim without a replica: got %v", err)
+	}
+	claimed, err := clean(store.Claim{ClientID: "c", Durable: true})
+	if !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("claim without a replica: got %v", err)
+	}
+	if err := replica.Client().SlaveOf(t.Context(), "127.0.0.1", fmt.Sprint(master.Port())).Err(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the replica", func() bool {
+		claimed, err = clean(store.Claim{ClientID: "c", Durable: true})
+		return err == nil
+	})
+	se := claimed.Session
+	replica.Stop()
+	batch := &store.Batch{Ops: []store.Op{publish("m", se)}}
+	if err := f.w.Commit(t.Context(), batch); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("a replica that stands still: got %v", err)
+	}
+	// The batch is at the master, but a repetition has to wait for the replica too.
+	if err := f.w.Commit(t.Context(), batch); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("repeated: got %v", err)
+	}
+	replica.Cont()
+	if err := f.w.Commit(t.Context(), batch); err != nil {
+		t.Errorf("repeated: got %v", err)
+	}
+	if got := replica.Client().XLen(t.Context(), f.keys.queue(store.QueueOf(se.ID))).Val(); got != 1 {
+		t.Errorf("%d entries at the replica, want 1", got)
+	}
+}
+
+func TestClockNeverGoesBack(t *testing.T) {
+	var c clock
+	now := time.Now()
+	c.set(now.Add(time.Hour), now, now)
+	if got := c.now().Sub(now); got < time.Hour || got > time.Hour+time.Minute {
+		t.Errorf("an hour ahead: got %v", got)
+	}
+	ahead := c.now()
+	c.set(now, now, now)
+	if got := c.now(); got.Before(ahead) {
+		t.Errorf("went back from %v to %v", ahead, got)
+	}
+}
+
+func TestScriptsSayWhatTheyTake(t *testing.T) {
+	files, err := filepath.Glob("lua/*.lua")
+	if err != nil || len(files) == 0 {
+		t.Fatal(err)
+	}
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		head, _, _ := strings.Cut(string(text), "\n\n")
+		if !strings.HasPrefix(head, "-- ") || strings.Contains(string(text), "\nlocal "+"KEYS") {
+			t.Errorf("%s doesn't open with a comment", name)
+		}
+		if strings.Contains(string(text), "ARGV[1]") && !strings.Contains(head, "ARGV[1]") && !strings.Contains(string(text[:2000]), "-- ARGV[1]") {
+			t.Errorf("%s doesn't say what ARGV[1] is", name)
+		}
+	}
+}
