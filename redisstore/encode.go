@@ -138,7 +138,10 @@ func decodeMessage(s string) (*store.Message, error) {
 	properties := int(binary.BigEndian.Uint32(b[5:]))
 	expires := b[0]&messageExpires != 0
 	b = b[messageHeader:]
-	if expires && len(b) >= 8 {
+	if expires {
+		if len(b) < 8 {
+			return nil, fmt.Errorf("%w: message", errFormat)
+		}
 		m.Expiry = fromMillis(int64(binary.BigEndian.Uint64(b)))
 		b = b[8:]
 	}
