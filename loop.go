@@ -48,10 +48,12 @@ type loop struct {
 	merged     map[*Session]int
 	targets    []store.Target
 	routed     []delivery // the durable deliveries behind targets
-	message    publication
-	forward    []byte // the properties of message
-	serial     uint64
-	stashes    [][]byte // free small buffers for partial packets
+	// spareCommits are those that no publication waits in.
+	spareCommits []*commitUnderWay
+	message      publication
+	forward      []byte // the properties of message
+	serial       uint64
+	stashes      [][]byte // free small buffers for partial packets
 
 	scratchDue  func() // clearScratch
 	scratchHigh int    // how much of it was used in this turn, 0: little

@@ -380,40 +380,76 @@ func (l *loop) dropGone(p *publication, d *delivery) {
 	}
 }
 
+// commitUnderWay is a publication that waits for its commit. A loop uses each
+// again and again: it is one of the few things that a durable message needs.
+type commitUnderWay struct {
+	l          *loop
+	p          publication
+	deliveries []delivery
+	targets    []store.Target
+	groups     []*trie.Group[*Session]
+	retained   uint64
+	done       func(op *store.Op, err error)
+	returned   doneFunc // its method, bound once
+}
+
+// commitsSpare bounds how many commitUnderWay, and commitTargetsSpare how many
+// targets of each, a loop keeps for later.
+const (
+	commitsSpare       = 4096
+	commitTargetsSpare = 16
+)
+
 // commit adds what route returned to the next batch. done learns on this loop
 // whether it was stored. It reports what became of each target before, of a
 // client's QoS 2 message and of a deferred one after.
 func (l *loop) commit(p *publication, r *routed, done func(op *store.Op, err error)) {
-	r.op.Targets = append([]store.Target(nil), r.op.Targets...)
-	deliveries := append([]delivery(nil), l.routed...)
-	kept, retained, groups := p.keep(), r.retained, r.groups
-	info := publication{from: p.from, received: p.received, afterCommit: p.afterCommit, publisher: p.publisher, packetID: p.packetID}
-	first := info.afterCommit || info.publisher != nil
-	l.commits.add(r.op, func(op *store.Op, err error) {
-		var q publication
-		q.set(kept)
-		q.from, q.received, q.afterCommit, q.publisher, q.packetID = info.from, info.received, info.afterCommit, info.publisher, info.packetID
-		if err == nil && op.Result == store.Stale {
-			l.commitAgain(&q, op, deliveries, done)
-			return
-		}
-		if first && done != nil {
-			done(op, err)
-		}
-		l.serial++
-		q.serial = l.serial
-		l.committed(&q, op, deliveries, err)
-		if op.Retain {
-			l.retainedCommitted(op, retained, err)
-		}
-		switch {
-		case done == nil || first:
-		case err == nil && op.Additions != 0 && l.b.additions() > op.Additions:
-			l.commitAdded(&q, op, groups, done)
-		default:
-			done(op, err)
-		}
-	})
+	var u *commitUnderWay
+	if n := len(l.spareCommits); n > 0 {
+		u, l.spareCommits = l.spareCommits[n-1], l.spareCommits[:n-1]
+	} else {
+		u = &commitUnderWay{l: l}
+		u.returned = u.committed
+	}
+	u.targets = append(u.targets[:0], r.op.Targets...)
+	u.deliveries = append(u.deliveries[:0], l.routed...)
+	u.p.set(p.keep())
+	u.p.from, u.p.received, u.p.afterCommit, u.p.publisher, u.p.packetID = p.from, p.received, p.afterCommit, p.publisher, p.packetID
+	u.groups, u.retained, u.done = r.groups, r.retained, done
+	r.op.Targets = u.targets
+	l.commits.add(r.op, u.returned)
+}
+
+// committed handles the commit's outcome.
+func (u *commitUnderWay) committed(op *store.Op, err error) {
+	l, p, done := u.l, &u.p, u.done
+	if err == nil && op.Result == store.Stale {
+		l.commitAgain(p, op, u.deliveries, done)
+		return
+	}
+	first := p.afterCommit || p.publisher != nil
+	if first && done != nil {
+		done(op, err)
+	}
+	l.serial++
+	p.serial = l.serial
+	l.committed(p, op, u.deliveries, err)
+	if op.Retain {
+		l.retainedCommitted(op, u.retained, err)
+	}
+	switch {
+	case done == nil || first:
+	case err == nil && op.Additions != 0 && l.b.additions() > op.Additions:
+		l.commitAdded(p, op, u.groups, done)
+		return // which goes on with p
+	default:
+		done(op, err)
+	}
+	if len(l.spareCommits) < commitsSpare && cap(u.targets) <= commitTargetsSpare {
+		u.p, u.groups, u.done = publication{}, nil, nil
+		clear(u.deliveries)
+		l.spareCommits = append(l.spareCommits, u)
+	}
 }
 
 // committed passes on what has been stored: the owner of each queue that got the
