@@ -14,6 +14,10 @@ import (
 // fails leaves err set and finds nothing; the step is then not applied, and
 // since memory has changed already, the store has failed.
 //
+// The batch keeps the order of the operations: putting its keys in order, so that
+// the memtable finds the place of one beside that of the last, was tried and cost
+// five times what it saved.
+//
 // Reads see what the step has written. Most steps read nothing, so the batch
 // gets its index, which costs as much as the writes, only with the first read
 // after a write.
