@@ -181,7 +181,7 @@ func (k *committer) returned() {
 	clear(c.done)
 	clear(c.after)
 	c.done, c.after, c.err, c.bytes = c.done[:0], c.after[:0], nil, 0
-	if cap(c.done) <= collectMax {
+	if cap(c.done) <= 2*collectMax { // acknowledgements of deliveries come on top
 		k.spare = c
 	}
 	k.inFlight = nil

@@ -9,3 +9,6 @@ func (s *Store) Used() int {
 
 // SharedMin is the size from which on messages are stored once.
 const SharedMin = sharedMin
+
+// DiskUsage is how many bytes the files take.
+func (s *Store) DiskUsage() uint64 { return s.db.Metrics().DiskSpaceUsage() }
