@@ -31,8 +31,12 @@ func (n node) Deliver(news []store.News) {
 		var p publication
 		p.set(m.Message)
 		l := b.loopFor(&p)
-		if m.Routed || m.Message.Retain {
-			byLoop[l.index] = append(byLoop[l.index], arrival{message: m.Message, routed: m.Routed})
+		if m.Message.Retain && len(m.Message.Payload) > 0 {
+			// Before all else: a replay that is under way must not bring an older one behind it.
+			b.indexRetained(string(p.topic), m.Message, nil)
+		}
+		if m.Routed {
+			byLoop[l.index] = append(byLoop[l.index], arrival{message: m.Message})
 		}
 		for j := range m.Groups {
 			byLoop[l.index] = append(byLoop[l.index], arrival{message: m.Message, group: &m.Groups[j]})
@@ -46,10 +50,10 @@ func (n node) Deliver(news []store.News) {
 		l := b.loops[i]
 		wg.Add(1)
 		l.el.Post(func() {
-			defer wg.Done()
 			for j := range arrivals {
 				l.arrived(&arrivals[j])
 			}
+			l.whenRoom(wg.Done)
 		})
 	}
 	done := make(chan struct{})
@@ -63,13 +67,13 @@ func (n node) Deliver(news []store.News) {
 	}
 }
 
-// arrival is a message from another instance, for one of its purposes.
+// arrival is a message from another instance, for one of its purposes: a client that
+// has it in its queue, a group, or else all whom it matches.
 type arrival struct {
 	message *store.Message
 	client  *Client // of the hint
 	hint    *store.Hint
 	group   *store.GroupID
-	routed  bool
 }
 
 // arrived handles what another instance sent.
@@ -77,7 +81,6 @@ func (l *loop) arrived(a *arrival) {
 	var p publication
 	if a.message != nil {
 		p.set(a.message)
-		p.elsewhere = true
 		l.serial++
 		p.serial = l.serial
 	}
@@ -90,18 +93,13 @@ func (l *loop) arrived(a *arrival) {
 			more: &deliveryMore{ids: a.hint.SubscriptionIdentifiers, number: a.hint.Number},
 		}
 		if a.client.loop == l && a.client.session != nil && a.client.session.id == a.hint.Session {
+			l.m.MessagesMatched[d.qos].Inc()
 			a.client.deliver(&p, &d)
 		}
 	case a.group != nil:
 		l.arrivedForGroup(&p, a.group)
 	default:
-		if p.retain && len(p.payload) > 0 {
-			// A replay that is under way must not bring an older one behind it.
-			l.b.indexRetained(string(p.topic), p.keep(), nil)
-		}
-		if a.routed {
-			l.routeHere(&p)
-		}
+		l.routeHere(&p)
 	}
 }
 

@@ -311,8 +311,8 @@ func (b *Broker) load(ctx context.Context) error {
 // loadSession puts a session that the store has into the registry and the trie.
 func (b *Broker) loadSession(ctx context.Context, stored *store.Subscribed) error {
 	s := b.registry.restore(&stored.Session)
-	if owner := stored.Session.Owner; b.cluster != nil && owner != "" {
-		s.movedTo(owner, stored.Session.Epoch)
+	if b.cluster != nil {
+		s.movedTo(stored.Session.Owner, stored.Session.Epoch, stored.Session.Owner == b.owner())
 	}
 	b.queuedBefore.Add(int64(stored.Queued))
 	shared := false

@@ -175,7 +175,7 @@ type releaseWait struct {
 func (c *cluster) awaitRelease(clientID, instance string, epoch uint64, f func()) {
 	c.mu.Lock()
 	w := c.mu.waiting[clientID]
-	early := w != nil && w.released == nil && w.epoch >= epoch
+	early := w != nil && w.released == nil && w.epoch >= epoch || c.b.rejoining.Load()
 	if early {
 		delete(c.mu.waiting, clientID)
 	} else {
@@ -211,6 +211,17 @@ func (c *cluster) releasedBy(over func(clientID string, w *releaseWait) bool) {
 	c.mu.Unlock()
 	for _, f := range released {
 		f()
+	}
+}
+
+// reclaimed brings a session that was known before up to its claim.
+func (c *cluster) reclaimed(s *Session, res *store.Claimed) {
+	s.claimedHere(res.Session.Epoch)
+	s.mu.Lock()
+	changes := s.mu.changes
+	s.mu.Unlock()
+	if s.held.Load() == res.Session.Epoch {
+		s.become(c.b, res.Subscriptions, changes)
 	}
 }
 

@@ -380,3 +380,156 @@ func TestClusterQoS2AmongNewSubscriptions(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// onSlowNodes runs a test with brokers that the test keeps from following the feed.
+func onSlowNodes(t *testing.T, count int, test func(n *nodes, h *memory.Hub)) {
+	t.Parallel()
+	h := memory.NewHub(memory.Options{})
+	n := &nodes{T: t, expel: h.Expel}
+	for range count {
+		n.servers = append(n.servers, brokertest.Start(t, func(o *loopmq.Options) { o.Store = h.Open() }))
+	}
+	t.Cleanup(h.Resume)
+	test(n, h)
+}
+
+// owner waits until the store says that an instance has a session's connection, none if node is negative.
+func (n *nodes) owner(h *memory.Hub, clientID string, node int) {
+	n.Helper()
+	want := ""
+	if node >= 0 {
+		want = n.servers[node].Broker.Health().Node
+	}
+	eventually(n.T, fmt.Sprintf("%s is held by %q", clientID, want), func() bool {
+		se, err := h.Sessions().Lookup(n.Context(), clientID)
+		return err == nil && se.Owner == want
+	})
+}
+
+func TestClusterSlowNodeQoS2OfAPlainPublisher(t *testing.T) {
+	onSlowNodes(t, 2, func(n *nodes, h *memory.Hub) {
+		h.Pause()
+		pub := brokertest.Connect(n.T, n.addr(0), codec.V5)
+		sub := brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.Durable("s"))
+		sub.Subscribe("t", 2)
+		pub.Publish("t", "x", 2)
+		sub.Acknowledge(sub.ExpectPublish("t", "x"))
+	})
+}
+
+func TestClusterSlowNodeMemberSubscribesByItselfToo(t *testing.T) {
+	onSlowNodes(t, 2, func(n *nodes, h *memory.Hub) {
+		pub := brokertest.Connect(n.T, n.addr(0), codec.V5)
+		sub := brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.Durable("s"))
+		sub.Subscribe("$share/g/t", 1)
+		pub.Publish("t", "1", 1)
+		sub.Acknowledge(sub.ExpectPublish("t", "1"))
+		h.Pause()
+		sub.Subscribe("t", 1)
+		pub.Publish("t", "2", 1)
+		for range 2 { // once for the group, once for itself
+			sub.Acknowledge(sub.ExpectPublish("t", "2"))
+		}
+	})
+}
+
+func TestClusterSlowNodeSubscriptionMadeAgainElsewhere(t *testing.T) {
+	onSlowNodes(t, 2, func(n *nodes, h *memory.Hub) {
+		a := brokertest.Connect(n.T, n.addr(0), codec.V5, brokertest.Durable("s"))
+		a.Subscribe("t", 1)
+		h.Resume()
+		h.Pause()
+		a.Unsubscribe("t")
+		a.Close()
+		n.owner(h, "s", -1)
+		b := brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.Durable("s"))
+		b.Subscribe("t", 1)
+		h.Resume() // the UNSUBSCRIBE comes to the second node now
+		for node := range n.servers {
+			pub := brokertest.Connect(n.T, n.addr(node), codec.V5)
+			pub.Publish("t", "x", 1)
+			b.Acknowledge(b.ExpectPublish("t", "x"))
+		}
+	})
+}
+
+func TestClusterSlowNodeMemberIsOffline(t *testing.T) {
+	onSlowNodes(t, 2, func(n *nodes, h *memory.Hub) {
+		gone := brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.Durable("gone"))
+		gone.Subscribe("$share/g/t", 2)
+		there := brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.Durable("there"))
+		there.Subscribe("$share/g/t", 2)
+		pub := brokertest.Connect(n.T, n.addr(0), codec.V5)
+		h.Resume()
+		h.Pause()
+		gone.Close()
+		n.owner(h, "gone", -1)
+		var want, got []string
+		for i := range 6 {
+			want = append(want, strconv.Itoa(i))
+			pub.Publish("t", want[i], byte(1+i%2))
+		}
+		for range want {
+			p := brokertest.Expect[*codec.Publish](there)
+			there.Acknowledge(p)
+			got = append(got, string(p.Payload))
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			n.Errorf("got %v, want %v", got, want)
+		}
+	})
+}
+
+// Two nodes claim a session while the first connection is being ended.
+func TestClusterSlowNodeClaimsOvertakeEachOther(t *testing.T) {
+	onSlowNodes(t, 3, func(n *nodes, h *memory.Hub) {
+		c := brokertest.Connect(n.T, n.addr(2), codec.V5, brokertest.Durable("s"))
+		c.Subscribe("$share/g/t", 1)
+		h.Resume()
+		for range 20 {
+			h.Pause()
+			a := brokertest.Dial(n.T, n.addr(0), codec.V5)
+			a.SendConnect(brokertest.Durable("s"))
+			b := brokertest.Dial(n.T, n.addr(1), codec.V5)
+			b.SendConnect(brokertest.Durable("s"))
+			for _, c := range []*brokertest.Client{a, b} {
+				if _, ok := c.Receive().(*codec.Connack); !ok {
+					n.Fatal("the first packet isn't a CONNACK")
+				}
+			}
+			h.Resume()
+			last := brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.Durable("s"))
+			h.Resume()
+			for node := range n.servers {
+				pub := brokertest.Connect(n.T, n.addr(node), codec.V5)
+				pub.Publish("t", "x", 1)
+				last.Acknowledge(last.ExpectPublish("t", "x"))
+				pub.Disconnect()
+			}
+		}
+	})
+}
+
+// What one node has put into a group's queue, and another has taken out, doesn't count for ever.
+func TestClusterGroupQueueEmptiedElsewhere(t *testing.T) {
+	onSlowNodes(t, 2, func(n *nodes, h *memory.Hub) {
+		pub := brokertest.Connect(n.T, n.addr(0), codec.V5)
+		for round := range 4 {
+			member := brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.Durable("s"))
+			if round == 0 {
+				member.Subscribe("$share/g/t", 1)
+			} else {
+				for i := range 4000 { // the limit is 10,000
+					member.Acknowledge(member.ExpectPublish("t", strconv.Itoa(i)))
+				}
+			}
+			member.Close()
+			n.owner(h, "s", -1)
+			h.Resume()
+			for i := range 4000 {
+				pub.Publish("t", strconv.Itoa(i), 1)
+			}
+		}
+	})
+}

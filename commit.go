@@ -20,6 +20,7 @@ type committer struct {
 	collecting *commit
 	inFlight   *commit // nil: none
 	spare      *commit
+	front      commit       // see addFirst
 	requests   chan *commit // to the goroutine; nil until the first one
 	scheduled  bool
 	stopped    bool
@@ -67,6 +68,31 @@ func (k *committer) add(op store.Op, done doneFunc) {
 	}
 	k.collecting.done = append(k.collecting.done, done)
 	k.schedule()
+}
+
+// addFirst is add for what has to be committed before all that collects already: the
+// rest of an operation whose done function calls it.
+func (k *committer) addFirst(op store.Op, done doneFunc) {
+	k.front.batch.Add(op)
+	if op.Message != nil {
+		k.front.bytes += op.Message.Size()
+	}
+	k.front.done = append(k.front.done, done)
+}
+
+// putFirst moves what addFirst was given in front of what collects. Whoever waits
+// for the batch that caused it waits for that too.
+func (k *committer) putFirst(after []func()) (moved bool) {
+	f, c := &k.front, k.collecting
+	if len(f.done) == 0 {
+		return false
+	}
+	f.batch.Ops, f.done = append(f.batch.Ops, c.batch.Ops...), append(f.done, c.done...)
+	f.bytes += c.bytes
+	f.after = append(append(f.after, after...), c.after...)
+	*c = *f
+	k.front = commit{}
+	return true
 }
 
 // full reports whether publishers must wait.
@@ -174,8 +200,10 @@ func (k *committer) returned() {
 			done(&c.batch.Ops[i], c.err)
 		}
 	}
-	for _, f := range c.after {
-		f()
+	if !k.putFirst(c.after) {
+		for _, f := range c.after {
+			f()
+		}
 	}
 	c.batch.Reset()
 	clear(c.done)

@@ -22,8 +22,8 @@ type connecting struct {
 	challenge any // the authenticator's state of an enhanced authentication
 
 	cleanStart                 bool
-	assigned                   bool   // the ClientID is the server's
-	yieldedTo                  uint64 // the epoch of a claim at another instance that followed
+	assigned                   bool     // the ClientID is the server's
+	yields, afterTurn          []func() // claims at other instances: to be looked at when this one has returned, or is over
 	expiryChanged              bool
 	serverKeepAlive            bool
 	requestResponseInformation bool
@@ -288,7 +288,10 @@ func (b *Broker) turnEnded(clientID string) {
 // claimed goes on with the answer to the claim.
 func (c *Client) claimed(res *store.Claimed, err error) {
 	b := c.loop.b
+	yields := c.connect.yields
+	c.connect.yields = nil
 	if err != nil {
+		defer c.yieldsAfter(yields)
 		defer b.turnEnded(c.info.ClientID)
 		b.storeAnswered(err)
 		c.loop.undoClaim(c.info.ClientID)
@@ -297,31 +300,37 @@ func (c *Client) claimed(res *store.Claimed, err error) {
 		}
 		return
 	}
+	c.epoch = res.Session.Epoch
+	c.yieldsAfter(yields)
 	if b.cluster == nil || res.OldOwner == "" || res.OldOwner == b.owner() {
 		c.owned(res)
 		return
 	}
 	// The other instance ends that connection first.
-	c.epoch = res.Session.Epoch
-	if c.state != stateClosed && c.connect.yieldedTo > c.epoch {
-		c.refuse(codec.ServerBusy, errTakenOver.Error())
-	}
 	b.cluster.awaitRelease(c.info.ClientID, res.OldOwner, c.epoch, func() {
 		c.loop.el.Post(func() { c.owned(res) })
 	})
 }
 
+// yieldsAfter looks at the claims that other instances made while ours was under way.
+func (c *Client) yieldsAfter(yields []func()) {
+	for _, f := range yields {
+		f()
+	}
+}
+
 // owned goes on when nobody else has the session any more.
 func (c *Client) owned(res *store.Claimed) {
 	b := c.loop.b
-	defer b.turnEnded(c.info.ClientID)
+	k := c.connect
+	defer func() {
+		b.turnEnded(c.info.ClientID)
+		c.yieldsAfter(k.afterTurn)
+	}()
 	c.loop.wentWithSession(res.Dropped)
 	s := b.sessionFor(res)
 	c.session, c.epoch = s, res.Session.Epoch
 	s.owner.Store(c.loop)
-	if c.state != stateClosed && c.connect.yieldedTo > c.epoch {
-		c.refuse(codec.ServerBusy, errTakenOver.Error())
-	}
 	if c.state == stateClosed { // it left before it was accepted: nothing of it stays
 		s.epoch.Store(c.epoch)
 		c.connect.will = nil
@@ -386,9 +395,11 @@ func (l *loop) giveUp(se *store.Session) {
 func (b *Broker) sessionFor(res *store.Claimed) *Session {
 	old := b.registry.session(res.Session.ID.ClientID)
 	if old != nil && res.Present && old.id == res.Session.ID {
-		old.remote.Store(nil)
-		if res.OldEpoch != old.epoch.Load() || res.OldOwner != "" && res.OldOwner != b.owner() {
-			old.unknown() // another instance had it
+		if b.cluster != nil {
+			if res.OldEpoch != old.epoch.Load() || res.OldOwner != "" && res.OldOwner != b.owner() {
+				old.unknown() // another instance had it
+			}
+			b.cluster.reclaimed(old, res)
 		}
 		return old
 	}
@@ -397,6 +408,9 @@ func (b *Broker) sessionFor(res *store.Claimed) *Session {
 	}
 	s := &Session{id: res.Session.ID, durable: res.Session.Durable || res.Present}
 	s.mu.known = !res.Present
+	if b.cluster != nil && s.durable {
+		s.claimedHere(res.Session.Epoch)
+	}
 	b.registry.put(s)
 	for _, sub := range res.Subscriptions {
 		s.subscribe(b, sub, -1)
@@ -438,7 +452,9 @@ func (c *Client) attach(s *Session, res *store.Claimed) {
 	}
 	// First the owner, then the queue: what is stored in between comes as news.
 	s.client.Store(c)
-	s.epoch.Store(c.epoch)
+	if s.epoch.Load() < c.epoch { // else another instance has claimed it, and is about to say so
+		s.epoch.Store(c.epoch)
+	}
 	if s.durable {
 		c.restore(res)
 	}

@@ -51,26 +51,46 @@ func (c *Client) goOffline(clean bool) {
 			op.WillDue = session.WillDue(now, delay, c.sessionExpiryInterval)
 		}
 	}
-	c.leaveFlow(ends)
+	gives := c.leaveFlow(ends)
 	if ends {
 		s.leaveTrie(b)
 	}
 	op.Sent, _ = s.sent()
-	// A session that ends has its queue until others have what they are to get.
-	l.afterLeaving(s, func() {
+	offline := func() {
 		l.commitOffline(op, func() {
-			if ends && !s.durable {
+			if ends && !s.durable || s.over.Load() {
 				s.end(b)
 			}
 			if !op.Due.IsZero() || !op.WillDue.IsZero() {
 				b.scheduler.nudge()
 			}
 		})
+	}
+	if gives && b.cluster != nil {
+		// First the others have to know, so that no more comes for it. Should this
+		// instance die meanwhile, another ends the session.
+		if ends {
+			op.Due = now.Add(givingTime)
+		}
+		offline()
+	}
+	if gives {
+		l.redistribute(s, c.epoch)
+	}
+	// A session that ends has its queue until others have what they are to get.
+	l.afterLeaving(s, func() {
+		if !gives || b.cluster == nil {
+			offline()
+		}
 		if ends && s.durable {
 			l.endSession(s, c.epoch)
 		}
 	})
 }
+
+// givingTime is how long a session that has ended stays in a store that several nodes
+// share, should the one that gives away its messages die.
+const givingTime = time.Minute
 
 // commitOffline commits the end of a connection, and again while the store fails:
 // nobody else would end it there, or see to its Will. done is called after the
@@ -95,7 +115,10 @@ func (l *loop) wentWithSession(byQoS [3]int) {
 
 // leaveFlow gives up what was under way: the store has what a durable session
 // needs, the rest ends with the connection.
-func (c *Client) leaveFlow(ends bool) {
+//
+// It reports whether what the session holds of shared subscriptions is to go to
+// others.
+func (c *Client) leaveFlow(ends bool) (gives bool) {
 	f, s, l := c.flow, c.session, c.loop
 	if f != nil {
 		l.m.Inflight.Add(-uint64(f.out.Len()))
@@ -105,14 +128,11 @@ func (c *Client) leaveFlow(ends bool) {
 			s.sentUpTo(f.cursor)
 		}
 		_, shared := s.subscriptionCount()
-		stays := c.takenOver != nil || l.b.shuttingDown.Load() // with its client, or until the broker is back
-		if shared > 0 && (ends || !stays) {
-			l.redistribute(s, c.epoch)
-		}
-		return
+		stays := c.takenOver != nil || l.b.shuttingDown.Load() && l.b.cluster == nil // with its client, or until the broker is back
+		return shared > 0 && (ends || !stays)
 	}
 	if f == nil {
-		return
+		return false
 	}
 	var entries []*store.Entry
 	f.out.Each(func(st session.State, e *store.Entry) {
@@ -140,6 +160,7 @@ func (c *Client) leaveFlow(ends bool) {
 			}
 		})
 	}
+	return false
 }
 
 // endSession deletes a durable session in the store, unless it was claimed
@@ -157,7 +178,11 @@ func (l *loop) tryEndSession(s *Session, epoch uint64, done doneFunc) {
 	op := store.Op{Kind: store.OpEndSession, Session: s.id, Epoch: epoch}
 	op.Sent, _ = s.sent()
 	l.commits.add(op, func(op *store.Op, err error) {
-		if err == nil && op.Result != store.Fenced {
+		switch {
+		case err != nil:
+		case op.Result == store.Fenced:
+			l.b.resync(l, s.id) // it lives on at another instance
+		default:
 			l.wentWithSession(op.Dropped)
 			s.end(l.b)
 		}
@@ -211,7 +236,7 @@ func (l *loop) willPublished(clientID string, m *store.Message) {
 // Kick returns when that one has been asked to.
 func (b *Broker) Kick(ctx context.Context, clientID string) error {
 	err := b.kickHere(ctx, clientID)
-	if errors.Is(err, ErrNoClient) && b.cluster != nil {
+	if errors.Is(err, ErrNoClient) && b.cluster != nil && b.cluster.joined.Load() != nil {
 		if err = b.cluster.member().Kick(ctx, clientID); errors.Is(err, store.ErrGone) {
 			return ErrNoClient
 		}

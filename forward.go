@@ -18,13 +18,18 @@ func (l *loop) commitAgain(p *publication, stale *store.Op, deliveries []deliver
 	}
 	r := l.route(p, true)
 	r.op.Session, r.op.Epoch, r.op.PacketID, r.op.WillOf = stale.Session, stale.Epoch, stale.PacketID, stale.WillOf
-	l.commit(p, &r, done)
+	if !r.op.Retain {
+		// It has been matched with all that was there after it had arrived, and must not
+		// wait for ever when many subscribe.
+		r.op.Additions = 0
+	}
+	l.commitBy(l.commits.addFirst, p, &r, done)
 }
 
 // commitAdded is for a QoS 1 message that has been stored, but was matched before
 // subscriptions were added at other instances: what matches now as well is added,
 // and only then done is called.
-func (l *loop) commitAdded(p *publication, op *store.Op, groups []*trie.Group[*Session], done doneFunc) {
+func (l *loop) commitAdded(p *publication, op *store.Op, groups []store.GroupID, done doneFunc) {
 	l.targets, l.routed = l.targets[:0], l.routed[:0]
 	r := routed{op: store.Op{Kind: store.OpPublish, Message: p.keep()}}
 	l.b.subscriptions.Match(p.topic, &l.matches)
@@ -41,32 +46,36 @@ func (l *loop) commitAdded(p *publication, op *store.Op, groups []*trie.Group[*S
 		l.merge(&d)
 	}
 	for _, g := range l.matches.Groups {
-		if slices.Contains(groups, g) {
+		if slices.Contains(groups, groupID(g)) {
 			continue
 		}
-		if d, ok := l.selectMember(g, p); ok && d.stored() {
+		if d, ok := l.selectMember(g, p); ok {
 			l.deliveries = append(l.deliveries, d)
 		}
 	}
 	for i := range l.deliveries {
-		d := &l.deliveries[i]
-		l.m.MessagesMatched[d.qos].Inc()
-		l.addTarget(p, d, &r)
+		l.routeOne(p, &l.deliveries[i], &r)
 	}
 	if len(l.targets) == 0 {
 		done(op, nil)
 		return
 	}
 	r.op.Targets = l.targets
-	l.commit(p, &r, done)
+	l.commitBy(l.commits.addFirst, p, &r, done)
 }
 
-// had reports whether the queue or instance of d was a target of op.
+// groupID names a group.
+func groupID(g *trie.Group[*Session]) store.GroupID {
+	return store.GroupID{ShareName: g.ShareName(), TopicFilter: g.TopicFilter()}
+}
+
+// had reports whether the queue or instance of d was a target of op, apart from
+// shared subscriptions.
 func had(op *store.Op, d *delivery) bool {
 	instance := d.instance()
 	for i := range op.Targets {
 		t := &op.Targets[i]
-		if instance != "" && t.Instance == instance && t.ShareName == "" || instance == "" && t.Queue.Session == d.session.id {
+		if t.ShareName == "" && t.Instance == instance && (instance != "" || t.Queue.Session == d.session.id) {
 			return true
 		}
 	}

@@ -24,7 +24,8 @@ type loop struct {
 	commits                       *committer
 	outboxes                      []*outbox // what goes to each other loop at the end of this turn
 	outboxesScheduled, outboxFull bool
-	outboxesDue                   func() // pushOutboxes; made once, so that a turn doesn't allocate it
+	roomWaits                     []func() // see whenRoom
+	outboxesDue                   func()   // pushOutboxes; made once, so that a turn doesn't allocate it
 	inbox                         *eventloop.Mailbox[*outbox]
 	blocked                       []*Client // not read until the outboxes could be pushed
 	clients                       map[*Client]struct{}
@@ -37,7 +38,7 @@ type loop struct {
 	replaying                     []*Client             // who wait for their turn to get retained messages
 	replayStepsLeft               int                   // of this turn
 	replayScheduled               bool                  // those who wait get their turn at the end of this one
-	drained                       func()                // called when the last client has gone and all is committed
+	drained                       []func()              // called when the last client has gone and all is committed
 
 	retryTimer eventloop.Timer
 
@@ -142,15 +143,17 @@ func (l *loop) disconnectAll() {
 
 // whenDrained calls f once no client is left and everything is committed.
 func (l *loop) whenDrained(f func()) {
-	l.drained = f
+	l.drained = append(l.drained, f)
 	l.checkDrained()
 }
 
 func (l *loop) checkDrained() {
-	if l.drained == nil || len(l.clients) > 0 || len(l.leaving) > 0 || l.commits.busy() {
+	if len(l.drained) == 0 || len(l.clients) > 0 || len(l.leaving) > 0 || l.commits.busy() {
 		return
 	}
-	f := l.drained
+	drained := l.drained
 	l.drained = nil
-	f()
+	for _, f := range drained {
+		f()
+	}
 }

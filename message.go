@@ -39,7 +39,7 @@ func (b *Broker) Publish(ctx context.Context, m Message) (matched int, err error
 	if err != nil {
 		return 0, err
 	}
-	if !b.running.Load() {
+	if !b.running.Load() || b.rejoining.Load() {
 		return 0, ErrNotRunning
 	}
 	type answer struct {
@@ -49,6 +49,10 @@ func (b *Broker) Publish(ctx context.Context, m Message) (matched int, err error
 	answers := make(chan answer, 1)
 	l := b.loopFor(p) // the messages of one publisher keep their order
 	l.el.Post(func() {
+		if b.rejoining.Load() {
+			answers <- answer{0, ErrNotRunning}
+			return
+		}
 		l.publishOwn(p, func(matched int, err error) { answers <- answer{matched, err} })
 	})
 	select {

@@ -2,6 +2,8 @@ package loopmq
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	"loopmq/codec"
@@ -25,26 +27,38 @@ func (n node) apply(ch *store.Change) {
 	own := n.joined.Load() != nil && ch.Instance == n.member().Instance()
 	switch ch.Kind {
 	case store.ChangeSubscribed:
-		if own {
-			return // it was in the trie before it was committed
+		s := b.durableSession(ch.Session, ch.Instance)
+		if s.held.Load() != 0 {
+			return
 		}
-		s := b.durableSession(ch.Session)
-		s.movedTo(ch.Instance, 0)
+		s.changed()
 		for _, sub := range ch.Subscriptions {
 			s.subscribe(b, sub, -1)
+			n.memberMayHaveCome(sub.TopicFilter)
 		}
 	case store.ChangeUnsubscribed:
-		if s := b.registry.session(ch.Session.ClientID); s != nil && s.id == ch.Session && !own {
+		if s := b.registry.known(ch.Session); s != nil && s.held.Load() == 0 {
+			s.changed()
 			for _, f := range ch.TopicFilters {
 				s.unsubscribe(b, f)
 			}
 		}
 	case store.ChangeOwner:
-		if s := b.registry.session(ch.Session.ClientID); s != nil && s.id == ch.Session && !own {
-			s.movedTo(ch.Instance, ch.Epoch)
+		if s := b.registry.known(ch.Session); s != nil {
+			s.movedTo(ch.Instance, ch.Epoch, own)
+			if ch.Instance != "" && !own {
+				for _, f := range s.sharedFilters() {
+					n.memberMayHaveCome(f)
+				}
+			}
 		}
 	case store.ChangeEnded:
-		if s := b.registry.session(ch.Session.ClientID); s != nil && s.id == ch.Session && s.client.Load() == nil {
+		s := b.registry.known(ch.Session)
+		switch {
+		case s == nil:
+		case s.client.Load() != nil: // it is about to be told
+			s.over.Store(true)
+		default:
 			s.forget(b)
 		}
 	case store.ChangeRouted:
@@ -54,6 +68,7 @@ func (n node) apply(ch *store.Change) {
 		p := n.peer(ch.Instance)
 		for _, f := range ch.TopicFilters {
 			p.subscribe(b, store.Subscription{TopicFilter: f, Options: peerOptions}, -1)
+			n.memberMayHaveCome(f)
 		}
 	case store.ChangeUnrouted:
 		if own {
@@ -91,8 +106,18 @@ func (n node) apply(ch *store.Change) {
 // instance itself.
 var peerOptions = codec.SubscriptionOptions{QoS: 2, RetainAsPublished: true}
 
-// durableSession returns the session, which may be new here.
-func (b *Broker) durableSession(id store.SessionID) *Session {
+// memberMayHaveCome drains the queue of a group that this instance has put something
+// into, if the filter is that of one: a member may be connected elsewhere now.
+func (n node) memberMayHaveCome(topicFilter string) {
+	if isShared(topicFilter) && n.b.groups.mayHaveEntries(topicFilter) {
+		l := n.b.loops[0]
+		l.el.Post(func() { l.drainGroup(topicFilter) })
+	}
+}
+
+// durableSession returns the session, which may be new here and is held by an
+// instance then.
+func (b *Broker) durableSession(id store.SessionID, instance string) *Session {
 	s := b.registry.session(id.ClientID)
 	if s != nil && s.id == id {
 		return s
@@ -101,22 +126,99 @@ func (b *Broker) durableSession(id store.SessionID) *Session {
 		s.forget(b)
 	}
 	s = &Session{id: id, durable: true}
+	if instance != "" && instance != b.owner() {
+		s.remote.Store(&remote{instance: instance})
+	}
 	b.registry.put(s)
 	return s
 }
 
-// movedTo notes who has the session's connection since the claim with an epoch.
-// What another instance has sent of its queue is not known here.
-func (s *Session) movedTo(instance string, epoch uint64) {
+// changed counts what the feed changes, see resync.
+func (s *Session) changed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.changes++
+}
+
+// movedTo notes who has the session's connection since the claim with an epoch. What
+// another instance has sent of its queue is not known here. own: it is this instance.
+func (s *Session) movedTo(instance string, epoch uint64, own bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if epoch < s.epoch.Load() || own {
+		return // a later claim is known
+	}
+	s.held.Store(0)
+	s.epoch.Store(epoch)
 	if instance == "" {
 		s.remote.Store(nil)
-	} else {
-		s.remote.Store(&remote{instance: instance})
-		s.unknown()
+		return
 	}
-	if epoch > s.epoch.Load() {
-		s.epoch.Store(epoch)
+	s.remote.Store(&remote{instance: instance})
+	s.mu.known = false
+}
+
+// claimedHere notes that this instance has the session since the claim with an
+// epoch, unless a later one is known.
+func (s *Session) claimedHere(epoch uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if epoch < s.epoch.Load() {
+		return
 	}
+	s.epoch.Store(epoch)
+	s.held.Store(epoch)
+	s.remote.Store(nil)
+}
+
+// resync makes what is known of a session's subscriptions what the store has, after
+// a change of them was not taken: another instance has the session, and the feed
+// tells of its changes only.
+func (b *Broker) resync(l *loop, id store.SessionID) {
+	if b.cluster == nil {
+		return
+	}
+	b.workers.do(func() {
+		s := b.registry.known(id)
+		before := uint32(0)
+		if s != nil {
+			s.mu.Lock()
+			before = s.mu.changes
+			s.mu.Unlock()
+		}
+		subscriptions, err := b.store.Subscriptions().Of(context.Background(), id)
+		switch {
+		case errors.Is(err, store.ErrGone):
+		case err != nil:
+			l.el.Post(func() { l.repeat(func() { b.resync(l, id) }) })
+		default:
+			if s = b.durableSession(id, ""); !s.become(b, subscriptions, before) {
+				b.resync(l, id)
+			}
+		}
+	})
+}
+
+// become makes the subscriptions of s those given, unless the feed has changed them
+// since its count was before.
+func (s *Session) become(b *Broker, subscriptions []store.Subscription, before uint32) bool {
+	s.mu.Lock()
+	if s.mu.changes != before {
+		s.mu.Unlock()
+		return false
+	}
+	s.mu.left = false
+	filters := slices.Clone(s.mu.filters.all)
+	s.mu.Unlock()
+	for _, f := range filters {
+		if !slices.ContainsFunc(subscriptions, func(sub store.Subscription) bool { return sub.TopicFilter == f }) {
+			s.unsubscribe(b, f)
+		}
+	}
+	for _, sub := range subscriptions {
+		s.subscribe(b, sub, -1)
+	}
+	return true
 }
 
 // Reread implements [store.Node].
@@ -134,26 +236,30 @@ func (n node) Reread() {
 
 // Yield implements [store.Node].
 func (n node) Yield(clientID string, epoch uint64, cleanStart bool, to string) {
+	yield := func() { n.yield(clientID, epoch, cleanStart, to) }
 	c := n.b.registry.attempt(clientID)
 	if c == nil {
-		n.yield(clientID, epoch, cleanStart, to)
+		yield()
 		return
 	}
-	c.loop.el.Post(func() {
-		c.yieldAttempt(epoch)
-		n.yield(clientID, epoch, cleanStart, to)
-	})
+	c.loop.el.Post(func() { c.yieldAttempt(epoch, yield) })
 }
 
-// yieldAttempt refuses a CONNECT whose claim was followed by one at another
-// instance. One whose claim is under way learns of it when that returns.
-func (c *Client) yieldAttempt(epoch uint64) {
+// yieldAttempt is for a CONNECT that is being decided on while another instance has
+// made a claim. If that was the later one the CONNECT is refused, and the other
+// instance answered when it is all over; if it was the earlier one it is answered at
+// once, or both would wait for each other. Which one it was may have to be seen.
+func (c *Client) yieldAttempt(epoch uint64, yield func()) {
 	switch {
-	case c.state != stateConnecting:
+	case c.loop.b.registry.attempt(c.info.ClientID) != c || c.epoch > epoch:
+		yield()
 	case c.epoch == 0:
-		c.connect.yieldedTo = max(c.connect.yieldedTo, epoch)
-	case c.epoch < epoch:
-		c.refuse(codec.ServerBusy, errTakenOver.Error())
+		c.connect.yields = append(c.connect.yields, func() { c.yieldAttempt(epoch, yield) })
+	default:
+		if c.state == stateConnecting {
+			c.refuse(codec.ServerBusy, errTakenOver.Error())
+		}
+		c.connect.afterTurn = append(c.connect.afterTurn, yield)
 	}
 }
 
@@ -169,14 +275,14 @@ func (n node) yield(clientID string, epoch uint64, cleanStart bool, to string) {
 	}
 	l := s.owner.Load()
 	l.el.Post(func() {
-		if old := s.client.Load(); old != nil && old.epoch < epoch {
+		if old := s.client.Load(); old != nil && old.loop == l && old.epoch < epoch {
 			old.takenOver = &takeover{cleanStart: cleanStart}
 			old.disconnect(codec.SessionTakenOver, errTakenOver)
 			if f := b.opts.Events.OnSessionTakenOver; f != nil {
 				f(clientID)
 			}
 			if s.durable && !cleanStart {
-				s.movedTo(to, epoch)
+				s.movedTo(to, epoch, false)
 			}
 		}
 		l.afterLeaving(s, func() { l.commits.after(answer) })
@@ -197,7 +303,7 @@ func (n node) Released(clientID string, epoch uint64) {
 	switch {
 	case w != nil && w.released != nil && w.epoch <= epoch:
 		delete(n.mu.waiting, clientID)
-	case w == nil && n.b.registry.busy(clientID): // before the claim has returned
+	case (w == nil || w.released == nil && w.epoch < epoch) && n.b.registry.busy(clientID): // before the claim has returned
 		n.mu.waiting[clientID] = &releaseWait{epoch: epoch}
 		w = nil
 	default:
@@ -224,8 +330,7 @@ func (n node) Orphaned(sessions []store.Session) {
 		if s == nil || s.id != se.ID {
 			continue
 		}
-		s.movedTo("", se.Epoch)
-		s.unknown()
+		s.movedTo("", se.Epoch, false)
 		b.giveBack(s, se.Epoch)
 	}
 }
@@ -240,7 +345,7 @@ func (b *Broker) giveBack(s *Session, epoch uint64) {
 	s.owner.CompareAndSwap(nil, l)
 	l = s.owner.Load()
 	l.el.Post(func() {
-		if s.client.Load() == nil {
+		if s.client.Load() == nil && s.held.Load() == 0 {
 			l.redistribute(s, epoch)
 		}
 	})

@@ -98,6 +98,19 @@ func (l *loop) pushOutboxes() {
 	}
 	l.outboxFull = false
 	l.unblock(waitMailbox)
+	for _, f := range l.roomWaits {
+		f()
+	}
+	l.roomWaits = l.roomWaits[:0]
+}
+
+// whenRoom calls f once no other loop is too far behind to get more from this one.
+func (l *loop) whenRoom(f func()) {
+	if !l.outboxFull {
+		f()
+		return
+	}
+	l.roomWaits = append(l.roomWaits, f)
 }
 
 // push hands an outbox over, and reports whether there was room.

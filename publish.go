@@ -31,7 +31,6 @@ type publication struct {
 	// afterCommit: nothing goes out, or counts, before the commit. So is a Will, which
 	// is tried again if that fails.
 	afterCommit bool
-	elsewhere   bool // another instance got it, and has counted it where it was queued
 	sys         bool // the broker's own, about this process
 }
 
@@ -125,7 +124,7 @@ type routed struct {
 	commit, forward bool
 	op              store.Op
 	// groups are the shared subscriptions that matched. Only with a cluster.
-	groups []*trie.Group[*Session]
+	groups []store.GroupID
 	// retained is the serial of the change of the retained message, if op.Retain.
 	retained uint64
 }
@@ -202,7 +201,9 @@ func (l *loop) route(p *publication, force bool) (r routed) {
 		l.routeAll(p, &r)
 	}
 	if r.op.Additions != 0 && p.qos == 1 {
-		r.groups = append(r.groups, m.Groups...)
+		for _, g := range m.Groups {
+			r.groups = append(r.groups, groupID(g))
+		}
 	}
 	if r.commit || r.forward || r.op.Retain {
 		r.op.Message = p.keep()
@@ -299,6 +300,9 @@ func (l *loop) addTarget(p *publication, d *delivery, r *routed) bool {
 	r.commit = true
 	if d.session == nil && !l.b.groups.reserve(d.sharedFilter(), p.size(), &l.b.opts.Limits) {
 		l.drop(p, d, metrics.DropQueueFull)
+		if l.b.cluster != nil {
+			l.b.regauge(d.sharedFilter())
+		}
 		return false
 	}
 	l.targets = append(l.targets, d.target())
@@ -387,7 +391,7 @@ type commitUnderWay struct {
 	p          publication
 	deliveries []delivery
 	targets    []store.Target
-	groups     []*trie.Group[*Session]
+	groups     []store.GroupID
 	retained   uint64
 	done       func(op *store.Op, err error)
 	returned   doneFunc // its method, bound once
@@ -404,6 +408,11 @@ const (
 // whether it was stored. It reports what became of each target before, of a
 // client's QoS 2 message and of a deferred one after.
 func (l *loop) commit(p *publication, r *routed, done func(op *store.Op, err error)) {
+	l.commitBy(l.commits.add, p, r, done)
+}
+
+// commitBy is commit with the committer's add or addFirst.
+func (l *loop) commitBy(add func(store.Op, doneFunc), p *publication, r *routed, done doneFunc) {
 	var u *commitUnderWay
 	if n := len(l.spareCommits); n > 0 {
 		u, l.spareCommits = l.spareCommits[n-1], l.spareCommits[:n-1]
@@ -417,7 +426,7 @@ func (l *loop) commit(p *publication, r *routed, done func(op *store.Op, err err
 	u.p.from, u.p.received, u.p.afterCommit, u.p.publisher, u.p.packetID = p.from, p.received, p.afterCommit, p.publisher, p.packetID
 	u.groups, u.retained, u.done = r.groups, r.retained, done
 	r.op.Targets = u.targets
-	l.commits.add(r.op, u.returned)
+	add(r.op, u.returned)
 }
 
 // committed handles the commit's outcome.
@@ -439,7 +448,7 @@ func (u *commitUnderWay) committed(op *store.Op, err error) {
 	}
 	switch {
 	case done == nil || first:
-	case err == nil && op.Additions != 0 && l.b.additions() > op.Additions:
+	case err == nil && op.Result == store.Done && op.Additions != 0 && l.b.additions() > op.Additions:
 		l.commitAdded(p, op, u.groups, done)
 		return // which goes on with p
 	default:
@@ -507,7 +516,11 @@ func (l *loop) queued(p *publication, d *delivery, t *store.Target) {
 		l.drop(p, d, metrics.DropStoreFull)
 		return
 	default:
-		l.drop(p, d, metrics.DropSessionGone)
+		if d.group != nil && l.b.cluster != nil { // it ended at another instance
+			l.dropGone(p, d)
+		} else {
+			l.drop(p, d, metrics.DropSessionGone)
+		}
 		return
 	}
 	if d.session == nil { // a group with no connected member: it waits there
@@ -516,7 +529,13 @@ func (l *loop) queued(p *publication, d *delivery, t *store.Target) {
 		return
 	}
 	if l.b.cluster != nil && t.Owner != "" && t.Owner != l.b.owner() { // who has been told
+		l.m.MessagesForwarded[d.qos].Inc()
+		return
+	}
+	if l.b.cluster != nil && t.Owner == "" && d.group != nil && !t.Number.IsZero() {
 		l.m.MessagesQueued[d.qos].Inc()
+		d.numbered(t.Number)
+		l.handBack(d.session, entryOf(p, d))
 		return
 	}
 	if t.Number.IsZero() { // the store has it, but doesn't say where

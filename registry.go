@@ -31,6 +31,14 @@ type Session struct {
 	// remote says which other instance has the connection; nil: none.
 	remote atomic.Pointer[remote]
 
+	// held is the epoch of the claim by which this instance has a durable session, 0
+	// once another one, or nobody, has it. While it is set the subscriptions change
+	// here only, and records of the feed are older than what the claim returned.
+	held atomic.Uint64
+
+	// over: the session was ended elsewhere while a connection here still had it.
+	over atomic.Bool
+
 	mu struct {
 		sync.Mutex
 		// lastSent is the last entry of the queue that a connection of this process
@@ -41,7 +49,8 @@ type Session struct {
 		known   bool
 		left    bool // the trie, for good
 		ended   bool
-		shared  int32 // how many of the filters are shared
+		shared  int32  // how many of the filters are shared
+		changes uint32 // of the feed that were applied to it
 		filters filterSet
 	}
 }
@@ -134,6 +143,14 @@ func (r *registry) session(clientID string) *Session {
 	return sh.mu.sessions[clientID]
 }
 
+// known returns the session, nil if there is none or another incarnation of it.
+func (r *registry) known(id store.SessionID) *Session {
+	if s := r.session(id.ClientID); s != nil && s.id == id {
+		return s
+	}
+	return nil
+}
+
 // put makes s the session of its ClientID.
 func (r *registry) put(s *Session) {
 	sh := r.shard(s.id.ClientID)
@@ -159,9 +176,12 @@ func (r *registry) remove(s *Session) bool {
 
 // restore puts a session that the store had when the broker started.
 func (r *registry) restore(stored *store.Session) *Session {
-	s := &Session{id: stored.ID, durable: true}
-	s.epoch.Store(stored.Epoch)
-	r.put(s)
+	s := r.session(stored.ID.ClientID)
+	if s == nil || s.id != stored.ID {
+		s = &Session{id: stored.ID, durable: true}
+		r.put(s)
+	}
+	s.epoch.Store(max(stored.Epoch, s.epoch.Load()))
 	return s
 }
 

@@ -2,7 +2,9 @@ package loopmq
 
 import (
 	"context"
+	"maps"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -42,6 +44,9 @@ func (b *Broker) rejoin() {
 			err = b.cluster.member().Start(ctx)
 		}
 		if err == nil {
+			err = b.cluster.routeLocal(ctx)
+		}
+		if err == nil {
 			break
 		}
 		b.storeAnswered(err)
@@ -65,9 +70,8 @@ func (b *Broker) forgetAll() {
 	c.mu.Lock()
 	peers := c.mu.peers
 	c.mu.peers = make(map[string]*Session)
-	clear(c.mu.routes)
-	clear(c.mu.waiting)
 	c.mu.Unlock()
+	c.releasedBy(func(string, *releaseWait) bool { return true })
 	for _, p := range peers {
 		p.leaveTrie(b)
 	}
@@ -78,4 +82,23 @@ func (b *Broker) forgetAll() {
 		b.changeRetained(topic, func(retainedMessage, bool) (retainedMessage, bool) { return retainedMessage{}, false })
 	}
 	b.queuedBefore.Add(-int64(b.queued()))
+}
+
+// routeLocal tells the other instances again what Broker.Subscribe was asked for: its
+// subscribers have no connection that could have ended.
+func (c *cluster) routeLocal(ctx context.Context) error {
+	c.mu.Lock()
+	filters := slices.Collect(maps.Keys(c.mu.routes))
+	c.mu.Unlock()
+	if len(filters) == 0 {
+		return nil
+	}
+	done := make(chan error, 1)
+	c.confirmRoutes(c.b.loops[0], filters, func(err error) { done <- err })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

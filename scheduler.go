@@ -120,6 +120,10 @@ func (s *scheduler) onLoop(f func(l *loop)) bool {
 	l := s.b.loops[0]
 	done := make(chan struct{})
 	l.el.Post(func() {
+		if s.b.rejoining.Load() { // it knows too little: the next round sees to it
+			close(done)
+			return
+		}
 		f(l)
 		l.commits.after(func() { close(done) })
 	})

@@ -29,6 +29,7 @@ type groupQueue struct {
 	draining       bool           // a loop hands them to members
 	again          bool           // something happened meanwhile, so it must start over
 	refusals       int            // how many drains in a row no member had room for
+	gauging        bool           // entries and bytes are being read from the store
 	uncertain      []uncertainOut // what a commit that failed may have taken out
 }
 
@@ -54,6 +55,32 @@ func (g *groups) reserve(topicFilter string, size int, l *Limits) bool {
 	q.entries++
 	q.bytes += size
 	return true
+}
+
+// regauge reads how much a group's queue holds that seems full, because other
+// instances may have emptied it.
+func (b *Broker) regauge(topicFilter string) {
+	g := &b.groups
+	g.mu.Lock()
+	q := g.mu.queues[topicFilter]
+	begun := q != nil && !q.gauging
+	if begun {
+		q.gauging = true
+	}
+	g.mu.Unlock()
+	if !begun {
+		return
+	}
+	b.workers.do(func() {
+		name, filter, _ := codec.SplitShare([]byte(topicFilter))
+		entries, bytes, _, err := b.store.Messages().Len(context.Background(), store.GroupQueue(string(name), string(filter)))
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		q.gauging = false
+		if err == nil || errors.Is(err, store.ErrGone) {
+			q.entries, q.bytes = entries, bytes
+		}
+	})
 }
 
 // add notes that a queue may have entries. REQUIRES: g.mu
@@ -276,6 +303,10 @@ func hasDurable(g *trie.Group[*Session]) (durable bool) {
 // It begins when all that any loop has chosen s for is in its queue. Nobody chooses
 // it any more: it has no client.
 func (l *loop) redistribute(s *Session, epoch uint64) {
+	if waiting, already := l.leaving[s]; already {
+		l.leaving[s] = append(waiting, func() { l.redistribute(s, epoch) })
+		return
+	}
 	if l.leaving == nil {
 		l.leaving = make(map[*Session][]func())
 	}
@@ -294,7 +325,7 @@ func (l *loop) redistributePage(s *Session, epoch uint64, after store.Number) {
 				return
 			}
 			failed := false
-			l.backToGroups(s, epoch, entries, func() { failed = true })
+			l.backToGroups(s, epoch, entries, false, func() { failed = true })
 			l.commits.after(func() {
 				switch {
 				case !failed:
@@ -332,16 +363,27 @@ func (l *loop) afterLeaving(s *Session, f func()) {
 	f()
 }
 
+// handBack is for an entry that came into the queue of a member which had gone
+// offline at another instance: that one has handed back what was there before.
+func (l *loop) handBack(s *Session, e *store.Entry) {
+	if s.client.Load() != nil || s.held.Load() != 0 || s.elsewhere() != "" { // connected again: it reads it
+		return
+	}
+	l.backToGroups(s, s.epoch.Load(), []store.Entry{*e}, true, func() {
+		l.repeat(func() { l.handBack(s, e) })
+	})
+}
+
 // backToGroups moves those of a session's entries to the queues of their groups
-// that belong there, and on from there. failed is called for each of them for
-// which the store failed.
-func (l *loop) backToGroups(s *Session, epoch uint64, entries []store.Entry, failed func()) {
+// that belong there, and on from there. unsent: nobody can have sent them. failed is
+// called for each of them for which the store failed.
+func (l *loop) backToGroups(s *Session, epoch uint64, entries []store.Entry, unsent bool, failed func()) {
 	lastSent, known := s.sent()
 	regained := ""
 	for i := range entries {
 		e := &entries[i]
-		sent := !lastSent.Less(e.Number)
-		if e.ShareName == "" || e.QoS == 2 && (sent || !known) {
+		sent := !unsent && !lastSent.Less(e.Number)
+		if e.ShareName == "" || e.QoS == 2 && !unsent && (sent || !known) {
 			continue
 		}
 		f := sharedFilter(e.ShareName, e.TopicFilter)
@@ -604,6 +646,9 @@ func (l *loop) drainEntry(dr *drain, e *store.Entry) bool {
 		case stored:
 			dr.moved = true
 			l.takenOut(dr.topicFilter, e, &d, ok, op.Targets[0].Moved[0].Number)
+			if l.b.cluster != nil && op.Targets[0].Owner == "" { // it has left meanwhile
+				l.handBack(d.session, &op.Targets[0].Moved[0])
+			}
 		default:
 			dr.moved = true
 			l.takenOut(dr.topicFilter, e, &d, ok, store.Number{})

@@ -141,9 +141,14 @@ func (c *Client) subscribeAllowed(s *subscribing) {
 	l.commits.add(op, func(op *store.Op, err error) {
 		switch {
 		case c.state != stateConnected:
+			if err != nil || op.Result != store.Done {
+				b.resync(c.loop, c.session.id)
+			}
 		case err != nil:
+			b.resync(c.loop, c.session.id)
 			c.disconnect(codec.ServerBusy, errStoreUnavailable)
 		case op.Result == store.Fenced:
+			b.resync(c.loop, c.session.id)
 			c.disconnect(codec.SessionTakenOver, errTakenOver)
 		default:
 			c.subscribed(s)
@@ -218,9 +223,14 @@ func (c *Client) unsubscribe(p *codec.Unsubscribe) {
 	c.loop.commits.add(op, func(op *store.Op, err error) {
 		switch {
 		case c.state != stateConnected:
+			if err != nil || op.Result != store.Done {
+				b.resync(c.loop, c.session.id)
+			}
 		case err != nil:
+			b.resync(c.loop, c.session.id)
 			c.disconnect(codec.ServerBusy, errStoreUnavailable)
 		case op.Result == store.Fenced:
+			b.resync(c.loop, c.session.id)
 			c.disconnect(codec.SessionTakenOver, errTakenOver)
 		default:
 			c.unsubscribed(&ack)

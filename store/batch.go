@@ -117,9 +117,10 @@ type Op struct {
 	// Additions is, for an OpPublish that an acknowledgement waits for, what
 	// Member.Additions was before its message was matched; 0: it makes no
 	// difference. A subscription may have been added since that the message has to
-	// reach. With a PacketID or WillOf, where all has to be in one step, the result
-	// is Stale then. Otherwise the operation is done, and by the return of Commit
-	// Member.Additions is larger.
+	// reach. At QoS 2 and with WillOf, where all has to be in one step, the result is
+	// Stale then. Otherwise the operation is done. In any case, and after every
+	// OpSubscribe and OpRoute, all Changes up to the commit have been applied when
+	// Commit returns.
 	Additions uint64
 
 	Subscriptions []Subscription

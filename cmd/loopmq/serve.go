@@ -26,7 +26,7 @@ func serve(ctx context.Context, c config, stderr io.Writer) error {
 	// Libraries write to the standard logger; it shall look like the rest.
 	slog.SetDefault(logger)
 
-	st, err := openStore(c.store, logger)
+	st, err := openStore(ctx, c.store, logger)
 	if err != nil {
 		return fmt.Errorf("--store: %w", err)
 	}

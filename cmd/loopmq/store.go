@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"log/slog"
 	"strings"
 
+	"loopmq/redisstore"
 	"loopmq/store"
 	"loopmq/store/memory"
 	"loopmq/store/pebble"
@@ -11,20 +14,34 @@ import (
 
 // storesAllowed is what --store may be.
 const storesAllowed = "memory, or pebble:DIR with sync=always, interval or off, interval=1s, cache=32MiB, memtable=16MiB, " +
-	"reserve=256MiB or max=SIZE behind a question mark"
+	"reserve=256MiB or max=SIZE behind a question mark, or redis://HOST:PORT/DB (rediss://, redis+sentinel://)"
 
 // isStore reports whether v names a store.
 func isStore(v string) bool {
 	location, embedded := strings.CutPrefix(v, "pebble:")
 	if !embedded {
-		return v == "memory"
+		return v == "memory" || isRedis(v)
 	}
 	_, err := pebble.ParseLocation(location)
 	return err == nil
 }
 
+// isRedis reports whether v is the URL of a Redis. What else is wrong with it its
+// error says, when it is opened.
+func isRedis(v string) bool {
+	return strings.HasPrefix(v, "redis://") || strings.HasPrefix(v, "rediss://") || strings.HasPrefix(v, "redis+sentinel://") ||
+		strings.HasPrefix(v, "rediss+sentinel://")
+}
+
 // openStore opens the store that v, for which isStore is true, names.
-func openStore(v string, logger *slog.Logger) (store.Store, error) {
+func openStore(ctx context.Context, v string, logger *slog.Logger) (store.Store, error) {
+	if isRedis(v) {
+		st, err := redisstore.NewStore(ctx, v, redisstore.Options{Logger: logger})
+		if err != nil {
+			return nil, fmt.Errorf("--store: %w", err)
+		}
+		return st, nil
+	}
 	location, embedded := strings.CutPrefix(v, "pebble:")
 	if !embedded {
 		return memory.New(memory.Options{}), nil

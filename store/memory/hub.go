@@ -24,6 +24,7 @@ type Hub struct {
 	members map[string]*member
 	names   int
 	live    atomic.Int64 // len(members)
+	paused  bool         // the feed moves with commits only
 }
 
 var _ store.Shared = (*HubStore)(nil)
@@ -48,6 +49,32 @@ func (h *Hub) Expel(instance string) {
 	}
 	h.bury(m)
 	m.node.Expelled()
+}
+
+// Pause keeps instances from applying what is new in the feed, except for what their
+// own commits bring: so a test sees what happens where one of them is slow.
+func (h *Hub) Pause() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.paused = true
+}
+
+// Resume ends a Pause, and returns when every instance has applied everything.
+func (h *Hub) Resume() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.paused = false
+	h.changed.Broadcast()
+	for {
+		behind := false
+		for _, m := range h.members {
+			behind = behind || m.started && m.position < len(h.feed)
+		}
+		if !behind {
+			return
+		}
+		h.changed.Wait()
+	}
 }
 
 // HubStore is one broker's view of a Hub.
@@ -134,7 +161,7 @@ func (w *hubWriter) Commit(ctx context.Context, b *store.Batch) error {
 	for i := range b.Ops {
 		op := &b.Ops[i]
 		one := &store.Batch{Ops: b.Ops[i : i+1]}
-		if op.Kind == store.OpPublish && op.Additions != 0 && (op.PacketID != 0 || op.WillOf != nil) && (stale || op.Additions < m.additions) {
+		if op.Kind == store.OpPublish && op.Additions != 0 && (op.Message.QoS == 2 || op.WillOf != nil) && (stale || op.Additions < m.additions) {
 			op.Result = store.Stale
 			continue
 		}
@@ -374,6 +401,7 @@ func (m *member) catchUp(upTo int) {
 	m.node.Apply(changes)
 	h.mu.Lock()
 	m.position = upTo
+	h.changed.Broadcast()
 	for i := range changes {
 		if changes[i].Kind.Adds() {
 			m.additions++
@@ -400,10 +428,13 @@ func (m *member) follow() {
 	h := m.hub
 	for {
 		h.mu.Lock()
-		for h.members[m.instance] == m && m.position == len(h.feed) && len(m.controls) == 0 {
+		for h.members[m.instance] == m && (h.paused || m.position == len(h.feed)) && len(m.controls) == 0 {
 			h.changed.Wait()
 		}
 		gone, upTo, controls := h.members[m.instance] != m, len(h.feed), m.controls
+		if h.paused {
+			upTo = 0
+		}
 		m.controls = nil
 		h.mu.Unlock()
 		if gone {
