@@ -1,15 +1,21 @@
 package loopmq_test
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strconv"
 	"sync"
 	"testing"
 
+	"github.com/redis/go-redis/v9"
+
 	"loopmq"
 	"loopmq/codec"
 	"loopmq/internal/brokertest"
+	"loopmq/internal/redistest"
+	"loopmq/redisstore"
 	"loopmq/store"
 	"loopmq/store/memory"
 )
@@ -27,6 +33,25 @@ var sharedStores = []struct {
 			views[i] = h.Open()
 		}
 		return views, h.Expel
+	}},
+	{"redis", func(t *testing.T, n int) ([]store.Shared, func(string)) {
+		server := redistest.Start(t)
+		views := make([]store.Shared, n)
+		for i := range views {
+			s, err := redisstore.NewStore(t.Context(), server.URL()+"?lease=1s", redisstore.Options{Logger: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = s.Close() })
+			views[i] = s
+		}
+		return views, func(instance string) {
+			eventually(t, "the others declare it dead", func() bool {
+				// Its lease lapses, however often it renews it.
+				server.Client().ZAddXX(t.Context(), "lmq:leases", redis.Z{Score: 1, Member: instance})
+				return errors.Is(server.Client().ZScore(t.Context(), "lmq:leases", instance).Err(), redis.Nil)
+			})
+		}
 	}},
 }
 

@@ -212,7 +212,7 @@ func (a *batchArgs) publish(op *store.Op, stale bool) {
 	if len(op.Targets) > 0 || op.Retain && len(op.Message.Payload) > 0 {
 		flags = append(flags, 'm')
 	}
-	if op.Additions != 0 && (op.PacketID != 0 || op.WillOf != nil) {
+	if op.Additions != 0 && (op.Message.QoS == 2 || op.WillOf != nil) {
 		// All has to be in one step: what an added subscription gets can't follow.
 		flags = append(flags, 's')
 		if stale {
