@@ -337,6 +337,53 @@ func TestLocalNeedsRedis(t *testing.T) {
 	}
 }
 
+// What is published at one node reaches a subscriber at another, all through HAProxy, with one Redis behind them.
+func TestMessageFromNodeToNode(t *testing.T) {
+	c := mustUp(t, "--nodes", "2")
+	if c.pids["redis"] == 0 {
+		t.Errorf("no pid of redis in %v", c.pids)
+	}
+	_, port, _ := net.SplitHostPort(c.env["MQTT"])
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	subscriber := exec.CommandContext(ctx, "mosquitto_sub", "-p", port, "-V", "5", "-q", "1", "-t", "greeting/#", "-C", "1", "-v")
+	var got bytes.Buffer
+	subscriber.Stdout, subscriber.Stderr = &got, &got
+	if err := subscriber.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for c.metric(t, 1, "loopmq_subscriptions")+c.metric(t, 2, "loopmq_subscriptions") == 0 {
+		if ctx.Err() != nil {
+			t.Fatalf("nobody subscribes: %s", got.String())
+		}
+	}
+	// It has the fewest connections, so the publisher goes there.
+	other := 1
+	if c.metric(t, 1, "loopmq_clients_connected") == 1 {
+		other = 2
+	}
+	if n := c.metric(t, other, "loopmq_connections_opened_total"); n != 0 {
+		t.Errorf("node%d has had %d connections before anybody published, want 0", other, n)
+	}
+	publish := exec.CommandContext(ctx, "mosquitto_pub", "-p", port, "-V", "5", "-q", "1", "-t", "greeting/world", "-m", "hello")
+	if out, err := publish.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := subscriber.Wait(); err != nil || got.String() != "greeting/world hello\n" {
+		t.Errorf("the subscriber got %q (%v)", got.String(), err)
+	}
+	if n := c.metric(t, other, "loopmq_connections_opened_total"); n != 1 {
+		t.Errorf("node%d has had %d connections, want that of the publisher", other, n)
+	}
+	if err := c.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(); err != nil || c.stderr.Len() > 0 {
+		t.Errorf("local.sh: %v and %q, want exit code 0 and silence", err, c.stderr.String())
+	}
+	c.mustBeGone(t)
+}
+
 // node is what HAProxy sees of a node: a port that echoes, and one that answers /readyz.
 type node struct {
 	mqtt    net.Listener
@@ -513,13 +560,15 @@ func TestConfigurationsAreValid(t *testing.T) {
 	}
 }
 
-// The command lines of image and unit are ones that the program accepts.
+// The command lines of image, compose file and unit are ones that the program accepts.
 func TestCommandLinesAreAccepted(t *testing.T) {
 	for file, line := range map[string]*regexp.Regexp{
-		"Dockerfile":     regexp.MustCompile(`(?m)^CMD \[(.*)\]$`),
-		"loopmq.service": regexp.MustCompile(`(?m)^Environment="LOOPMQ_FLAGS=(.*)"$`),
+		"Dockerfile":      regexp.MustCompile(`(?m)^CMD \[(.*)\]$`),
+		"compose.yaml":    regexp.MustCompile(`(?m)^  command: \[(serve.*)\]$`),
+		"loopmq.service":  regexp.MustCompile(`(?m)^Environment="LOOPMQ_FLAGS=(.*)"$`),
+		"loopmq.service ": regexp.MustCompile(`(?m)^#   LOOPMQ_FLAGS=(.*)$`),
 	} {
-		text, err := os.ReadFile(file)
+		text, err := os.ReadFile(strings.TrimSpace(file))
 		if err != nil {
 			t.Fatal(err)
 		}
