@@ -40,9 +40,12 @@ type connection struct {
 	version codec.Version
 }
 
-func (c *connection) send(p interface {
-	Append([]byte, codec.Version) []byte
-}) error {
+// packet is a control packet of package codec.
+type packet interface {
+	Append(dst []byte, v codec.Version) []byte
+}
+
+func (c *connection) send(p packet) error {
 	_ = c.SetWriteDeadline(time.Now().Add(patience))
 	_, err := c.Write(p.Append(nil, c.version))
 	return err

@@ -48,9 +48,7 @@ func entryKey(b []byte, queue uint64, n store.Number) []byte {
 	return appendNumber(key1(b, keyEntry, queue), n)
 }
 
-// entryKeyLen is the length of an entry's key; its Number is the last 16 bytes.
-const entryKeyLen = 25
-
+// numberOf returns the Number that a key ends with.
 func numberOf(key []byte) store.Number {
 	key = key[len(key)-16:]
 	return store.Number{Generation: binary.BigEndian.Uint64(key), Seq: binary.BigEndian.Uint64(key[8:])}

@@ -105,7 +105,7 @@ func ParseLocation(location string) (Options, error) {
 	}
 	for name, v := range values {
 		value := v[len(v)-1]
-		ok := true
+		var ok bool
 		switch name {
 		case "sync":
 			o.Sync = Sync(value)

@@ -13,7 +13,7 @@ import (
 // refused; a change of the format converts them, see migrations.
 const recordVersion = 1
 
-// writer appends fields to a record.
+// recordWriter appends fields to a record.
 type recordWriter []byte
 
 func newRecord(b []byte) recordWriter { return append(b[:0], recordVersion) }
