@@ -219,6 +219,9 @@ func (a *batchArgs) publish(op *store.Op, stale bool) {
 			flags[len(flags)-1] = 'S'
 		}
 	}
+	if storedOnce(op) {
+		flags = append(flags, 'o')
+	}
 	message := 0 // none: nobody gets it
 	if op.Retain || len(op.Targets) > 0 {
 		message = a.message(op.Message)
@@ -245,6 +248,14 @@ func (a *batchArgs) publish(op *store.Op, stale bool) {
 			a.add("i"+strconv.Itoa(int(op.Message.QoS))+t.Instance, appendGroup(nil, t.ShareName, t.TopicFilter))
 		}
 	}
+}
+
+// storedOnce reports whether it pays to store a message outside its queues: an entry
+// that only names it costs a look at it more, later.
+func storedOnce(op *store.Op) bool {
+	const size, saved = 4 << 10, 64 << 10
+	n := op.Message.Size()
+	return n >= size && (len(op.Targets)-1)*n >= saved
 }
 
 func (a *batchArgs) move(op *store.Op) {

@@ -87,6 +87,9 @@ func (s *Store) watch(ctx context.Context) {
 		look, cancel := context.WithTimeout(ctx, watchInterval)
 		if err := failed("look at Redis", s.look(look)); err == nil {
 			s.away.Store(nil)
+			if err := s.sweep(look, s.Now()); err != nil && look.Err() == nil {
+				s.log.Warn("sweep_messages", "error", err)
+			}
 		} else if ctx.Err() == nil {
 			s.away.Store(&err)
 		}

@@ -44,6 +44,11 @@ func queueTag(id store.SessionID) string {
 // clients is a sorted set of the ClientIDs that are connected, with score 0.
 func (k keys) clients() string { return k.prefix + "clients" }
 
+// shared is a hash: a message that many queues have, and their entries that name it.
+// Those messages are in a sorted set: number -> ms when to look whether they are
+// still needed.
+func (k keys) shared(number string) string { return k.prefix + "m:" + number }
+
 // Keys of one instance.
 
 // own is a sorted set of the ClientIDs whose connections the instance holds, all

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -34,7 +35,7 @@ func (v messagesView) read(ctx context.Context, q store.QueueID, after store.Num
 		entries []store.Entry
 		key     = v.keys.queue(q)
 		from    = "-"
-		page    = readMost
+		atOnce  = readMost
 		bytes   int
 	)
 	switch {
@@ -44,10 +45,10 @@ func (v messagesView) read(ctx context.Context, q store.QueueID, after store.Num
 		from = streamID(after)
 	}
 	if maxBytes > 0 {
-		page = readFirst
+		atOnce = readFirst
 	}
 	for {
-		n := min(page, limit-len(entries))
+		n := min(atOnce, limit-len(entries))
 		pipe := v.redis.Pipeline()
 		exists := pipe.Exists(ctx, key)
 		read := pipe.Do(ctx, "XRANGE", key, from, "+", "COUNT", max(n, 0))
@@ -61,11 +62,11 @@ func (v messagesView) read(ctx context.Context, q store.QueueID, after store.Num
 		if err != nil {
 			return nil, err
 		}
-		for _, r := range raw {
-			e, err := decodeEntry(r)
-			if err != nil {
-				return nil, err
-			}
+		page, err := v.decodeEntries(ctx, raw)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range page {
 			bytes += e.Message.Size()
 			if maxBytes > 0 && bytes > maxBytes && len(entries) > 0 {
 				return entries, nil
@@ -76,7 +77,7 @@ func (v messagesView) read(ctx context.Context, q store.QueueID, after store.Num
 			return entries, nil
 		}
 		from = "(" + streamID(raw[len(raw)-1].id)
-		page = min(2*page, readMost)
+		atOnce = min(2*atOnce, readMost)
 	}
 }
 
@@ -129,11 +130,78 @@ func (s *Store) entriesAt(ctx context.Context, q store.QueueID, first store.Numb
 	if err != nil {
 		return nil, err
 	}
-	entries := make([]store.Entry, len(raw))
-	for i := range raw {
-		if entries[i], err = decodeEntry(raw[i]); err != nil {
+	return s.decodeEntries(ctx, raw)
+}
+
+// decodeEntries returns entries with their messages, which may be stored elsewhere. An
+// entry whose message is gone has gone meanwhile too, and is left out.
+func (s *Store) decodeEntries(ctx context.Context, raw []streamEntry) ([]store.Entry, error) {
+	shared := map[string]*redis.StringCmd{}
+	pipe := s.redis.Pipeline()
+	for _, r := range raw {
+		if number, is := sharedMessage(r); is && shared[number] == nil {
+			shared[number] = pipe.HGet(ctx, s.keys.shared(number), "message")
+		}
+	}
+	if len(shared) > 0 {
+		if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
 			return nil, err
 		}
 	}
+	messages := map[string]*store.Message{}
+	entries := make([]store.Entry, 0, len(raw))
+	for _, r := range raw {
+		number, is := sharedMessage(r)
+		if !is {
+			e, err := decodeEntry(r)
+			if err != nil {
+				return nil, err
+			}
+			entries = append(entries, e)
+			continue
+		}
+		m := messages[number]
+		if m == nil {
+			encoded, err := shared[number].Result()
+			if errors.Is(err, redis.Nil) {
+				continue
+			}
+			if err == nil {
+				m, err = decodeMessage(encoded)
+			}
+			if err != nil {
+				return nil, err
+			}
+			messages[number] = m
+		}
+		e := store.Entry{Number: numberOf(r.id), Message: m}
+		if err := decodeDelivery(&e, r.fields[0]); err != nil {
+			return nil, err
+		}
+		entries = append(entries, e)
+	}
 	return entries, nil
+}
+
+// sharedMessage returns the number of the message that an entry stands for, if it
+// doesn't hold one itself.
+func sharedMessage(raw streamEntry) (number string, is bool) {
+	if len(raw.fields) != 2 || !strings.HasPrefix(raw.fields[1], "@") {
+		return "", false
+	}
+	_, number, is = strings.Cut(raw.fields[1], " ")
+	return number, is
+}
+
+// sweep deletes messages that were stored once for many queues and that are in none
+// any more.
+func (s *Store) sweep(ctx context.Context, now time.Time) error {
+	const messages, entries, rounds = 10, 200, 50
+	for range rounds {
+		n, err := sweepScript.Run(ctx, s.redis, nil, s.keys.prefix, millis(now), messages, entries).Int()
+		if err != nil || n < messages {
+			return err
+		}
+	}
+	return nil
 }

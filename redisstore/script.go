@@ -14,6 +14,8 @@ var (
 	claimLua string
 	//go:embed lua/size.lua
 	sizeLua string
+	//go:embed lua/sweep.lua
+	sweepLua string
 )
 
 var (
@@ -21,6 +23,7 @@ var (
 	commitScript     = newScript(changeLua, sessionLua, commitLua)
 	claimScript      = newScript(changeLua, sessionLua, claimLua)
 	sizeScript       = newScript(sizeLua)
+	sweepScript      = newScript(sweepLua)
 )
 
 // newScript makes one script of several parts. Its first line lets Redis refuse the

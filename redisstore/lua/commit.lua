@@ -150,7 +150,9 @@ end
 
 -- Limits.
 
+-- size_of(value) returns the size of an entry's message, whether that is in the entry or elsewhere.
 local function size_of(message)
+  if message:byte(1) == 64 then return tonumber(message:match('^@(%d+)')) end
   local flags, _, _, high, low = message:byte(1, 5)
   return #message - 9 - (flags % 16 >= 8 and 8 or 0) - high * 256 - low
 end
@@ -280,6 +282,33 @@ end
 
 -- Appending.
 
+-- A message that goes to many queues is stored once: a hash with it and the names of the entries that stand for it, which are
+-- "@<size> <number>". Nobody counts who still needs it; lua/sweep.lua looks now and then.
+
+local function store_once(message)
+  local number = call('HINCRBY', P .. 'meta', 'shared', 1)
+  return {key = P .. 'm:' .. number, name = '@' .. size_of(message) .. ' ' .. number, number = number, fields = {}}
+end
+
+local function refer(once, queue, id)
+  if not once then return end
+  once.fields[#once.fields + 1] = queue .. ' ' .. id
+  once.fields[#once.fields + 1] = ''
+end
+
+local function finish_once(once, message)
+  if #once.fields == 0 then return end
+  call('HSET', once.key, 'message', message, 'since', now)
+  in_parts(function(...) call('HSET', once.key, ...) end, once.fields, 1, #once.fields)
+  call('ZADD', P .. 'shared', now + 1000, once.number)
+end
+
+-- whole(value) returns the message of an entry, or nil if it is gone.
+local function whole(value)
+  if value:byte(1) ~= 64 then return value end
+  return call('HGET', P .. 'm:' .. value:match(' (%d+)$'), 'message') or nil
+end
+
 -- add_to_group(key, delivery, message) appends to a group, which comes into being with that. It begins behind all numbers that any
 -- group had in this generation, so that it reuses none.
 local function add_to_group(key, delivery, message)
@@ -306,7 +335,7 @@ local function forget_group(key)
   call('UNLINK', key)
 end
 
-local function add_to_queue(i, delivery, message, of)
+local function add_to_queue(i, delivery, message, of, once)
   local cid, queue = ARGV[cids + i], ARGV[tags + i]
   local stream, f, dropped = P .. 'q:' .. queue, full[cid], nil
   if f and queue:sub(-#f.inc - 1) == ':' .. f.inc then
@@ -316,8 +345,9 @@ local function add_to_queue(i, delivery, message, of)
       if not dropped then return REFUSED end
     end
   end
-  local id = call('XADD', stream, 'NOMKSTREAM', next_id, delivery, message)
+  local id = call('XADD', stream, 'NOMKSTREAM', next_id, delivery, once and once.name or message)
   if not id then return GONE end
+  refer(once, 'q:' .. queue, id)
   hint(i, of, message, delivery, id)
   local sequence = id:sub(sequence_at)
   if (tonumber(sequence) + 1) % CHECKED == 0 or #message > LARGE then
@@ -360,7 +390,7 @@ local operations = {}
 
 -- OpPublish: flags, the message or 0 if nobody gets it; with h: what guarded takes and a Packet Identifier; with w: ClientID, tag, epoch; with r: what retain
 -- takes; then the targets: a queue and the delivery, or an inbox and whom it is for. Other flags are s: a subscription must not have
--- been added since the match; S: one has; m: there has to be room.
+-- been added since the match; S: one has; m: there has to be room; o: the message is stored once for all queues.
 function operations.P()
   local flags, of = take(), take_number()
   local message = ARGV[first_message + of]
@@ -388,17 +418,19 @@ function operations.P()
   if cid then drop_will(cid, tag, epoch) end
   if topic then retain(topic, expiry, message) end
   result(DONE)
+  local once = flags:find('o', 1, true) and store_once(message) or nil
   for _ = 1, targets do
     local where, what = take(), take()
     local i = tonumber(where)
     if i then
-      result(add_to_queue(i, what, message, of))
+      result(add_to_queue(i, what, message, of, once))
     elseif where:byte(1) == 103 then -- g
       result(DONE .. add_to_group(where:sub(2), what, message):sub(sequence_at))
     else
       result(add_to_inbox(where, what, message, of))
     end
   end
+  if once then finish_once(once, message) end
 end
 
 -- OpFinish: the tag of a queue, ids.
@@ -534,7 +566,7 @@ function operations.M()
     end
     local first, word
     for _, entry in ipairs(entries) do
-      local delivery, message = entry[2][1], entry[2][2]
+      local delivery, message = entry[2][1], whole(entry[2][2])
       if l then
         if l.messages > 0 and length >= l.messages or l.bytes > 0 and used + size_of(message) > l.bytes then
           word = #done == 0 and REFUSED or nil

@@ -10,6 +10,10 @@ local bytes = 0
 for _, entry in ipairs(entries) do
   local message = entry[2][2]
   local flags, _, _, high, low = message:byte(1, 5)
-  bytes = bytes + #message - 9 - (flags % 16 >= 8 and 8 or 0) - high * 256 - low
+  if flags == 64 then -- stored elsewhere, see lua/commit.lua
+    bytes = bytes + message:match('^@(%d+)')
+  else
+    bytes = bytes + #message - 9 - (flags % 16 >= 8 and 8 or 0) - high * 256 - low
+  end
 end
 return {#entries, bytes, #entries > 0 and entries[#entries][1] or ''}
