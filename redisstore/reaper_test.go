@@ -130,7 +130,7 @@ func TestLapsedInstanceIsReapedOnce(t *testing.T) {
 
 func TestReaperDiesHalfway(t *testing.T) {
 	c := newCluster(t, "appendfsync no")
-	a := c.start(shortLease)
+	a, another := c.start(shortLease), c.start(longLease)
 	x := newProxy(t, c.server.Addr)
 	reaper := c.join(c.config(x.addr, shortLease))
 	half, block := make(chan struct{}), make(chan struct{})
@@ -151,6 +151,10 @@ func TestReaperDiesHalfway(t *testing.T) {
 	}
 	a.end() // renews no more
 	<-half
+	// One of those that the reaper has taken offline connects again before anybody else knows.
+	back := c.claim(another.Instance(), "c0", true, 100, nil)
+	delete(want, "c0")
+	c1, _ := c.session("c1")
 	x.Cut()
 	last := c.start(shortLease)
 	if last.Alive(a.Instance()) {
@@ -158,40 +162,54 @@ func TestReaperDiesHalfway(t *testing.T) {
 	}
 	last.node.awaitSaid(t, "dead "+a.Instance())
 	last.node.awaitSaid(t, "dead "+reaper.Instance())
-	for _, s := range last.node.orphaned {
-		want[s.ID.ClientID]++
+	for _, p := range []*player{last, another} {
+		p.node.mu.Lock()
+		for _, s := range p.node.orphaned {
+			want[s.ID.ClientID]++
+		}
+		p.node.mu.Unlock()
 	}
 	for clientID, n := range want {
-		if n != 1 {
-			t.Errorf("%s was handed over %d times to the one who finished, want once", clientID, n)
+		if clientID != "c0" && n != 1 {
+			t.Errorf("%s was handed over %d times to who finished, want once", clientID, n)
 		}
+	}
+	if s, err := c.session("c0"); err != nil || s.Owner != another.Instance() || s.Epoch != back || want["c0"] != 0 {
+		t.Errorf("session that had connected again: %+v, %v, handed over %d times; want it left alone", s, err, want["c0"])
+	}
+	if s, err := c.session("c1"); err != nil || !s.Due.Equal(c1.Due) {
+		t.Errorf("session that was offline already: %+v, %v; want it due at %v", s, err, c1.Due)
 	}
 }
 
 func TestOutageReapsNobody(t *testing.T) {
 	c := newCluster(t, "appendfsync no")
-	a, b := c.start(shortLease), c.start(shortLease)
-	c.claim(a.Instance(), "a", true, 100, nil)
+	const lease = time.Second
+	a := c.start(lease)
+	b, x := c.startBehind(lease)
+	c.claim(b.Instance(), "b", true, 100, nil)
+	x.Cut()
 	c.server.Stop()
-	// Both leases lapse meanwhile: the outage is what takes time here.
-	<-time.After(3 * shortLease)
+	<-time.After(lease + lease/2) // both leases lapse: the outage is what takes time here
 	c.server.Cont()
-	for _, p := range []*player{a, b} {
-		p.node.awaitSaid(t, "reread") // it renewed its lease, and news may have been lost
-	}
-	// By now one that thought it may reap would have done so: let both renew for longer than a lease.
-	until := time.Now().Add(2 * shortLease)
+	// The first to be back finds that the other one's lease has lapsed.
+	a.node.awaitSaid(t, "reread")
+	x.Heal()
+	b.node.awaitSaid(t, "reread")
+	// By now one that thought it may reap would have done so: both renew for longer than a lease.
+	until := time.Now().Add(lease + lease/2)
 	c.awaitRedis("renewals", func(ctx context.Context) bool {
-		leases := c.client.ZRangeWithScores(ctx, c.keys.leases(), 0, -1).Val()
-		if len(leases) != 2 {
-			t.Fatalf("%d leases, want 2", len(leases))
+		if leases := c.client.ZCard(ctx, c.keys.leases()).Val(); leases != 2 {
+			t.Fatalf("%d leases, want 2", leases)
 		}
 		return time.Now().After(until)
 	})
-	if a.node.count("dead*")+b.node.count("dead*")+a.node.count("expelled")+b.node.count("expelled") != 0 {
-		t.Errorf("said %q and %q", a.node.said, b.node.said)
+	for _, p := range []*player{a, b} {
+		if p.node.count("dead*")+p.node.count("expelled") != 0 {
+			t.Errorf("%s was told %q", p.Instance(), p.node.said)
+		}
 	}
-	if s, err := c.session("a"); err != nil || s.Owner != a.Instance() {
+	if s, err := c.session("b"); err != nil || s.Owner != b.Instance() {
 		t.Errorf("%+v, %v", s, err)
 	}
 }
