@@ -13,7 +13,7 @@ import (
 )
 
 // storesAllowed is what --store may be.
-const storesAllowed = "memory, or pebble:DIR with sync=always, interval or off, interval=1s, cache=32MiB, memtable=16MiB, " +
+const storesAllowed = "memory, or pebble:DIR with sync=always, interval or off, interval=1s, cache=32MiB, memtable=64MiB, " +
 	"reserve=256MiB or max=SIZE behind a question mark, or redis://HOST:PORT/DB (rediss://, redis+sentinel://)"
 
 // isStore reports whether v names a store.

@@ -241,7 +241,7 @@ func (s *Store) pebbleOptions() *pebble.Options {
 		CacheSize:          s.opts.CacheBytes,
 		MemTableSize:       uint64(s.opts.MemTableBytes),
 		// How many of them may wait to be written: after that commits wait.
-		MemTableStopWritesThreshold: 4,
+		MemTableStopWritesThreshold: 3,
 		MaxOpenFiles:                256,
 		Logger:                      pebbleLogger{s},
 	}

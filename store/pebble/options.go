@@ -37,7 +37,7 @@ type Options struct {
 	// CacheBytes is the size of the cache of what was read; 0: 32 MiB.
 	CacheBytes int64
 	// MemTableBytes is how much is kept in memory, and in the log, before it is
-	// sorted into a file; up to four times as much while that is behind. 0: 16
+	// sorted into a file; up to three times as much while that is behind. 0: 64
 	// MiB.
 	MemTableBytes int64
 	// ReserveBytes is how much of the disk is left free: below that messages are
@@ -58,7 +58,7 @@ type Options struct {
 const (
 	defaultSyncInterval  = time.Second
 	defaultCacheBytes    = 32 << 20
-	defaultMemTableBytes = 16 << 20
+	defaultMemTableBytes = 64 << 20
 	defaultReserveBytes  = 256 << 20
 )
 
@@ -137,7 +137,7 @@ var allowed = map[string]string{
 	"sync":     "always, interval, off",
 	"interval": "a duration from 1ms to 1m",
 	"cache":    "a size from 1MiB to 1TiB, such as 32MiB",
-	"memtable": "a size from 1MiB to 1GiB, such as 16MiB",
+	"memtable": "a size from 1MiB to 1GiB, such as 64MiB",
 	"reserve":  "a size from 1MiB, such as 256MiB",
 	"max":      "a size from 1MiB, such as 10GiB",
 }
