@@ -44,8 +44,11 @@ func decodeChange(record string) (store.Change, error) {
 		return store.Change{}, errChange
 	}
 	c := store.Change{Kind: store.ChangeKind(record[0])}
-	var incarnation, epoch string
-	rest, ok := record[1:], true
+	var (
+		incarnation, epoch string
+		ok                 bool
+	)
+	rest := record[1:]
 	for _, field := range []*string{&c.Session.ClientID, &incarnation, &c.Instance, &epoch} {
 		if *field, rest, ok = cutString(rest); !ok {
 			return c, errChange

@@ -21,9 +21,8 @@ func (k keys) session(clientID string) string { return k.prefix + "s:" + tag(cli
 // subscriptions is a hash: Topic Filter -> encoded options.
 func (k keys) subscriptions(clientID string) string { return k.prefix + "sub:" + tag(clientID) }
 
-// released is a set of Numbers, held one of Packet Identifiers.
-func (k keys) released(clientID string) string { return k.prefix + "rel:" + tag(clientID) }
-func (k keys) held(clientID string) string     { return k.prefix + "held:" + tag(clientID) }
+// rel:{ClientID} is a set of Numbers that are released, held:{ClientID} one of Packet
+// Identifiers: only scripts name them.
 
 // will is a hash: epoch -> encoded Will.
 func (k keys) will(clientID string) string { return k.prefix + "w:" + tag(clientID) }

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"loopmq/codec"
 	"loopmq/store"
@@ -267,4 +270,42 @@ func TestRestartedNodeReplacesItsFormerSelf(t *testing.T) {
 	// Two nodes with the same name: the one that was first is expelled.
 	named("n1")
 	now.node.awaitSaid(t, "expelled")
+}
+
+func TestWhoMayBeDeclaredDead(t *testing.T) {
+	c := newCluster(t, "appendfsync no")
+	ctx := context.Background()
+	a, b := c.start(longLease), c.start(longLease)
+	a.end() // neither renews nor reaps by itself
+	b.end()
+	runID := c.client.HGet(ctx, c.keys.meta(), "run_id").Val()
+	lapse := func(instance string) { c.client.ZAdd(ctx, c.keys.leases(), redis.Z{Score: 1, Member: instance}) }
+	for _, test := range []struct {
+		what  string
+		given func(victim string)
+		runID string
+		want  bool
+	}{
+		{"one that lives", func(v string) { c.client.ZAdd(ctx, c.keys.leases(), redis.Z{Score: 1e15, Member: v}) }, runID, false},
+		{"one that lapsed", lapse, runID, true},
+		{"one that lapsed at another Redis process", lapse, "other", false},
+		{"one that nobody knows", func(string) {}, runID, false},
+		{"a dead one whose reaper lives", func(v string) { c.client.HSet(ctx, c.keys.dead(), v, b.Instance()) }, runID, false},
+		{"a dead one whose reaper is dead", func(v string) { c.client.HSet(ctx, c.keys.dead(), v, "gone") }, runID, true},
+		{"its own", func(v string) { c.client.HSet(ctx, c.keys.dead(), v, a.Instance()) }, runID, true},
+		{"one that lapsed as the reaper has", func(v string) { lapse(v); lapse(a.Instance()) }, runID, false},
+	} {
+		victim := strings.ReplaceAll(test.what, " ", "-")
+		test.given(victim)
+		got, err := buryScript.Run(ctx, c.client, nil, c.keys.prefix, a.Instance(), victim, test.runID).Bool()
+		if err != nil || got != test.want {
+			t.Errorf("%s: declared dead %v, %v; want %v", test.what, got, err, test.want)
+		}
+		reaper := c.client.HGet(ctx, c.keys.dead(), victim).Val()
+		if test.want && reaper != a.Instance() {
+			t.Errorf("%s: its reaper is %q", test.what, reaper)
+		}
+		c.client.ZRem(ctx, c.keys.leases(), victim)
+		c.client.HDel(ctx, c.keys.dead(), victim)
+	}
 }
