@@ -639,6 +639,8 @@ func (l *loop) drainEntry(dr *drain, e *store.Entry) bool {
 				l.takenOut(dr.topicFilter, e, &d, ok, store.Number{})
 			}})
 			l.drainLater(dr.topicFilter, retryInterval)
+		case !stored && op.Result == store.Gone: // another instance took it out
+			l.b.groups.release(dr.topicFilter, e.Message.Size())
 		case op.Result != store.Done || stored && op.Targets[0].Result != store.Done:
 			dr.refused = true
 		case stored && len(op.Targets[0].Moved) == 0: // somebody else took it out

@@ -308,6 +308,7 @@ func TestCommitSeesSubscriptionsAddedMeanwhile(t *testing.T) {
 	b.commit(subscribe) // changes nothing
 
 	qos2 := publish("qos2", publisher)
+	qos2.Message.QoS = 2
 	qos2.Session, qos2.Epoch, qos2.PacketID, qos2.Additions = publisher.ID, publisher.Epoch, 1, before
 	qos1 := publish("qos1", publisher)
 	qos1.Additions = before

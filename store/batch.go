@@ -56,8 +56,8 @@ const (
 	// smaller of Message.QoS and that, RETAIN only if the Target and the message
 	// have it, the Target's SubscriptionIdentifiers; with QoS 0 they stay as
 	// they are. They keep ShareName and TopicFilter. Without a Target the entries
-	// are removed: this is how those of a group finish. Guarded by Epoch of
-	// Session if Epoch is not 0.
+	// are removed: this is how those of a group finish, and the result is Gone if
+	// there was none of them. Guarded by Epoch of Session if Epoch is not 0.
 	OpMove
 	// OpOffline marks the session offline: no owner, SessionExpiryInterval, due
 	// to expire at Due (zero: never). With WillRemoved it drops the Will of that

@@ -551,7 +551,7 @@ function operations.M()
   local moved, done = {}, {}
   if not to then
     for i, entry in ipairs(entries) do done[i] = entry[1] end
-    result(DONE)
+    result(#done > 0 and DONE or GONE)
   else
     local i = tonumber(to)
     local l, length, used = nil, 0, 0

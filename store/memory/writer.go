@@ -164,12 +164,14 @@ func (s *Store) finish(op *store.Op) store.Result {
 	return store.Done
 }
 
-func (s *Store) removeNumbers(q *queue, numbers []store.Number) {
+func (s *Store) removeNumbers(q *queue, numbers []store.Number) (removed int) {
 	for _, n := range numbers {
 		if i := q.find(n); i >= 0 {
 			s.drop(q.remove(i).message)
+			removed++
 		}
 	}
+	return removed
 }
 
 func (s *Store) release(op *store.Op) store.Result {
@@ -255,8 +257,11 @@ func (s *Store) move(op *store.Op) store.Result {
 		numbers = from.first(op.Limit)
 	}
 	if len(op.Targets) == 0 {
-		s.removeNumbers(from, numbers)
+		removed := s.removeNumbers(from, numbers)
 		s.forgetIfEmpty(op.From, from)
+		if removed == 0 {
+			return store.Gone
+		}
 		return store.Done
 	}
 	t := &op.Targets[0]

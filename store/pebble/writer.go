@@ -294,12 +294,14 @@ func (t *tx) move(op *store.Op) store.Result {
 		return refuse(store.Gone)
 	}
 	if len(op.Targets) == 0 {
+		result := store.Gone
 		t.eachOf(from, op, func(n store.Number, _ []byte) (bool, error) {
 			t.remove(from, n)
+			result = store.Done
 			return true, nil
 		})
 		t.forgetIfEmpty(op.From, from)
-		return store.Done
+		return result
 	}
 	x := &op.Targets[0]
 	to, limits := t.queueToAppend(x.Queue)

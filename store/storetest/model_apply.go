@@ -180,7 +180,7 @@ func (m *model) applyMove(op store.Op, got []store.Target) store.Result {
 			numbers = append(numbers, e.number)
 		}
 	}
-	moved := 0
+	moved, removed := 0, 0
 	for _, n := range numbers {
 		i := slices.IndexFunc(m.queues[op.From], func(e modelEntry) bool { return e.number == n })
 		if i < 0 {
@@ -189,6 +189,7 @@ func (m *model) applyMove(op store.Op, got []store.Target) store.Result {
 		e := m.queues[op.From][i]
 		m.queues[op.From] = slices.Delete(m.queues[op.From], i, i+1)
 		if remove {
+			removed++
 			continue
 		}
 		if t.QoS != 0 {
@@ -205,6 +206,8 @@ func (m *model) applyMove(op store.Op, got []store.Target) store.Result {
 	if !remove {
 		m.targetResult(got[0], store.Done)
 		equal(m.harness, "moved", len(got[0].Moved), moved)
+	} else if removed == 0 {
+		return store.Gone
 	}
 	return store.Done
 }

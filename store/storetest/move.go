@@ -152,6 +152,7 @@ var moveTests = []test{
 			numbers := h.enqueue(q, "1", "2", "3")
 			h.do(store.Op{Kind: store.OpMove, From: q, Numbers: numbers[1:2]})
 			equal(h, "queue", h.payloads(q), []string{"1", "3"})
+			equal(h, "once more", h.result(store.Op{Kind: store.OpMove, From: q, Numbers: numbers[1:2]}), store.Gone)
 			h.do(store.Op{Kind: store.OpMove, From: q, Limit: 10})
 			equal(h, "queue", h.payloads(q), []string{})
 		}
