@@ -309,6 +309,7 @@ func TestCommitSeesSubscriptionsAddedMeanwhile(t *testing.T) {
 
 	qos2 := publish("qos2", publisher)
 	qos2.Message.QoS = 2
+	qos2.Message.QoS = 2
 	qos2.Session, qos2.Epoch, qos2.PacketID, qos2.Additions = publisher.ID, publisher.Epoch, 1, before
 	qos1 := publish("qos1", publisher)
 	qos1.Additions = before
@@ -554,8 +555,8 @@ func TestWhatIsKnownOfWhoIsConnected(t *testing.T) {
 	r := redistest.Start(t, "appendfsync no")
 	a := newFixture(t, open(t, r, ""))
 	ctx := t.Context()
-	se := a.claim(store.Claim{ClientID: "c", Owner: "n1", Durable: true}).Session
-	se = a.claim(store.Claim{ClientID: "c", Owner: "n2", Durable: true}).Session
+	a.claim(store.Claim{ClientID: "c", Owner: "n1", Durable: true})
+	se := a.claim(store.Claim{ClientID: "c", Owner: "n2", Durable: true}).Session
 	if got := a.redis.HGetAll(ctx, a.keys.owners()).Val(); !reflect.DeepEqual(got, map[string]string{"c": "n2"}) {
 		t.Errorf("owners: got %v", got)
 	}

@@ -58,9 +58,10 @@ func (s *Store) inspect(ctx context.Context) error {
 		return failed("open the store", err)
 	}
 	info := parseInfo(text)
-	if major, _, _ := strings.Cut(info["redis_version"], "."); atoi(major) < 7 {
+	if !atLeast(info["redis_version"], 7, 0) {
 		return fmt.Errorf("redisstore: this is Redis %s; version 7.0 or newer is needed", info["redis_version"])
 	}
+	s.hasWaitAOF = info["aof_enabled"] == "1" && atLeast(info["redis_version"], 7, 2)
 	if policy := info["maxmemory_policy"]; policy != "" && policy != "noeviction" {
 		s.log.Warn("redis_evicts", "maxmemory_policy", policy, "risk", "keys are deleted when memory is short", "advice", "set maxmemory-policy noeviction")
 	}
@@ -71,6 +72,13 @@ func (s *Store) inspect(ctx context.Context) error {
 		s.log.Warn("redis_splits", "risk", "a master that is cut off takes writes that are lost later", "advice", "set min-replicas-to-write 1")
 	}
 	return nil
+}
+
+// atLeast compares a version of Redis.
+func atLeast(version string, major, minor int64) bool {
+	first, rest, _ := strings.Cut(version, ".")
+	second, _, _ := strings.Cut(rest, ".")
+	return atoi(first) > major || atoi(first) == major && atoi(second) >= minor
 }
 
 // watch looks at Redis's clock and memory until ctx ends. While Redis is away the
@@ -169,27 +177,51 @@ func (s *Store) run(ctx context.Context, script *redis.Script, args []any) ([]an
 	if s.config.ack != ackReplicas {
 		return script.Run(ctx, s.redis, nil, args...).Slice()
 	}
-	reply, acknowledged, err := s.runAndWait(ctx, script.EvalSha, args)
+	reply, n, err := s.runAndWait(ctx, script.EvalSha, args)
 	if err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
-		reply, acknowledged, err = s.runAndWait(ctx, script.Eval, args)
+		reply, n, err = s.runAndWait(ctx, script.Eval, args)
 	}
-	if err == nil && acknowledged < int64(s.config.replicas) {
+	if err == nil && n < int64(s.config.replicas) {
 		err = fmt.Errorf("%w: %d of %d replicas have it: look whether they run, or ask for fewer (ack=store+replicas:%d)",
-			store.ErrUnavailable, acknowledged, s.config.replicas, s.config.replicas)
+			store.ErrUnavailable, n, s.config.replicas, s.config.replicas)
 	}
 	return reply, err
 }
 
-// runAndWait sends a script and, on the same connection, a WAIT.
-func (s *Store) runAndWait(ctx context.Context, eval func(ctx context.Context, c redis.Scripter, keys []string, args ...any) *redis.Cmd, args []any) (reply []any, acknowledged int64, err error) {
+// runAndWait sends a script and, on the same connection, a WAIT. A batch that is
+// repeated has written nothing that WAIT could wait for, so the script writes its
+// results again.
+func (s *Store) runAndWait(ctx context.Context, eval func(ctx context.Context, c redis.Scripter, keys []string, args ...any) *redis.Cmd, args []any) (reply []any, n int64, err error) {
 	pipe := s.redis.Pipeline()
 	cmd := eval(ctx, pipe, nil, args...)
-	timeout := s.config.redis.ReadTimeout / 2 // so that its answer comes in time
-	wait := pipe.Do(ctx, "WAIT", s.config.replicas, timeout.Milliseconds())
+	wait := pipe.Do(ctx, s.wait()...)
 	_, _ = pipe.Exec(ctx)
 	if reply, err = cmd.Slice(); err != nil {
 		return nil, 0, err
 	}
-	acknowledged, err = wait.Int64()
-	return reply, acknowledged, err
+	answer, err := wait.Result()
+	return reply, acknowledged(answer), err
+}
+
+// wait is the command that waits for replicas, and, where Redis has that, for the disks
+// of all.
+func (s *Store) wait() []any {
+	timeout := s.config.redis.ReadTimeout.Milliseconds() / 2 // so that its answer comes in time
+	if s.hasWaitAOF {
+		return []any{"WAITAOF", 1, s.config.replicas, timeout}
+	}
+	return []any{"WAIT", s.config.replicas, timeout}
+}
+
+// acknowledged is how many replicas have what was written, by the answer of WAIT, or of
+// WAITAOF: then the master has to have it too.
+func acknowledged(answer any) int64 {
+	if both, ok := answer.([]any); ok {
+		if len(both) != 2 || both[0] == int64(0) {
+			return 0
+		}
+		answer = both[1]
+	}
+	n, _ := answer.(int64)
+	return n
 }

@@ -204,7 +204,10 @@ func TestMemoryIsRefusedInTime(t *testing.T) {
 	if got := f.commit(publish("m", se))[0].Result; got != store.Done {
 		t.Errorf("with room again: got %v", got)
 	}
-	small := newFixture(t, open(t, r, "&max_bytes=1"))
+	small := newFixture(t, open(t, r, "&max_bytes=1&away=degraded&ack=memory"))
+	if !small.Degraded() || !small.AcknowledgesEarly() || f.Degraded() || f.AcknowledgesEarly() {
+		t.Error("away or ack of the URL is lost")
+	}
 	if got := small.commit(retain)[0].Result; got != store.Full {
 		t.Errorf("max_bytes: got %v", got)
 	}
@@ -283,7 +286,7 @@ func TestReplicasAreWaitedFor(t *testing.T) {
 	if !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("claim without a replica: got %v", err)
 	}
-	if err := replica.Client().SlaveOf(t.Context(), "127.0.0.1", fmt.Sprint(master.Port())).Err(); err != nil {
+	if err := replica.Client().ReplicaOf(t.Context(), "127.0.0.1", fmt.Sprint(master.Port())).Err(); err != nil {
 		t.Fatal(err)
 	}
 	await(t, "the replica", func() bool {
@@ -306,6 +309,37 @@ func TestReplicasAreWaitedFor(t *testing.T) {
 	}
 	if got := replica.Client().XLen(t.Context(), f.keys.queue(store.QueueOf(se.ID))).Val(); got != 1 {
 		t.Errorf("%d entries at the replica, want 1", got)
+	}
+}
+
+func TestAcknowledgedCountsWhatHasAll(t *testing.T) {
+	for _, tt := range []struct {
+		reply any
+		want  int64
+	}{{int64(2), 2}, {[]any{int64(1), int64(2)}, 2}, {[]any{int64(0), int64(2)}, 0}, {[]any{}, 0}, {nil, 0}} {
+		if got := acknowledged(tt.reply); got != tt.want {
+			t.Errorf("%v: got %d, want %d", tt.reply, got, tt.want)
+		}
+	}
+	s := &Store{config: config{replicas: 2}}
+	s.config.redis.ReadTimeout = time.Second
+	if got := fmt.Sprint(s.wait()); got != "[WAIT 2 500]" {
+		t.Errorf("got %s", got)
+	}
+	s.hasWaitAOF = true
+	if got := fmt.Sprint(s.wait()); got != "[WAITAOF 1 2 500]" {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestVersions(t *testing.T) {
+	for _, tt := range []struct {
+		version string
+		want    bool
+	}{{"7.0.15", false}, {"7.2.0", true}, {"8.0", true}, {"10.1.1", true}, {"6.2.1", false}, {"", false}} {
+		if got := atLeast(tt.version, 7, 2); got != tt.want {
+			t.Errorf("%s: got %t", tt.version, got)
+		}
 	}
 }
 

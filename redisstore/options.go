@@ -29,7 +29,7 @@ type ackLevel uint8
 
 const (
 	ackStore    ackLevel = iota // the script has run
-	ackMemory                   // it is in this process and will be written
+	ackMemory                   // the same, but acknowledgements don't wait for it
 	ackReplicas                 // the script has run, and replicas have it
 )
 
@@ -147,7 +147,7 @@ func parseURL(rawURL string) (config, error) {
 	rawURL, hosts := cutHosts(rawURL)
 	u, err := url.Parse(rawURL)
 	if err != nil {
-		return c, errors.New("redisstore: the URL can't be read; it is to be like redis://user:password@host:6379/0?prefix=lmq:")
+		return c, errors.New("redisstore: the URL can't be read; it is to be like redis://user:password@host:6379/0?prefix=name")
 	}
 	var wrong []error
 	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf("redisstore: "+format, args...)) }

@@ -30,7 +30,9 @@ type Store struct {
 	name   string // of this process, where it has not joined
 	clock  clock
 	noRoom atomic.Bool
-	away   atomic.Pointer[error] // what the last look at Redis failed with
+	// hasWaitAOF is written before any other goroutine runs.
+	hasWaitAOF bool
+	away       atomic.Pointer[error] // what the last look at Redis failed with
 
 	joined atomic.Pointer[membership] // nil: not joined
 
@@ -124,6 +126,11 @@ func (s *Store) Health() error {
 // Degraded reports whether the URL asks for service with what a node knows by
 // itself while Redis is away (away=degraded), or for none (away=closed).
 func (s *Store) Degraded() bool { return s.config.degraded }
+
+// AcknowledgesEarly reports whether the URL asks for acknowledgements that wait for no
+// commit (ack=memory). A Commit itself returns when Redis has answered, at each level:
+// without that its results aren't known.
+func (s *Store) AcknowledgesEarly() bool { return s.config.ack == ackMemory }
 
 // NewWriter returns a writer. What it commits belongs to the instance that has
 // joined when a batch is committed first.

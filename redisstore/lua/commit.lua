@@ -68,7 +68,10 @@ local holders = each_queue('owners')
 local last = call('HGET', writers, writer)
 if last then
   local number, of, results = last:match('^(%d+) (%d+) (.*)$')
-  if number == batch then return {1, of, results, news, holders, {}} end
+  if number == batch then
+    call('HSET', writers, writer, last) -- something to wait for, where replicas are waited for
+    return {1, of, results, news, holders, {}}
+  end
 end
 
 -- A subscription may have been added since the messages of this batch were matched.
