@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"os/exec"
 	"runtime"
 	"strings"
 	"testing"
@@ -148,12 +147,5 @@ func TestPortOfAnother(t *testing.T) {
 	s.Addr, s.client = other.Addr, other.client
 	if err := s.run(); err == nil {
 		t.Error("the answer of another server passed for its own")
-	}
-}
-
-func TestChildDiesWithItsThread(t *testing.T) {
-	p, err := launch(exec.Command("no-such-program"))
-	if err == nil {
-		t.Fatalf("launched %v", p)
 	}
 }

@@ -5,19 +5,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"loopmq/internal/child"
 )
 
 // startTimeout is how long a redis-server may take until it answers, on a busy
@@ -36,7 +35,7 @@ type Server struct {
 	program string
 	args    []string
 	client  *redis.Client
-	process *process // nil while it doesn't run
+	process *child.Process // nil while it doesn't run
 }
 
 // Start starts a redis-server that survives a kill (appendonly, appendfsync
@@ -71,8 +70,7 @@ func (s *Server) Kill() {
 	if s.process == nil {
 		return
 	}
-	s.signal(syscall.SIGKILL)
-	<-s.process.ended
+	s.process.Kill()
 	s.process = nil
 }
 
@@ -105,7 +103,7 @@ func (s *Server) Replicated() {
 
 func (s *Server) signal(sig syscall.Signal) {
 	if s.process != nil {
-		_ = s.process.cmd.Process.Signal(sig)
+		_ = s.process.Cmd.Process.Signal(sig)
 	}
 }
 
@@ -138,7 +136,7 @@ func start(t TB, directives []string, args ...string) *Server {
 	})
 	for range 10 {
 		// Another program may take the port before the server has it.
-		if err = s.configure(freePort(), directives, args); err == nil {
+		if err = s.configure(child.FreePort(), directives, args); err == nil {
 			if err = s.run(); err == nil {
 				return s
 			}
@@ -173,7 +171,7 @@ var errAddressInUse = errors.New("address in use")
 
 // run starts the process and returns when it answers.
 func (s *Server) run() error {
-	p, err := launch(exec.Command(s.program, s.args...))
+	p, err := child.Start(exec.Command(s.program, s.args...))
 	if err != nil {
 		return fmt.Errorf("start %s: %w", s.program, err)
 	}
@@ -184,19 +182,17 @@ func (s *Server) run() error {
 			break
 		}
 		select {
-		case <-p.ended:
+		case <-p.Ended:
 			return s.diagnosis()
 		case <-ctx.Done():
-			_ = p.cmd.Process.Kill()
-			<-p.ended
+			p.Kill()
 			return fmt.Errorf("%s doesn't answer at %s: %w", s.program, s.Addr, err)
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
 	// What answers may be another program that was first to take the port.
-	if pid := s.info(ctx, "server")["process_id"]; pid != strconv.Itoa(p.cmd.Process.Pid) {
-		_ = p.cmd.Process.Kill()
-		<-p.ended
+	if pid := s.info(ctx, "server")["process_id"]; pid != strconv.Itoa(p.Cmd.Process.Pid) {
+		p.Kill()
 		return fmt.Errorf("%w: %s", errAddressInUse, s.Addr)
 	}
 	s.process = p
@@ -221,62 +217,6 @@ func (s *Server) diagnosis() error {
 		return fmt.Errorf("%w: %s", errAddressInUse, text)
 	}
 	return fmt.Errorf("%s ended:\n%s", s.program, text)
-}
-
-// process is a running child.
-type process struct {
-	cmd   *exec.Cmd
-	ended chan struct{} // closed when it has
-}
-
-// launch starts cmd so that it dies with this process.
-func launch(cmd *exec.Cmd) (*process, error) {
-	p := &process{cmd: cmd, ended: make(chan struct{})}
-	started := make(chan error)
-	dieWithParent(cmd)
-	go func() {
-		// The kernel takes the end of the thread that started a child for the end of
-		// its parent: this goroutine keeps that thread until the child has ended.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait()
-			close(p.ended)
-		}
-	}()
-	return p, <-started
-}
-
-// taken holds the ports that were given out: two servers that start at the same time
-// must not get the same one.
-var taken struct {
-	sync.Mutex
-	ports map[int]bool
-}
-
-// freePort returns a port that is free, and below those that systems give to
-// outgoing connections: one of these could take it while a server is down. The port
-// 10000 above it, the bus of a Redis Cluster, is below 65536.
-func freePort() int {
-	taken.Lock()
-	defer taken.Unlock()
-	if taken.ports == nil {
-		taken.ports = map[int]bool{}
-	}
-	for {
-		port := 12000 + rand.IntN(20000)
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err != nil {
-			continue
-		}
-		_ = l.Close()
-		if !taken.ports[port] {
-			taken.ports[port] = true
-			return port
-		}
-	}
 }
 
 // await returns when cond holds, and fails the test if that takes too long.
