@@ -33,7 +33,9 @@ func (n node) Deliver(news []store.News) {
 		l := b.loopFor(&p)
 		if m.Message.Retain && len(m.Message.Payload) > 0 {
 			// Before all else: a replay that is under way must not bring an older one behind it.
-			b.indexRetained(string(p.topic), m.Message, nil)
+			b.changeRetained(string(p.topic), func(old retainedMessage, exists bool) (retainedMessage, bool) {
+				return retainedMessage{Message: m.Message, serial: b.retainedSerial.Add(1)}, exists
+			})
 		}
 		if m.Routed {
 			byLoop[l.index] = append(byLoop[l.index], arrival{message: m.Message})

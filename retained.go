@@ -446,10 +446,13 @@ func (c *Client) replayOne(r *replay, m *store.Message) bool {
 		l.targets, l.routed = l.targets[:0], l.routed[:0]
 		l.addTarget(&p, &d, &routed{})
 		f.storing++
-		l.commit(&p, &routed{op: store.Op{Kind: store.OpPublish, Message: m, Targets: l.targets}}, func(*store.Op, error) {
+		p.afterCommit = true
+		op := store.Op{Kind: store.OpPublish, Message: m, Targets: l.targets, IfRetained: l.b.cluster != nil}
+		l.commit(&p, &routed{op: op}, func(*store.Op, error) {
 			f.storing--
 			c.advance()
 		})
+		return true // it counts when it is stored
 	default:
 		if f := c.flows(); f.queue.Len() > 0 || !f.out.CanSend() {
 			return false // an acknowledgement goes on with it

@@ -209,6 +209,9 @@ func (a *batchArgs) publish(op *store.Op, stale bool) {
 	if op.Retain {
 		flags = append(flags, 'r')
 	}
+	if op.IfRetained {
+		flags = append(flags, 'q')
+	}
 	if len(op.Targets) > 0 || op.Retain && len(op.Message.Payload) > 0 {
 		flags = append(flags, 'm')
 	}
@@ -235,6 +238,9 @@ func (a *batchArgs) publish(op *store.Op, stale bool) {
 	}
 	if op.Retain {
 		a.retain(op.Message)
+	}
+	if op.IfRetained {
+		a.add(op.Message.TopicName)
 	}
 	a.add(len(op.Targets))
 	for i := range op.Targets {

@@ -574,3 +574,31 @@ func TestWhatIsKnownOfWhoIsConnected(t *testing.T) {
 		t.Errorf("left behind: %v", got)
 	}
 }
+
+// A replay of what was retained doesn't come behind what is retained now.
+func TestCommitIfRetained(t *testing.T) {
+	f := newFixture(t, open(t, redistest.Start(t, "appendfsync no"), ""))
+	se := f.session("c")
+	retain := func(payload string) {
+		op := publish(payload)
+		op.Retain, op.Message.Retain = true, true
+		op.Message.Properties, op.Message.PublisherID = []byte{1, 1}, "publisher"
+		f.commit(op)
+	}
+	retain("old")
+	read, err := f.Retained().Read(t.Context(), []string{"topic"})
+	if err != nil || read[0] == nil {
+		t.Fatal(read, err)
+	}
+	op := store.Op{Kind: store.OpPublish, Message: read[0], IfRetained: true, Targets: []store.Target{{Queue: store.QueueOf(se.ID), QoS: 1}}}
+	if got := f.commit(op)[0].Result; got != store.Done {
+		t.Errorf("as it was read: got %v, want Done", got)
+	}
+	retain("new")
+	if got := f.commit(op)[0].Result; got != store.Gone {
+		t.Errorf("after another: got %v, want Gone", got)
+	}
+	if got := f.payloads(store.QueueOf(se.ID)); got != "old" {
+		t.Errorf("queue: got %q", got)
+	}
+}

@@ -114,6 +114,11 @@ type Op struct {
 	Numbers  []Number
 	Limit    int
 
+	// IfRetained, for an OpPublish to a Shared store: only if Message, as it was read,
+	// is still the retained message of its topic; else the result is Gone, and nothing
+	// has changed. So an old one doesn't come behind a new one.
+	IfRetained bool
+
 	// Additions is, for an OpPublish that an acknowledgement waits for, what
 	// Member.Additions was before its message was matched; 0: it makes no
 	// difference. A subscription may have been added since that the message has to

@@ -392,7 +392,7 @@ end
 local operations = {}
 
 -- OpPublish: flags, the message or 0 if nobody gets it; with h: what guarded takes and a Packet Identifier; with w: ClientID, tag, epoch; with r: what retain
--- takes; then the targets: a queue and the delivery, or an inbox and whom it is for. Other flags are s: a subscription must not have
+-- takes; with q: the topic whose retained message it has to be; then the targets: a queue and the delivery, or an inbox and whom it is for. Other flags are s: a subscription must not have
 -- been added since the match; S: one has; m: there has to be room; o: the message is stored once for all queues.
 function operations.P()
   local flags, of = take(), take_number()
@@ -409,6 +409,7 @@ function operations.P()
       if not why and call('HEXISTS', P .. 'w:' .. tag, epoch) == 0 then why = GONE end
     end
     if flags:find('r', 1, true) then topic, expiry = take(), take() end
+    if flags:find('q', 1, true) and call('GET', P .. 'r:' .. take()) ~= message and not why then why = GONE end
     if not why and no_room and flags:find('m', 1, true) then why = FULL end
     if not why and (flags:find('S', 1, true) or stale and flags:find('s', 1, true)) then why = STALE end
   end

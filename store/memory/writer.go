@@ -100,6 +100,11 @@ func (s *Store) publish(op *store.Op) store.Result {
 // held, and the Will if it is to be removed.
 func (s *Store) mayPublish(op *store.Op) (result store.Result, from *state, w *will) {
 	freed := 0
+	if op.IfRetained {
+		if r := s.retained[string(op.Message.TopicName)]; r == nil || r.message.Message != op.Message {
+			return store.Gone, nil, nil
+		}
+	}
 	if op.PacketID != 0 {
 		if from, result = s.guardedState(op.Session, op.Epoch); result != store.Done {
 			return result, nil, nil
