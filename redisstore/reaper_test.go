@@ -52,6 +52,9 @@ func TestLapsedInstanceIsReapedOnce(t *testing.T) {
 	moved := c.claim(b.Instance(), "moved", true, 100, nil)
 	a.node.awaitSaid(t, "yield moved*")
 
+	c.client.SAdd(ctx, c.keys.routes(a.Instance()), "a/b")
+	c.client.HSet(ctx, c.keys.writers(a.Instance()), "w", "1")
+
 	from := c.client.Time(ctx).Val()
 	x.Cut()
 	for _, p := range []*player{b, d} {
@@ -307,5 +310,38 @@ func TestWhoMayBeDeclaredDead(t *testing.T) {
 		}
 		c.client.ZRem(ctx, c.keys.leases(), victim)
 		c.client.HDel(ctx, c.keys.dead(), victim)
+	}
+}
+
+func TestFormerReaperStops(t *testing.T) {
+	c := newCluster(t, "appendfsync no")
+	ctx := context.Background()
+	a, b := c.start(longLease), c.start(longLease)
+	a.end() // neither renews nor reaps by itself
+	b.end()
+	c.client.ZAdd(ctx, c.keys.leases(), redis.Z{Score: 1, Member: "dead"})
+	c.claim("dead", "c", true, 100, nil)
+	c.client.ZRem(ctx, c.keys.leases(), "dead")
+	c.client.HSet(ctx, c.keys.dead(), "dead", b.Instance())
+	if page, err := a.reapOnePage(ctx, "dead", 0, nil); err == nil {
+		t.Errorf("one that isn't the reaper any more got a page: %+v", page)
+	}
+	if s, err := c.session("c"); err != nil || s.Owner != "dead" {
+		t.Errorf("%+v, %v; want it untouched", s, err)
+	}
+	for _, p := range []*player{a, b} { // b has not taken the session offline yet
+		if err := p.finish(ctx, "dead"); err != nil || !c.client.HExists(ctx, c.keys.dead(), "dead").Val() {
+			t.Errorf("finish: %v, or the tombstone is gone", err)
+		}
+	}
+	if _, err := b.reapOnePage(ctx, "dead", 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	_ = a.finish(ctx, "dead")
+	if !c.client.HExists(ctx, c.keys.dead(), "dead").Val() {
+		t.Error("the tombstone went without its reaper")
+	}
+	if err := b.finish(ctx, "dead"); err != nil || c.client.HExists(ctx, c.keys.dead(), "dead").Val() {
+		t.Errorf("finish: %v, or the tombstone is still there", err)
 	}
 }
