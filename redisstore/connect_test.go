@@ -299,8 +299,13 @@ func TestReplicasAreWaitedFor(t *testing.T) {
 	if err := f.w.Commit(t.Context(), batch); !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("a replica that stands still: got %v", err)
 	}
-	// The batch is at the master, but a repetition has to wait for the replica too.
-	if err := f.w.Commit(t.Context(), batch); !errors.Is(err, store.ErrUnavailable) {
+	// The batch is at the master, but a repetition has to wait for the replica too,
+	// though it comes on a connection that has written nothing.
+	if err := master.Client().ClientKillByFilter(t.Context(), "TYPE", "normal", "SKIPME", "yes").Err(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "a new connection", func() bool { return f.redis.Ping(t.Context()).Err() == nil })
+	if err := f.w.Commit(t.Context(), batch); !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), "0 of 1 replicas") {
 		t.Errorf("repeated: got %v", err)
 	}
 	replica.Cont()

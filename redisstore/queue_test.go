@@ -95,18 +95,39 @@ func TestMessageForManyIsStoredOnce(t *testing.T) {
 	}
 }
 
-// Many entries are looked at in parts, and often while they go.
+// Many entries are looked at in parts: the one that is still there may be in none of
+// the first.
 func TestSweepingGoesOn(t *testing.T) {
-	const sessions, size = 500, 5000
+	const sessions, messages, size = 500, 5, 5000
 	r := redistest.Start(t, "appendfsync no")
 	f := newFixture(t, open(t, r, ""))
 	var all []store.Session
 	for i := range sessions {
 		all = append(all, f.session(fmt.Sprint("c", i)))
 	}
-	op := f.commit(publish(strings.Repeat("x", size), all...))[0]
-	for i, se := range all {
-		f.commit(store.Op{Kind: store.OpFinish, Session: se.ID, Numbers: []store.Number{op.Targets[i].Number}})
+	var ops []store.Op
+	for range messages {
+		ops = append(ops, publish(strings.Repeat("x", size), all...))
 	}
-	await(t, "the message to be deleted", func() bool { return f.redis.Exists(t.Context(), f.keys.shared("1")).Val() == 0 })
+	ops = f.commit(ops...)
+	finish := func(i int) store.Op {
+		op := store.Op{Kind: store.OpFinish, Session: all[i].ID}
+		for _, published := range ops {
+			op.Numbers = append(op.Numbers, published.Targets[i].Number)
+		}
+		return op
+	}
+	var finished []store.Op
+	for i := range all[1:] {
+		finished = append(finished, finish(i+1))
+	}
+	f.commit(finished...)
+	for number := range messages { // until all but the one that is left were seen
+		await(t, "the sweep", func() bool { return f.redis.HLen(t.Context(), f.keys.shared(fmt.Sprint(number+1))).Val() <= 3 })
+	}
+	if got := len(f.entries(store.QueueOf(all[0].ID))); got != messages {
+		t.Errorf("%d messages are left, want %d", got, messages)
+	}
+	f.commit(finish(0))
+	await(t, "the messages to be deleted", func() bool { return f.redis.Exists(t.Context(), f.keys.prefix+"shared").Val() == 0 })
 }
