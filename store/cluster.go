@@ -5,8 +5,8 @@ import (
 	"errors"
 )
 
-// ErrDead: this instance was declared dead. Nothing that it commits is taken any
-// more; it ends its connections and joins again as a new instance.
+// ErrDead means that this instance was declared dead. Nothing that it commits is
+// taken any more; it ends its connections and joins again as a new instance.
 var ErrDead = errors.New("this instance was declared dead")
 
 // Shared is a Store that several nodes use at the same time. Nodes know each other

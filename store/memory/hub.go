@@ -303,16 +303,16 @@ func (h *Hub) bury(m *member) {
 	delete(h.members, m.instance)
 	h.live.Store(int64(len(h.members)))
 	var orphans []store.Session
-	w := h.Store.NewWriter("reaper")
+	w := h.NewWriter("reaper")
 	h.Store.mu.Lock()
 	var held []store.Session
-	for _, se := range h.Store.sessions {
+	for _, se := range h.sessions {
 		if se.Owner == m.instance {
 			held = append(held, se.Session)
 		}
 	}
 	h.Store.mu.Unlock()
-	now := h.Store.now()
+	now := h.now()
 	for _, se := range held {
 		op := store.Op{Kind: store.OpOffline, Session: se.ID, Epoch: se.Epoch, SessionExpiryInterval: se.SessionExpiryInterval, WillDue: now}
 		if se.Durable && se.SessionExpiryInterval != 0xFFFFFFFF {
