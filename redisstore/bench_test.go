@@ -10,7 +10,7 @@ import (
 	"loopmq/store"
 )
 
-// BenchmarkCommit has one message of 64 bytes per operation, each to one of 500
+// BenchmarkCommit has one message of 64 bytes per operation, each to one of 1000
 // queues, with the deletion of a former one.
 func BenchmarkCommit(b *testing.B) {
 	r := redistest.Start(b, "appendfsync everysec")
@@ -19,7 +19,7 @@ func BenchmarkCommit(b *testing.B) {
 			f := newFixture(b, open(b, r, ""))
 			f.enlist()
 			var sessions []store.Session
-			for i := range 500 {
+			for i := range 1000 {
 				sessions = append(sessions, f.session(fmt.Sprint("client", i)))
 			}
 			payload := strings.Repeat("x", 64)
@@ -31,7 +31,7 @@ func BenchmarkCommit(b *testing.B) {
 			for b.Loop() {
 				batch.Reset()
 				for range ops {
-					op := publish(payload, sessions[next%500])
+					op := publish(payload, sessions[next%1000])
 					op.Additions = 1
 					next++
 					batch.Add(op)

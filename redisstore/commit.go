@@ -63,6 +63,41 @@ func (a *batchArgs) reset() {
 
 func (a *batchArgs) add(args ...any) { a.ops = append(a.ops, args...) }
 
+// Arguments that most operations have are made once: an interface that holds another
+// value costs an allocation.
+var (
+	smallNumbers    [4096]any
+	plainDeliveries [8]any
+)
+
+func init() {
+	for i := range smallNumbers {
+		smallNumbers[i] = i
+	}
+	for i := range plainDeliveries {
+		plainDeliveries[i] = string('0' + rune(i))
+	}
+}
+
+func number(n int) any {
+	if n >= 0 && n < len(smallNumbers) {
+		return smallNumbers[n]
+	}
+	return n
+}
+
+// delivery returns what an entry for a target has besides the message.
+func delivery(t *store.Target) any {
+	if len(t.SubscriptionIdentifiers) == 0 && t.ShareName == "" && t.TopicFilter == "" {
+		i := t.QoS & 3
+		if t.Retain {
+			i += deliveryRetain
+		}
+		return plainDeliveries[i]
+	}
+	return appendDelivery(nil, t.QoS, t.Retain, t.SubscriptionIdentifiers, t.ShareName, t.TopicFilter)
+}
+
 func flag(on bool) string {
 	if on {
 		return "1"
@@ -151,7 +186,7 @@ func optionalID(n store.Number) string {
 }
 
 func (a *batchArgs) numbers(numbers []store.Number) {
-	a.add(len(numbers))
+	a.add(number(len(numbers)))
 	for _, n := range numbers {
 		a.add(idOf(n))
 	}
@@ -181,7 +216,7 @@ func (a *batchArgs) queue(q store.QueueID) any {
 	if q.IsGroup() {
 		return "g" + a.keys.queue(q)
 	}
-	return a.place(q.Session)
+	return number(a.place(q.Session))
 }
 
 func (a *batchArgs) message(m *store.Message) int {
@@ -199,7 +234,7 @@ func (a *batchArgs) retain(m *store.Message) {
 }
 
 func (a *batchArgs) publish(op *store.Op, stale bool) {
-	var flags []byte
+	flags := make([]byte, 0, 8)
 	if op.PacketID != 0 {
 		flags = append(flags, 'h')
 	}
@@ -229,7 +264,7 @@ func (a *batchArgs) publish(op *store.Op, stale bool) {
 	if op.Retain || len(op.Targets) > 0 {
 		message = a.message(op.Message)
 	}
-	a.add("P", flags, message)
+	a.add("P", string(flags), number(message))
 	if op.PacketID != 0 {
 		a.add(op.Session.ClientID, tag(op.Session.ClientID), op.Session.Incarnation, op.Epoch, int(op.PacketID))
 	}
@@ -242,12 +277,12 @@ func (a *batchArgs) publish(op *store.Op, stale bool) {
 	if op.IfRetained {
 		a.add(op.Message.TopicName)
 	}
-	a.add(len(op.Targets))
+	a.add(number(len(op.Targets)))
 	for i := range op.Targets {
 		t := &op.Targets[i]
 		switch {
 		case t.Instance == "":
-			a.add(a.queue(t.Queue), appendDelivery(nil, t.QoS, t.Retain, t.SubscriptionIdentifiers, t.ShareName, t.TopicFilter))
+			a.add(a.queue(t.Queue), delivery(t))
 		case t.ShareName == "":
 			a.add("i"+strconv.Itoa(int(op.Message.QoS))+t.Instance, string(newsRouted))
 		default:

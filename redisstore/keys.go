@@ -37,7 +37,12 @@ func (k keys) queue(q store.QueueID) string {
 
 // queueTag is what names a session's queue behind q: and b:.
 func queueTag(id store.SessionID) string {
-	return tag(id.ClientID) + ":" + strconv.FormatUint(id.Incarnation, 10)
+	if strings.ContainsAny(id.ClientID, "%{}") || id.ClientID == "" {
+		return tag(id.ClientID) + ":" + strconv.FormatUint(id.Incarnation, 10)
+	}
+	var buffer [64]byte // so that most take one allocation
+	b := append(append(append(buffer[:0], '{'), id.ClientID...), '}', ':')
+	return string(strconv.AppendUint(b, id.Incarnation, 10))
 }
 
 // clients is a sorted set of the ClientIDs that are connected, with score 0.

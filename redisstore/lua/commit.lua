@@ -391,9 +391,10 @@ end
 -- Operations, by their letters.
 local operations = {}
 
--- OpPublish: flags, the message or 0 if nobody gets it; with h: what guarded takes and a Packet Identifier; with w: ClientID, tag, epoch; with r: what retain
--- takes; with q: the topic whose retained message it has to be; then the targets: a queue and the delivery, or an inbox and whom it is for. Other flags are s: a subscription must not have
--- been added since the match; S: one has; m: there has to be room; o: the message is stored once for all queues.
+-- OpPublish: flags, the message or 0 if nobody gets it; with h: what guarded takes and a Packet Identifier; with w: ClientID, tag,
+-- epoch; with r: what retain takes; with q: the topic whose retained message it has to be; then the targets: a queue and the delivery,
+-- or an inbox and whom it is for. Other flags are s: a subscription must not have been added since the match; S: one has; m: there
+-- has to be room; o: the message is stored once for all queues.
 function operations.P()
   local flags, of = take(), take_number()
   local message = ARGV[first_message + of]

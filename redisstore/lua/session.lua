@@ -5,6 +5,7 @@
 -- ARGV[3] now in ms
 --
 -- A client is named by its ClientID (cid) and by that as a hash tag (tag).
+local ARGV, tonumber, ipairs = ARGV, tonumber, ipairs -- globals are slow
 local P, me, now = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local joined = me ~= ''
 local call = redis.call
