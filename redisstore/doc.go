@@ -13,15 +13,18 @@
 // Scripts carry no flag that lets Redis start one it can't finish: a Redis that is
 // read only or can't write to its disk refuses it as a whole. Only memory is let
 // be exceeded, since what frees memory has to run too; the store watches it by
-// itself, see memory.go.
+// itself, see connect.go.
 //
 // # What is kept how
 //
-// A queue is a stream, whose ids are the Numbers of its entries, see keys.go. A
-// message is held once for each queue that it is in.
+// A queue is a stream, whose ids are the Numbers of its entries, see keys.go. An entry
+// holds the message, or, if a large one goes to many queues, names it: then it is
+// stored once, until a sweep finds that no queue has it any more (lua/sweep.lua).
 //
 // Limits of a queue are looked at when every 64th number is given out, and after
 // each large message. A queue that has reached them is noted in a hash, and looked
 // at for each message until it has room again. Its bytes are the number of its
-// entries times the mean size of those that were looked at.
+// entries times the mean size of those that were looked at. Likewise, what is dropped
+// with a session is counted exactly up to 10,000 entries, and beyond that by the
+// QoS of those.
 package redisstore
