@@ -10,10 +10,14 @@ import (
 // its PUBLISH packets: one that needs no commit waits behind one that does
 // [MQTT-4.6.0-2, MQTT-4.6.0-3].
 type owedAcks struct {
-	acks    []owedAck
+	acks    []owedAck // from first on; before it are those that were sent
+	first   int
 	pubacks int    // how many of them are PUBACKs
-	head    uint64 // the number of acks[0]
+	head    uint64 // the number of acks[first]
 }
+
+// owedKept is how much room for acknowledgements a client keeps that is owed none.
+const owedKept = 64
 
 type owedAck struct {
 	t        codec.PacketType
@@ -23,7 +27,43 @@ type owedAck struct {
 }
 
 // Len returns how many are owed.
-func (o *owedAcks) Len() int { return len(o.acks) }
+func (o *owedAcks) Len() int { return len(o.acks) - o.first }
+
+// add appends an acknowledgement, and returns its number.
+func (o *owedAcks) add(a owedAck) (n uint64) {
+	n = o.head + uint64(o.Len())
+	if len(o.acks) == cap(o.acks) && o.first > len(o.acks)/2 {
+		o.acks, o.first = o.acks[:copy(o.acks, o.acks[o.first:])], 0
+	}
+	o.acks = append(o.acks, a)
+	if a.t == codec.TypePuback {
+		o.pubacks++
+	}
+	return n
+}
+
+// number returns the acknowledgement with number n.
+func (o *owedAcks) number(n uint64) *owedAck { return &o.acks[o.first+int(n-o.head)] }
+
+// next takes the first acknowledgement out if it is ready.
+func (o *owedAcks) next() (a owedAck, ok bool) {
+	if o.Len() == 0 || !o.acks[o.first].ready {
+		return owedAck{}, false
+	}
+	a = o.acks[o.first]
+	o.first++
+	o.head++
+	if a.t == codec.TypePuback {
+		o.pubacks--
+	}
+	if o.Len() == 0 {
+		o.acks, o.first = o.acks[:0], 0
+		if cap(o.acks) > owedKept {
+			o.acks = nil
+		}
+	}
+	return a, true
+}
 
 // acknowledge answers a PUBLISH that needs no commit.
 func (c *Client) acknowledge(t codec.PacketType, packetID uint16, reason codec.ReasonCode) {
@@ -34,28 +74,17 @@ func (c *Client) acknowledge(t codec.PacketType, packetID uint16, reason codec.R
 	c.owe(owedAck{t: t, packetID: packetID, reason: reason, ready: true})
 }
 
-// acknowledgeLater reserves the place of an acknowledgement that waits for a
-// commit, and returns what ends the wait.
-func (c *Client) acknowledgeLater(t codec.PacketType, packetID uint16, reason codec.ReasonCode) doneFunc {
-	n := c.owe(owedAck{t: t, packetID: packetID, reason: reason})
-	return func(op *store.Op, err error) { c.stored(n, op, err) }
-}
-
 // owe adds an acknowledgement to those that are owed, and returns its number. A
 // client is not read any more while it is owed too many; a 5.0 client that goes
 // that far is disconnected, see exceedsReceiveMaximum.
 func (c *Client) owe(a owedAck) (n uint64) {
 	o := &c.flows().owed
-	n = o.head + uint64(len(o.acks))
-	o.acks = append(o.acks, a)
-	if a.t == codec.TypePuback {
-		o.pubacks++
-	}
+	n = o.add(a)
 	limit := c.loop.b.opts.Limits.ReceiveMaximum
 	if c.info.ProtocolVersion == codec.V5 {
 		limit++
 	}
-	if len(o.acks) >= limit {
+	if o.Len() >= limit {
 		c.wait(waitAcks)
 	}
 	return n
@@ -70,7 +99,7 @@ func (c *Client) stored(n uint64, op *store.Op, err error) {
 		c.disconnect(codec.SessionTakenOver, errTakenOver)
 		return
 	}
-	a := &c.flow.owed.acks[n-c.flow.owed.head]
+	a := c.flow.owed.number(n)
 	a.ready = true
 	if reason := reasonFor(op, err); reason != codec.Success {
 		if c.info.ProtocolVersion != codec.V5 { // 3.x has no way to say so but to close
@@ -88,18 +117,10 @@ func (c *Client) stored(n uint64, op *store.Op, err error) {
 // sendOwed sends what is ready, in order.
 func (c *Client) sendOwed() {
 	o := &c.flow.owed
-	i := 0
-	for ; i < len(o.acks) && o.acks[i].ready; i++ {
-		c.sendAck(o.acks[i].t, o.acks[i].packetID, o.acks[i].reason)
-		if o.acks[i].t == codec.TypePuback {
-			o.pubacks--
-		}
+	for a, ok := o.next(); ok; a, ok = o.next() {
+		c.sendAck(a.t, a.packetID, a.reason)
 	}
-	o.head += uint64(i)
-	if o.acks = o.acks[i:]; len(o.acks) == 0 {
-		o.acks = nil
-	}
-	if c.waits&waitAcks != 0 && len(o.acks) < c.loop.b.opts.Limits.ReceiveMaximum {
+	if c.waits&waitAcks != 0 && o.Len() < c.loop.b.opts.Limits.ReceiveMaximum {
 		// Not from here: what is acknowledged may still have to be delivered, and
 		// must not be overtaken by what comes next.
 		c.loop.el.Post(func() { c.resume(waitAcks) })
@@ -166,7 +187,7 @@ func (c *Client) delivered(packetID uint16, n store.Number) {
 		f(&c.info, packetID)
 	}
 	if c.session.durable {
-		c.finishEntry(n)
+		c.loop.commits.finish(c.session, n)
 	}
 	c.advance()
 }

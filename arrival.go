@@ -92,7 +92,7 @@ func (l *loop) arrived(a *arrival) {
 	case a.hint != nil:
 		d := delivery{
 			session: a.client.session, client: a.client, qos: a.hint.QoS, retain: a.hint.Retain,
-			more: &deliveryMore{ids: a.hint.SubscriptionIdentifiers, number: a.hint.Number},
+			ids: &a.hint.SubscriptionIdentifiers, number: a.hint.Number,
 		}
 		if a.client.loop == l && a.client.session != nil && a.client.session.id == a.hint.Session {
 			l.m.MessagesMatched[d.qos].Inc()

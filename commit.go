@@ -20,19 +20,28 @@ type committer struct {
 	collecting *commit
 	inFlight   *commit // nil: none
 	spare      *commit
-	front      commit       // see addFirst
-	requests   chan *commit // to the goroutine; nil until the first one
-	scheduled  bool
-	stopped    bool
+	// front is for what has to be committed before all that collects already: the
+	// rest of an operation that has just returned.
+	front     commit
+	requests  chan *commit // to the goroutine; nil until the first one
+	scheduled bool
+	stopped   bool
 }
 
-// commit is a batch with what is to be done when it has returned.
+// commit is a batch with what is to be done when it has returned. What belongs to
+// its operations lies in a few slices that are used again and again, in the order in
+// which all of it is gone through: in a loop under load many thousands of messages
+// wait for the store, and what they cost is the memory that is touched for each.
 type commit struct {
-	batch store.Batch
-	bytes int        // of the messages in it
-	done  []doneFunc // one per operation
-	after []func()
-	err   error
+	batch        store.Batch
+	bytes        int              // of the messages in it
+	done         []doneFunc       // one per operation; nil for publications
+	publications []commitUnderWay // of its OpPublish, in their order
+	targets      []store.Target   // of the publications
+	deliveries   []delivery       // of the publications: those of targets, and then those that have none
+	numbers      []store.Number   // of its OpFinish
+	after        []func()
+	err          error
 }
 
 // doneFunc learns the outcome of an operation. On an error nothing is known of
@@ -62,32 +71,49 @@ func newCommitter(l *loop) *committer {
 // add collects an operation. The commit starts at the end of this turn, or when
 // the batch in flight returns.
 func (k *committer) add(op store.Op, done doneFunc) {
-	k.collecting.batch.Add(op)
-	if op.Message != nil {
-		k.collecting.bytes += op.Message.Size()
-	}
-	k.collecting.done = append(k.collecting.done, done)
+	k.collecting.add(&op, done)
 	k.schedule()
 }
 
-// addFirst is add for what has to be committed before all that collects already: the
-// rest of an operation whose done function calls it.
-func (k *committer) addFirst(op store.Op, done doneFunc) {
-	k.front.batch.Add(op)
+// add copies op.
+func (c *commit) add(op *store.Op, done doneFunc) (added *store.Op) {
+	added = c.batch.Next()
+	*added = *op
 	if op.Message != nil {
-		k.front.bytes += op.Message.Size()
+		c.bytes += op.Message.Size()
 	}
-	k.front.done = append(k.front.done, done)
+	c.done = append(c.done, done)
+	return added
 }
 
-// putFirst moves what addFirst was given in front of what collects. Whoever waits
-// for the batch that caused it waits for that too.
+// finish collects the removal of an entry from a session's queue: one operation
+// for as many as come in a row.
+func (k *committer) finish(s *Session, n store.Number) {
+	c := k.collecting
+	c.numbers = append(c.numbers, n)
+	if last := len(c.batch.Ops) - 1; last >= 0 && c.batch.Ops[last].Kind == store.OpFinish && c.batch.Ops[last].Session == s.id {
+		op := &c.batch.Ops[last]
+		op.Numbers = c.numbers[len(c.numbers)-1-len(op.Numbers):]
+		return
+	}
+	op := c.batch.Next()
+	op.Kind, op.Session, op.Numbers = store.OpFinish, s.id, c.numbers[len(c.numbers)-1:]
+	c.done = append(c.done, nil)
+	k.schedule()
+}
+
+// putFirst moves what came into front before what collects. Whoever waits for the
+// batch that caused it waits for that too.
 func (k *committer) putFirst(after []func()) (moved bool) {
 	f, c := &k.front, k.collecting
 	if len(f.done) == 0 {
 		return false
 	}
+	for i := range c.publications {
+		c.publications[i].index += len(f.batch.Ops)
+	}
 	f.batch.Ops, f.done = append(f.batch.Ops, c.batch.Ops...), append(f.done, c.done...)
+	f.publications, f.numbers = append(f.publications, c.publications...), c.numbers
 	f.bytes += c.bytes
 	f.after = append(append(f.after, after...), c.after...)
 	*c = *f
@@ -195,9 +221,14 @@ func (k *committer) returned() {
 	if len(c.done) > 0 {
 		k.l.b.storeAnswered(c.err)
 	}
+	publications := c.publications
 	for i, done := range c.done {
-		if done != nil {
+		switch {
+		case done != nil:
 			done(&c.batch.Ops[i], c.err)
+		case len(publications) > 0 && publications[0].index == i:
+			k.l.publicationCommitted(&publications[0], &c.batch.Ops[i], c.err)
+			publications = publications[1:]
 		}
 	}
 	if !k.putFirst(c.after) {
@@ -205,17 +236,32 @@ func (k *committer) returned() {
 			f()
 		}
 	}
-	c.batch.Reset()
-	clear(c.done)
-	clear(c.after)
-	c.done, c.after, c.err, c.bytes = c.done[:0], c.after[:0], nil, 0
-	if cap(c.done) <= 2*collectMax { // acknowledgements of deliveries come on top
+	if c.reset() {
 		k.spare = c
 	}
 	k.inFlight = nil
 	k.start() // before more collects
 	k.l.unblock(waitCommit)
 	k.l.checkDrained()
+}
+
+// reset empties c, and reports whether it is to be used again.
+func (c *commit) reset() bool {
+	// Acknowledgements of deliveries come on top, and what a fan-out has.
+	if max(cap(c.done), cap(c.targets), cap(c.deliveries), cap(c.numbers)/2) > 2*collectMax {
+		return false
+	}
+	c.batch.Reset()
+	c.done, c.publications, c.after = emptied(c.done), emptied(c.publications), emptied(c.after)
+	c.targets, c.deliveries, c.numbers = emptied(c.targets), emptied(c.deliveries), c.numbers[:0]
+	c.err, c.bytes = nil, 0
+	return true
+}
+
+// emptied returns s empty, with nothing left in its memory.
+func emptied[T any](s []T) []T {
+	clear(s)
+	return s[:0]
 }
 
 // storeAnswered keeps what Health says of the store.

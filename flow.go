@@ -41,7 +41,6 @@ type flow struct {
 	lastSent store.Number   // the last one that an earlier connection of this process sent
 	possibly int            // how many of the next entries may have been sent by an earlier process
 	released []store.Number // whose PUBREL must be sent again
-	finished []store.Number // to be removed from the queue at the end of the turn
 	ahead    []*store.Entry // read and not sent yet
 }
 
@@ -150,7 +149,7 @@ func (c *Client) deliverLive(p *publication, d *delivery) {
 
 // entryOf makes a delivery an entry of a queue.
 func entryOf(p *publication, d *delivery) *store.Entry {
-	e := &store.Entry{Number: d.number(), Message: p.keep(), QoS: d.qos, Retain: d.retain}
+	e := &store.Entry{Number: d.number, Message: p.keep(), QoS: d.qos, Retain: d.retain}
 	var one [1]uint32
 	e.SubscriptionIdentifiers = append(e.SubscriptionIdentifiers, d.identifiers(&one)...)
 	if d.group != nil {
@@ -167,7 +166,7 @@ func (c *Client) deliverStored(p *publication, d *delivery) {
 		return
 	}
 	f := c.flows()
-	n := d.number()
+	n := d.number
 	next := n.Generation == f.cursor.Generation && n.Seq == f.cursor.Seq+1 || f.cursor.IsZero() && n.Seq == 1
 	switch {
 	case !f.cursor.Less(n):
@@ -186,7 +185,7 @@ func (c *Client) deliverStored(p *publication, d *delivery) {
 		f.out.Unsend()
 		if reason != metrics.DropOutputFull {
 			f.cursor = n
-			c.finishEntry(n)
+			c.loop.commits.finish(c.session, n)
 			c.loop.drop(p, d, reason)
 			return
 		}
@@ -278,7 +277,7 @@ func keepShared(e *store.Entry) *store.Entry {
 func deliveryOf(c *Client, e *store.Entry) delivery {
 	return delivery{
 		session: c.session, client: c, qos: e.QoS, retain: e.Retain,
-		more: &deliveryMore{ids: e.SubscriptionIdentifiers, number: e.Number},
+		ids: &e.SubscriptionIdentifiers, number: e.Number,
 	}
 }
 
@@ -307,7 +306,7 @@ func (c *Client) sendEntry(e *store.Entry) bool {
 		if reason == metrics.DropOutputFull {
 			return false
 		}
-		c.finishEntry(e.Number)
+		c.loop.commits.finish(c.session, e.Number)
 	} else {
 		c.loop.m.Inflight.Inc()
 	}
@@ -382,19 +381,6 @@ func (c *Client) queueRead(entries []store.Entry, heard store.Number, err error)
 		}
 	}
 	c.advance()
-}
-
-// finishEntry removes an entry from the session's queue, with others of this turn.
-func (c *Client) finishEntry(n store.Number) {
-	f := c.flow
-	f.finished = append(f.finished, n)
-	if len(f.finished) > 1 {
-		return
-	}
-	c.loop.el.AtTurnEnd(func() {
-		c.loop.commits.add(store.Op{Kind: store.OpFinish, Session: c.session.id, Numbers: f.finished}, nil)
-		f.finished = nil
-	})
 }
 
 // retrySoon tries again to read the session's queue.

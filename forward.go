@@ -10,7 +10,7 @@ import (
 
 // commitAgain is for a message that must reach all subscribers in one step, and was
 // matched before subscriptions were added at other instances: it is matched again.
-func (l *loop) commitAgain(p *publication, stale *store.Op, deliveries []delivery, done doneFunc) {
+func (l *loop) commitAgain(p *publication, stale *store.Op, deliveries []delivery, done waiter) {
 	for i := range deliveries {
 		if d := &deliveries[i]; d.session == nil && i < len(stale.Targets) {
 			l.b.groups.release(d.sharedFilter(), p.size())
@@ -23,13 +23,13 @@ func (l *loop) commitAgain(p *publication, stale *store.Op, deliveries []deliver
 		// wait for ever when many subscribe.
 		r.op.Additions = 0
 	}
-	l.commitBy(l.commits.addFirst, p, &r, done)
+	l.commitFirst(p, &r, done)
 }
 
 // commitAdded is for a QoS 1 message that has been stored, but was matched before
 // subscriptions were added at other instances: what matches now as well is added,
 // and only then done is called.
-func (l *loop) commitAdded(p *publication, op *store.Op, groups []store.GroupID, done doneFunc) {
+func (l *loop) commitAdded(p *publication, op *store.Op, groups []store.GroupID, done waiter) {
 	l.targets, l.routed = l.targets[:0], l.routed[:0]
 	r := routed{op: store.Op{Kind: store.OpPublish, Message: p.keep()}}
 	l.b.subscriptions.Match(p.topic, &l.matches)
@@ -57,11 +57,11 @@ func (l *loop) commitAdded(p *publication, op *store.Op, groups []store.GroupID,
 		l.routeOne(p, &l.deliveries[i], &r)
 	}
 	if len(l.targets) == 0 {
-		done(op, nil)
+		done.call(op, nil)
 		return
 	}
 	r.op.Targets = l.targets
-	l.commitBy(l.commits.addFirst, p, &r, done)
+	l.commitFirst(p, &r, done)
 }
 
 // groupID names a group.

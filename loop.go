@@ -48,13 +48,12 @@ type loop struct {
 	deliveries []delivery
 	merged     map[*Session]int
 	targets    []store.Target
-	routed     []delivery // the durable deliveries behind targets
-	// spareCommits are those that no publication waits in.
-	spareCommits []*commitUnderWay
-	message      publication
-	forward      []byte // the properties of message
-	serial       uint64
-	stashes      [][]byte // free small buffers for partial packets
+	routed     []delivery  // the durable deliveries behind targets
+	committing publication // whose commit has returned
+	message    publication
+	forward    []byte // the properties of message
+	serial     uint64
+	stashes    [][]byte // free small buffers for partial packets
 
 	scratchDue  func() // clearScratch
 	scratchHigh int    // how much of it was used in this turn, 0: little

@@ -34,23 +34,32 @@ type publication struct {
 	sys         bool // the broker's own, about this process
 }
 
+// smallMessage is the size up to which a kept message is one object with its bytes.
+const smallMessage = 128
+
+type smallKept struct {
+	store.Message
+	bytes [smallMessage]byte
+}
+
 // keep returns the message as a copy that lasts. It is made once.
 func (p *publication) keep() *store.Message {
-	if p.kept == nil {
-		b := make([]byte, 0, len(p.topic)+len(p.payload)+len(p.properties))
-		b = append(append(append(b, p.topic...), p.properties...), p.payload...)
-		t, q := len(p.topic), len(p.topic)+len(p.properties)
-		p.kept = &store.Message{
-			TopicName:   b[:t:t],
-			Properties:  b[t:q:q],
-			Payload:     b[q:],
-			QoS:         p.qos,
-			Retain:      p.retain,
-			Expiry:      p.expiry,
-			PublisherID: p.publisherID,
-		}
+	if p.kept != nil {
+		return p.kept
 	}
-	return p.kept
+	var b []byte
+	if size := p.size(); size <= smallMessage {
+		k := new(smallKept)
+		p.kept, b = &k.Message, k.bytes[:0]
+	} else {
+		p.kept, b = new(store.Message), make([]byte, 0, size)
+	}
+	b = append(append(append(b, p.topic...), p.properties...), p.payload...)
+	t, q := len(p.topic), len(p.topic)+len(p.properties)
+	m := p.kept
+	m.TopicName, m.Properties, m.Payload = b[:t:t], b[t:q:q], b[q:]
+	m.QoS, m.Retain, m.Expiry, m.PublisherID = p.qos, p.retain, p.expiry, p.publisherID
+	return m
 }
 
 // set makes p the publication of a kept message.
@@ -74,44 +83,23 @@ type delivery struct {
 	session *Session
 	client  *Client // nil: offline
 	group   *trie.Group[*Session]
-	more    *deliveryMore // is not changed once it is shared
-	id      uint32        // the only Subscription Identifier, 0: none
+	ids     *[]uint32    // the Subscription Identifiers, if there are several; not changed once it is shared
+	number  store.Number // in the queue of a durable session
+	id      uint32       // the only Subscription Identifier, 0: none
 	qos     byte
 	retain  bool
 }
 
-type deliveryMore struct {
-	ids    []uint32     // the Subscription Identifiers, if there are several
-	number store.Number // in the queue of a durable session
-}
-
 // identifiers returns the Subscription Identifiers of d; one holds a single one.
 func (d *delivery) identifiers(one *[1]uint32) []uint32 {
-	if d.more != nil && d.more.ids != nil {
-		return d.more.ids
+	if d.ids != nil {
+		return *d.ids
 	}
 	if d.id == 0 {
 		return nil
 	}
 	one[0] = d.id
 	return one[:]
-}
-
-// number returns the number in the queue of a durable session.
-func (d *delivery) number() store.Number {
-	if d.more == nil {
-		return store.Number{}
-	}
-	return d.more.number
-}
-
-// numbered gives d the number that the store gave its entry.
-func (d *delivery) numbered(n store.Number) {
-	more := &deliveryMore{number: n}
-	if d.more != nil {
-		more.ids = d.more.ids
-	}
-	d.more = more
 }
 
 // routed is the outcome of route: what must be committed before the message may
@@ -278,10 +266,10 @@ func (d *delivery) merge(o *delivery) {
 		d.id = o.id
 		return
 	}
-	if d.more == nil {
-		d.more = &deliveryMore{ids: []uint32{d.id}}
+	if d.ids == nil {
+		d.ids = &[]uint32{d.id}
 	}
-	d.more.ids = append(d.more.ids, o.id)
+	*d.ids = append(*d.ids, o.id)
 }
 
 // addTarget makes d a target of the commit, and reports false if it was dropped
@@ -384,61 +372,87 @@ func (l *loop) dropGone(p *publication, d *delivery) {
 	}
 }
 
-// commitUnderWay is a publication that waits for its commit. A loop uses each
-// again and again: it is one of the few things that a durable message needs.
+// commitUnderWay is a publication that waits for its commit: what of it is not in
+// the operation.
 type commitUnderWay struct {
-	l          *loop
-	p          publication
-	deliveries []delivery
-	targets    []store.Target
-	groups     []store.GroupID
-	retained   uint64
-	done       func(op *store.Op, err error)
-	returned   doneFunc // its method, bound once
+	index       int // of the operation in its batch
+	from        *Session
+	publisher   *Client
+	received    int64
+	deliveries  []delivery // part of the commit's
+	groups      []store.GroupID
+	retained    uint64
+	afterCommit bool
+	packetID    uint16
+	done        waiter
 }
 
-// commitsSpare bounds how many commitUnderWay, and commitTargetsSpare how many
-// targets of each, a loop keeps for later.
-const (
-	commitsSpare       = 4096
-	commitTargetsSpare = 16
-)
-
-// commit adds what route returned to the next batch. done learns on this loop
-// whether it was stored. It reports what became of each target before, of a
-// client's QoS 2 message and of a deferred one after.
-func (l *loop) commit(p *publication, r *routed, done func(op *store.Op, err error)) {
-	l.commitBy(l.commits.add, p, r, done)
+// waiter is who learns what became of a publication: a client that is owed an
+// acknowledgement, or a function, or nobody.
+type waiter struct {
+	client *Client
+	owed   uint64 // the number of the acknowledgement
+	done   doneFunc
 }
 
-// commitBy is commit with the committer's add or addFirst.
-func (l *loop) commitBy(add func(store.Op, doneFunc), p *publication, r *routed, done doneFunc) {
-	var u *commitUnderWay
-	if n := len(l.spareCommits); n > 0 {
-		u, l.spareCommits = l.spareCommits[n-1], l.spareCommits[:n-1]
-	} else {
-		u = &commitUnderWay{l: l}
-		u.returned = u.committed
+func (w *waiter) isNobody() bool { return w.client == nil && w.done == nil }
+
+// call tells the waiter.
+func (w *waiter) call(op *store.Op, err error) {
+	switch {
+	case w.client != nil:
+		w.client.stored(w.owed, op, err)
+	case w.done != nil:
+		w.done(op, err)
 	}
-	u.targets = append(u.targets[:0], r.op.Targets...)
-	u.deliveries = append(u.deliveries[:0], l.routed...)
-	u.p.set(p.keep())
-	u.p.from, u.p.received, u.p.afterCommit, u.p.publisher, u.p.packetID = p.from, p.received, p.afterCommit, p.publisher, p.packetID
-	u.groups, u.retained, u.done = r.groups, r.retained, done
-	r.op.Targets = u.targets
-	add(r.op, u.returned)
 }
 
-// committed handles the commit's outcome.
-func (u *commitUnderWay) committed(op *store.Op, err error) {
-	l, p, done := u.l, &u.p, u.done
+// commit adds what route returned to the next batch. done, which may be nil, learns
+// on this loop whether it was stored. It reports what became of each target before,
+// of a client's QoS 2 message and of a deferred one after.
+func (l *loop) commit(p *publication, r *routed, done doneFunc) {
+	l.commitFor(p, r, waiter{done: done})
+}
+
+// commitFor is commit for any waiter.
+func (l *loop) commitFor(p *publication, r *routed, done waiter) {
+	l.commits.collecting.publish(l, p, r, done)
+	l.commits.schedule()
+}
+
+// commitFirst is commitFor for the rest of what a batch that has just returned
+// began: it is committed before all that collects already.
+func (l *loop) commitFirst(p *publication, r *routed, done waiter) {
+	l.commits.front.publish(l, p, r, done)
+}
+
+// publish adds a publication.
+func (c *commit) publish(l *loop, p *publication, r *routed, done waiter) {
+	index, targets, deliveries := len(c.batch.Ops), len(c.targets), len(c.deliveries)
+	c.targets = append(c.targets, r.op.Targets...)
+	c.deliveries = append(c.deliveries, l.routed...)
+	op := c.add(&r.op, nil)
+	op.Targets = c.targets[targets:len(c.targets):len(c.targets)]
+	c.publications = append(c.publications, commitUnderWay{
+		index: index, from: p.from, publisher: p.publisher, received: p.received,
+		deliveries: c.deliveries[deliveries:len(c.deliveries):len(c.deliveries)],
+		groups:     r.groups, retained: r.retained,
+		afterCommit: p.afterCommit, packetID: p.packetID, done: done,
+	})
+}
+
+// publicationCommitted handles the outcome of a publication's commit.
+func (l *loop) publicationCommitted(u *commitUnderWay, op *store.Op, err error) {
+	p := &l.committing
+	p.set(op.Message)
+	p.from, p.received, p.afterCommit, p.publisher, p.packetID = u.from, u.received, u.afterCommit, u.publisher, u.packetID
 	if err == nil && op.Result == store.Stale {
-		l.commitAgain(p, op, u.deliveries, done)
+		l.commitAgain(p, op, u.deliveries, u.done)
 		return
 	}
 	first := p.afterCommit || p.publisher != nil
-	if first && done != nil {
-		done(op, err)
+	if first {
+		u.done.call(op, err)
 	}
 	l.serial++
 	p.serial = l.serial
@@ -447,17 +461,11 @@ func (u *commitUnderWay) committed(op *store.Op, err error) {
 		l.retainedCommitted(op, u.retained, err)
 	}
 	switch {
-	case done == nil || first:
+	case first || u.done.isNobody():
 	case err == nil && op.Result == store.Done && op.Additions != 0 && l.b.additions() > op.Additions:
-		l.commitAdded(p, op, u.groups, done)
-		return // which goes on with p
+		l.commitAdded(p, op, u.groups, u.done)
 	default:
-		done(op, err)
-	}
-	if len(l.spareCommits) < commitsSpare && cap(u.targets) <= commitTargetsSpare {
-		u.p, u.groups, u.done = publication{}, nil, nil
-		clear(u.deliveries)
-		l.spareCommits = append(l.spareCommits, u)
+		u.done.call(op, err)
 	}
 }
 
@@ -534,7 +542,7 @@ func (l *loop) queued(p *publication, d *delivery, t *store.Target) {
 	}
 	if l.b.cluster != nil && t.Owner == "" && d.group != nil && !t.Number.IsZero() {
 		l.m.MessagesQueued[d.qos].Inc()
-		d.numbered(t.Number)
+		d.number = t.Number
 		l.handBack(d.session, entryOf(p, d))
 		return
 	}
@@ -543,7 +551,7 @@ func (l *loop) queued(p *publication, d *delivery, t *store.Target) {
 		l.rereads(d.session)
 		return
 	}
-	d.numbered(t.Number)
+	d.number = t.Number
 	l.announce(p, d)
 }
 
@@ -656,7 +664,8 @@ func (l *loop) publishAllowed(c *Client, p *publication, packetID uint16) {
 		if hold {
 			r.op.Session, r.op.Epoch, r.op.PacketID = c.session.id, c.epoch, packetID
 		}
-		l.commit(p, &r, c.acknowledgeLater(ackType(p.qos), packetID, reason))
+		owed := c.owe(owedAck{t: ackType(p.qos), packetID: packetID, reason: reason})
+		l.commitFor(p, &r, waiter{client: c, owed: owed})
 	case p.qos == 1:
 		c.acknowledge(codec.TypePuback, packetID, reason)
 	}

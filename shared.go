@@ -707,7 +707,7 @@ func (l *loop) takenOut(topicFilter string, e *store.Entry, d *delivery, member 
 		l.m.MessagesQueued[d.qos].Inc()
 		l.rereads(d.session)
 	default:
-		d.numbered(n)
+		d.number = n
 		l.announce(&p, d)
 	}
 }

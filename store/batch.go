@@ -180,8 +180,20 @@ type Batch struct {
 
 // Add appends an operation and returns its index.
 func (b *Batch) Add(op Op) int {
-	b.Ops = append(b.Ops, op)
+	*b.Next() = op
 	return len(b.Ops) - 1
+}
+
+// Next appends an empty operation and returns it, for the caller to fill in: an Op
+// is large, and is not copied this way. The pointer is valid until the next one is
+// appended.
+func (b *Batch) Next() *Op {
+	if n := len(b.Ops); n < cap(b.Ops) {
+		b.Ops = b.Ops[:n+1] // Reset has left it empty
+	} else {
+		b.Ops = append(b.Ops, Op{})
+	}
+	return &b.Ops[len(b.Ops)-1]
 }
 
 // Reset empties b for another use.
