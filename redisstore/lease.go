@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed"
 	"errors"
+	"maps"
 	mathrand "math/rand/v2"
 	"strings"
 	"sync"
@@ -41,6 +42,7 @@ func (m *member) renew(l *lease) {
 	ctx, cancel := context.WithTimeout(m.ctx, m.lease)
 	defer cancel()
 	began := time.Now()
+	before := m.committed.all() // what is answered after this the script needn't have seen
 	values, err := renewScript.Run(ctx, m.client, nil, m.keys.prefix, m.instance, m.lease.Milliseconds(), l.runID).Slice()
 	switch {
 	case m.ctx.Err() != nil:
@@ -67,7 +69,7 @@ func (m *member) renew(l *lease) {
 		m.log.Error("renew_lease", "instance", m.instance, "error", r.err)
 		return
 	}
-	if runID != l.runID && !m.committed.in(pairs(writers)) {
+	if runID != l.runID && !before.in(pairs(writers)) {
 		m.expel("commits lost")
 		return
 	}
@@ -93,7 +95,7 @@ func (m *member) renew(l *lease) {
 type committed struct {
 	mu struct {
 		sync.Mutex
-		last map[string]uint64
+		last batches
 	}
 }
 
@@ -102,17 +104,25 @@ func (c *committed) note(writer string, batch uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.mu.last == nil {
-		c.mu.last = map[string]uint64{}
+		c.mu.last = batches{}
 	}
 	c.mu.last[writer] = batch
 }
 
-// in reports whether the writers' hash of an instance shows that all of it is still
-// there, after Redis has started anew.
-func (c *committed) in(writers map[string]string) bool {
+// all returns the last batch of each writer so far.
+func (c *committed) all() batches {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for writer, batch := range c.mu.last {
+	return maps.Clone(c.mu.last)
+}
+
+// batches are numbers of batches, by writer.
+type batches map[string]uint64
+
+// in reports whether the writers' hash of an instance shows that all of it is still
+// there, after Redis has started anew.
+func (b batches) in(writers map[string]string) bool {
+	for writer, batch := range b {
 		if n, _, _ := strings.Cut(writers[writer], " "); parseDecimal(n) < batch {
 			return false
 		}

@@ -3,6 +3,9 @@ package redisstore
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strconv"
+	"sync"
 	"testing"
 
 	"loopmq/store"
@@ -36,6 +39,38 @@ func TestMembersOutliveRedis(t *testing.T) {
 	c.server.Restart()
 	a.node.awaitSaid(t, "expelled")
 	b.node.awaitSaid(t, "dead "+a.Instance())
+}
+
+// What is committed while the lease is renewed at a Redis that has started anew is not lost.
+func TestCommitsWhileRenewing(t *testing.T) {
+	c := newCluster(t)
+	ctx := context.Background()
+	p := c.start(longLease)
+	const writers = 8
+	stop := make(chan struct{})
+	var committing sync.WaitGroup
+	for i := range writers {
+		committing.Go(func() {
+			name := "w" + strconv.Itoa(i)
+			for batch := uint64(1); ; batch++ {
+				select {
+				case <-stop:
+					return
+				default:
+					c.client.HSet(ctx, c.keys.writers(p.Instance()), name, fmt.Sprint(batch, " 1 D"))
+					p.committed.note(name, batch)
+				}
+			}
+		})
+	}
+	for range 300 {
+		p.renew(&lease{runID: "of the process before"})
+	}
+	close(stop)
+	committing.Wait()
+	if p.node.count("expelled") != 0 {
+		t.Error("expelled though nothing was lost")
+	}
 }
 
 func TestRedisWithoutItsData(t *testing.T) {
