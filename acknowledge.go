@@ -114,6 +114,13 @@ func (c *Client) stored(n uint64, op *store.Op, err error) {
 	c.sendOwed()
 }
 
+// disconnectIfFenced is stored for a message that was acknowledged before.
+func (c *Client) disconnectIfFenced(op *store.Op, err error) {
+	if c.state != stateClosed && err == nil && op.Result == store.Fenced {
+		c.disconnect(codec.SessionTakenOver, errTakenOver)
+	}
+}
+
 // sendOwed sends what is ready, in order.
 func (c *Client) sendOwed() {
 	o := &c.flow.owed

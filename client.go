@@ -45,6 +45,7 @@ type Client struct {
 	noReasonStrings       bool // Request Problem Information was 0
 	retrying              bool // is in loop.retries
 	bridge                bool // the CONNECT said it is a bridge, see subscribe
+	unclaimedSession      bool // the store was away, see unclaimed
 }
 
 type clientState uint8

@@ -270,6 +270,7 @@ func (b *Broker) storeAnswered(err error) {
 		if b.degraded.Load() != nil {
 			b.degraded.Store(nil)
 			b.log.Info("store_recovered")
+			b.endUnclaimed()
 		}
 		return
 	}

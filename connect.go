@@ -291,9 +291,14 @@ func (c *Client) claimed(res *store.Claimed, err error) {
 	yields := c.connect.yields
 	c.connect.yields = nil
 	if err != nil {
+		b.storeAnswered(err)
+		if c.mayGoUnclaimed() {
+			c.yieldsAfter(yields)
+			c.owned(c.unclaimed())
+			return
+		}
 		defer c.yieldsAfter(yields)
 		defer b.turnEnded(c.info.ClientID)
-		b.storeAnswered(err)
 		c.loop.undoClaim(c.info.ClientID)
 		if c.state != stateClosed {
 			c.refuse(codec.ServerUnavailable, errStoreUnavailable.Error())

@@ -29,6 +29,17 @@ type Options struct {
 	// NodeID names this instance in the store; default: random.
 	NodeID string
 
+	// AcknowledgeEarly sends PUBACK and PUBREC as soon as a message is in this
+	// process's memory, and stores it behind that. What a crash then loses is in
+	// docs/durability.md. Default: they wait for the store.
+	AcknowledgeEarly bool
+	// ServeWithoutStore lets what needs no durable state go on while a store that
+	// several nodes share can't be reached, on what this node knows: QoS 1 and 2
+	// messages for its own subscribers whose sessions end with their connections, and
+	// such connections without a Will. They end when the store is back, since another
+	// node may have their clients by then. Default: all of it is refused meanwhile.
+	ServeWithoutStore bool
+
 	// Authenticator decides on CONNECT; nil: everybody may connect.
 	Authenticator Authenticator
 	// Authorizer decides on PUBLISH and SUBSCRIBE; nil: everything is allowed.

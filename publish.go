@@ -128,7 +128,7 @@ type routed struct {
 func (l *loop) route(p *publication, force bool) (r routed) {
 	l.serial++
 	p.serial = l.serial
-	if l.b.cluster != nil && p.qos > 0 && !p.sys && !l.b.cluster.member().Alone() {
+	if l.b.cluster != nil && p.qos > 0 && !p.sys && !l.b.cluster.member().Alone() && !l.b.withoutStore() {
 		// What other instances subscribed to shows in the commit.
 		force = true
 		p.afterCommit = p.afterCommit || p.qos == 2
@@ -276,6 +276,10 @@ func (d *delivery) merge(o *delivery) {
 // because the group's queue, where it was to wait, is full.
 func (l *loop) addTarget(p *publication, d *delivery, r *routed) bool {
 	if inst := d.instance(); inst != "" {
+		if l.b.withoutStore() {
+			l.drop(p, d, metrics.DropStoreUnavailable)
+			return false
+		}
 		l.addForward(p, d, inst)
 		r.forward = true
 		r.commit = r.commit || p.qos > 0
@@ -663,6 +667,11 @@ func (l *loop) publishAllowed(c *Client, p *publication, packetID uint16) {
 	case r.commit:
 		if hold {
 			r.op.Session, r.op.Epoch, r.op.PacketID = c.session.id, c.epoch, packetID
+		}
+		if l.b.opts.AcknowledgeEarly {
+			l.commit(p, &r, c.disconnectIfFenced)
+			c.acknowledge(ackType(p.qos), packetID, reason)
+			break
 		}
 		owed := c.owe(owedAck{t: ackType(p.qos), packetID: packetID, reason: reason})
 		l.commitFor(p, &r, waiter{client: c, owed: owed})

@@ -127,6 +127,11 @@ func (c *Client) subscribeAllowed(s *subscribing) {
 		for i := range filters {
 			filters[i] = op.Subscriptions[i].TopicFilter
 		}
+		if b.withoutStore() {
+			l.routesLater(filters)
+			c.subscribed(s)
+			return
+		}
 		b.cluster.confirmRoutes(l, filters, func(err error) {
 			switch {
 			case c.state != stateConnected:

@@ -84,6 +84,9 @@ type Set struct {
 	SessionsExpired *Count
 	// WillsPublished counts Will Messages that were published.
 	WillsPublished *Count
+	// ConnectionsUnclaimed counts connections that were accepted while the store that
+	// nodes share was away.
+	ConnectionsUnclaimed *Count
 	// RetainedRefused counts messages that were passed on but not retained,
 	// because the retained messages are at their bound.
 	RetainedRefused *Count

@@ -164,6 +164,11 @@ var families = []Family{
 		once(func(s *Set, c *Count) { s.SessionsExpired = c }),
 	},
 	{
+		"loopmq_connections_unclaimed_total", TypeCounter, "",
+		"Connections accepted while the store that nodes share could not be reached.",
+		once(func(s *Set, c *Count) { s.ConnectionsUnclaimed = c }),
+	},
+	{
 		"loopmq_wills_published_total", TypeCounter, "",
 		"Will messages published.",
 		once(func(s *Set, c *Count) { s.WillsPublished = c }),

@@ -11,6 +11,7 @@ import (
 
 	"loopmq"
 	httpbridge "loopmq/bridges/http"
+	"loopmq/redisstore"
 	"loopmq/store"
 )
 
@@ -43,7 +44,11 @@ func newLogger(c config, w io.Writer) *slog.Logger {
 }
 
 func serveFrom(ctx context.Context, c config, st store.Store, logger *slog.Logger) error {
-	broker, err := loopmq.New(loopmq.Options{Loops: c.loops, Logger: logger, Store: st, Version: version})
+	options := loopmq.Options{Loops: c.loops, Logger: logger, Store: st, Version: version}
+	if r, ok := st.(*redisstore.Store); ok {
+		options.AcknowledgeEarly, options.ServeWithoutStore = r.AcknowledgesEarly(), r.Degraded()
+	}
+	broker, err := loopmq.New(options)
 	if err != nil {
 		return err
 	}

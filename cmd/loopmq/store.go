@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"strings"
 
@@ -38,7 +37,7 @@ func openStore(ctx context.Context, v string, logger *slog.Logger) (store.Store,
 	if isRedis(v) {
 		st, err := redisstore.NewStore(ctx, v, redisstore.Options{Logger: logger})
 		if err != nil {
-			return nil, fmt.Errorf("--store: %w", err)
+			return nil, err
 		}
 		return st, nil
 	}
