@@ -1,6 +1,7 @@
 package loopmq_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -502,6 +503,67 @@ func TestClusterSlowNodeMemberIsOffline(t *testing.T) {
 			n.Errorf("got %v, want %v", got, want)
 		}
 	})
+}
+
+// gatedStore keeps the commits of one broker back while its gate is locked.
+type gatedStore struct {
+	*memory.HubStore
+	gate sync.RWMutex
+}
+
+func (s *gatedStore) NewWriter(name string) store.Writer {
+	return &gatedWriter{s, s.HubStore.NewWriter(name)}
+}
+
+type gatedWriter struct {
+	s *gatedStore
+	store.Writer
+}
+
+func (w *gatedWriter) Commit(ctx context.Context, b *store.Batch) error {
+	w.s.gate.RLock()
+	defer w.s.gate.RUnlock()
+	return w.Writer.Commit(ctx, b)
+}
+
+// Of messages that wait for one commit some were matched before a subscription was added, and some after.
+func TestClusterSlowNodeOrderAcrossASubscription(t *testing.T) {
+	t.Parallel()
+	for qos := byte(1); qos <= 2; qos++ {
+		h := memory.NewHub(memory.Options{})
+		t.Cleanup(h.Resume)
+		gated := &gatedStore{HubStore: h.Open()}
+		first := brokertest.Start(t, func(o *loopmq.Options) { o.Store = gated })
+		second := brokertest.Start(t, func(o *loopmq.Options) { o.Store = h.Open() })
+		a := brokertest.Connect(t, second.Addr, codec.V5, brokertest.Durable("a"))
+		a.Subscribe("t", qos)
+		pub := brokertest.Connect(t, first.Addr, codec.V5, brokertest.Durable("p"))
+		h.Resume()
+		gated.gate.Lock()
+		h.Pause()
+		send := func(payload string) {
+			pub.Send(&codec.Publish{TopicName: []byte("t"), Payload: []byte(payload), QoS: qos, PacketID: pub.PacketID()})
+		}
+		send("0") // the batch that is held up
+		pub.Ping()
+		b := brokertest.Connect(t, second.Addr, codec.V5, brokertest.Durable("b"))
+		send("1")
+		pub.Ping()
+		b.Subscribe("t", qos)
+		h.Resume()
+		send("2")
+		pub.Ping()
+		gated.gate.Unlock()
+		for _, c := range []*brokertest.Client{a, b} {
+			for _, want := range []string{"0", "1", "2"} {
+				p := brokertest.Expect[*codec.Publish](c)
+				c.Acknowledge(p)
+				if string(p.Payload) != want {
+					t.Errorf("QoS %d: %s got %s, want %s", qos, c.ClientID, p.Payload, want)
+				}
+			}
+		}
+	}
 }
 
 // Two nodes claim a session while the first connection is being ended.

@@ -1,8 +1,10 @@
 package loopmq
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 
@@ -18,7 +20,8 @@ type committer struct {
 	l          *loop
 	writer     store.Writer
 	collecting *commit
-	inFlight   *commit // nil: none
+	sealed     []*commit // to be committed before collecting, see publications
+	inFlight   *commit   // nil: none
 	spare      *commit
 	// front is for what has to be committed before all that collects already: the
 	// rest of an operation that has just returned.
@@ -34,6 +37,7 @@ type committer struct {
 // wait for the store, and what they cost is the memory that is touched for each.
 type commit struct {
 	batch        store.Batch
+	additions    uint64           // of all publications that have an Additions
 	bytes        int              // of the messages in it
 	done         []doneFunc       // one per operation; nil for publications
 	publications []commitUnderWay // of its OpPublish, in their order
@@ -86,26 +90,56 @@ func (c *commit) add(op *store.Op, done doneFunc) (added *store.Op) {
 	return added
 }
 
-// finish collects the removal of an entry from a session's queue: one operation
-// for as many as come in a row.
-func (k *committer) finish(s *Session, n store.Number) {
+// finish collects the removal of an entry from a session's queue, in which all before
+// unfinished have been finished too: one operation for as many as come in a row.
+func (k *committer) finish(s *Session, n, unfinished store.Number) {
 	c := k.collecting
 	c.numbers = append(c.numbers, n)
 	if last := len(c.batch.Ops) - 1; last >= 0 && c.batch.Ops[last].Kind == store.OpFinish && c.batch.Ops[last].Session == s.id {
 		op := &c.batch.Ops[last]
-		op.Numbers = c.numbers[len(c.numbers)-1-len(op.Numbers):]
+		op.Numbers, op.Unfinished = c.numbers[len(c.numbers)-1-len(op.Numbers):], unfinished
 		return
 	}
 	op := c.batch.Next()
-	op.Kind, op.Session, op.Numbers = store.OpFinish, s.id, c.numbers[len(c.numbers)-1:]
+	op.Kind, op.Session, op.Numbers, op.Unfinished = store.OpFinish, s.id, c.numbers[len(c.numbers)-1:], unfinished
 	c.done = append(c.done, nil)
 	k.schedule()
+}
+
+// publications returns the commit that publications matched at a position in the
+// feed are added to. They have to be the last ones, and in one commit with none of
+// another position: there, one that was matched later would be done while an
+// earlier one turns out to be Stale, or has still to go to a subscription that the
+// later one was matched with, and so would overtake it.
+func (k *committer) publications(additions uint64) *commit {
+	if c := k.collecting; c.additions != 0 && c.additions != additions {
+		k.sealed = append(k.sealed, c)
+		k.collect()
+	}
+	k.collecting.additions = additions
+	return k.collecting
+}
+
+// collect begins a new commit.
+func (k *committer) collect() {
+	k.collecting, k.spare = k.spare, nil
+	if k.collecting == nil {
+		k.collecting = &commit{}
+	}
+}
+
+// next returns what is committed next.
+func (k *committer) next() *commit {
+	if len(k.sealed) > 0 {
+		return k.sealed[0]
+	}
+	return k.collecting
 }
 
 // putFirst moves what came into front before what collects. Whoever waits for the
 // batch that caused it waits for that too.
 func (k *committer) putFirst(after []func()) (moved bool) {
-	f, c := &k.front, k.collecting
+	f, c := &k.front, k.next()
 	if len(f.done) == 0 {
 		return false
 	}
@@ -114,7 +148,7 @@ func (k *committer) putFirst(after []func()) (moved bool) {
 	}
 	f.batch.Ops, f.done = append(f.batch.Ops, c.batch.Ops...), append(f.done, c.done...)
 	f.publications, f.numbers = append(f.publications, c.publications...), c.numbers
-	f.bytes += c.bytes
+	f.additions, f.bytes = cmp.Or(c.additions, f.additions), f.bytes+c.bytes
 	f.after = append(append(f.after, after...), c.after...)
 	*c = *f
 	k.front = commit{}
@@ -123,12 +157,21 @@ func (k *committer) putFirst(after []func()) (moved bool) {
 
 // full reports whether publishers must wait.
 func (k *committer) full() bool {
-	return len(k.collecting.batch.Ops) >= collectMax || k.collecting.bytes >= collectBytes
+	ops, bytes := len(k.collecting.batch.Ops), k.collecting.bytes
+	for _, c := range k.sealed {
+		ops, bytes = ops+len(c.batch.Ops), bytes+c.bytes
+	}
+	return ops >= collectMax || bytes >= collectBytes
 }
 
 // busy reports whether something is not committed yet.
 func (k *committer) busy() bool {
-	return k.inFlight != nil || len(k.collecting.batch.Ops) > 0 || len(k.collecting.after) > 0
+	return k.inFlight != nil || k.pending()
+}
+
+// pending reports whether there is something to commit next.
+func (k *committer) pending() bool {
+	return len(k.sealed) > 0 || len(k.collecting.batch.Ops) > 0 || len(k.collecting.after) > 0
 }
 
 // after calls f once all that was added so far has been committed; at once if
@@ -169,13 +212,14 @@ func (k *committer) schedule() {
 // start sends what has collected, unless a batch is in flight.
 func (k *committer) start() {
 	k.scheduled = false
-	if k.stopped || k.inFlight != nil || len(k.collecting.batch.Ops) == 0 && len(k.collecting.after) == 0 {
+	if k.stopped || k.inFlight != nil || !k.pending() {
 		return
 	}
-	k.inFlight = k.collecting
-	k.collecting, k.spare = k.spare, nil
-	if k.collecting == nil {
-		k.collecting = &commit{}
+	k.inFlight = k.next()
+	if len(k.sealed) > 0 {
+		k.sealed = slices.Delete(k.sealed, 0, 1)
+	} else {
+		k.collect()
 	}
 	if len(k.inFlight.batch.Ops) == 0 {
 		k.returned()
@@ -254,7 +298,7 @@ func (c *commit) reset() bool {
 	c.batch.Reset()
 	c.done, c.publications, c.after = emptied(c.done), emptied(c.publications), emptied(c.after)
 	c.targets, c.deliveries, c.numbers = emptied(c.targets), emptied(c.deliveries), c.numbers[:0]
-	c.err, c.bytes = nil, 0
+	c.err, c.bytes, c.additions = nil, 0, 0
 	return true
 }
 

@@ -420,14 +420,16 @@ func (l *loop) commit(p *publication, r *routed, done doneFunc) {
 
 // commitFor is commit for any waiter.
 func (l *loop) commitFor(p *publication, r *routed, done waiter) {
-	l.commits.collecting.publish(l, p, r, done)
+	l.commits.publications(r.op.Additions).publish(l, p, r, done)
 	l.commits.schedule()
 }
 
 // commitFirst is commitFor for the rest of what a batch that has just returned
 // began: it is committed before all that collects already.
 func (l *loop) commitFirst(p *publication, r *routed, done waiter) {
-	l.commits.front.publish(l, p, r, done)
+	front := &l.commits.front
+	front.additions = max(front.additions, r.op.Additions)
+	front.publish(l, p, r, done)
 }
 
 // publish adds a publication.
