@@ -32,6 +32,15 @@
 // its record says that it is to be counted, which whoever needs them does after a
 // crash.
 //
+// # Removal
+//
+// Clients acknowledge in order, so what is removed is nearly always the front of a
+// queue. A commit then writes where the front is, once for each queue that it
+// moved in: half of the keys, and of what the log gets, would be deletions
+// otherwise. The entries behind the front are deleted when there are some hundred
+// of them, with one tombstone for all, or when the session goes offline. What is
+// removed out of order is deleted at once.
+//
 // # Numbers
 //
 // Epochs, incarnations, generations and the names of shared messages are one

@@ -12,3 +12,13 @@ const SharedMin = sharedMin
 
 // DiskUsage is how many bytes the files take.
 func (s *Store) DiskUsage() uint64 { return s.db.Metrics().DiskSpaceUsage() }
+
+// Entries is how many entries of all queues there are in the database, those that
+// were removed and not deleted yet included.
+func (s *Store) Entries() (n int, err error) {
+	err = each(s.db, []byte{keyEntry}, []byte{keyEntry + 1}, func(_, _ []byte) (bool, error) {
+		n++
+		return true, nil
+	})
+	return n, err
+}

@@ -168,6 +168,8 @@ func (t *tx) forgetIfEmpty(id store.QueueID, q *queue) {
 	if !id.IsGroup() || q.live > 0 {
 		return
 	}
+	t.reclaim(q)
+	q.ended = true
 	group := groupID{id.ShareName, id.TopicFilter}
 	t.delete(groupKey(t.key[:0], group))
 	t.delete(key1(t.key[:0], keyQueue, q.number))

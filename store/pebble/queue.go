@@ -15,6 +15,14 @@ type queue struct {
 	commit     uint64       // the last one that appended
 	uncounted  bool         // live, bytes and last are to be found out
 	marked     bool         // the record says that it is to be counted
+	moved      bool         // in tx.moved
+	ended      bool         // its record was deleted
+
+	// What was removed in order, as nearly everything is, is only behind the front of
+	// the record, and is deleted much of it at a time: garbage entries from
+	// garbageFrom on, whose messages had garbageBytes.
+	garbage, garbageBytes int
+	garbageFrom           store.Number
 
 	// recent are the newest entries, those with a Seq from recentFrom to last of
 	// the generation, at Seq modulo its length, which is a power of two. Only
@@ -45,14 +53,19 @@ func (t *tx) openQueue(q *queue) (created bool) {
 		q.uncounted = q.marked
 		q.live, q.bytes = int(r.uint()), int(r.uint())
 		q.last, q.front = r.number(), r.number()
+		if q.marked {
+			q.garbage = 1 // at least, nobody knows from where on
+		}
 		return r.err()
 	})
 	return !found
 }
 
-// saveQueue writes the record of q, unless it is there.
+// saveQueue writes the record of q, unless it is there. A queue whose record is
+// not marked has no garbage.
 func (t *tx) saveQueue(q *queue) {
 	if q.marked && !q.uncounted {
+		t.reclaim(q)
 		t.writeQueue(q, 0)
 		q.marked = false
 	}
@@ -207,13 +220,74 @@ func (t *tx) remove(q *queue, n store.Number) (qos byte, ok bool) {
 		return 0, false
 	}
 	t.markQueue(q)
-	t.key = entryKey(t.key, q.number, n)
-	t.deleteOnce(t.key)
+	if n == q.front {
+		t.passed(q, n, int(sl.size))
+	} else {
+		t.key = entryKey(t.key, q.number, n)
+		t.deleteOnce(t.key)
+	}
 	t.forget(sl.shared, int(sl.size))
 	q.live--
 	q.bytes -= int(sl.size)
 	q.advance(n)
 	return sl.qos, true
+}
+
+// garbageMax and garbageBytesMax are how much garbage a queue may have: the disk
+// that all connected sessions waste depends on it.
+const (
+	garbageMax      = 256
+	garbageBytesMax = 16 << 10
+)
+
+// passed makes the entry n, which is the first one, garbage. The front that is
+// behind it is written at the end of the step: once, however many entries a client
+// acknowledged.
+func (t *tx) passed(q *queue, n store.Number, size int) {
+	if q.garbage == 0 {
+		q.garbageFrom = n
+	}
+	q.garbage++
+	q.garbageBytes += size
+	if !q.moved {
+		q.moved = true
+		t.moved = append(t.moved, q)
+	}
+}
+
+// finishMoved writes the fronts that have moved.
+func (t *tx) finishMoved() {
+	for _, q := range t.moved {
+		q.moved = false
+		if q.ended {
+			continue
+		}
+		if q.garbage >= garbageMax || q.garbageBytes >= garbageBytesMax {
+			t.reclaim(q)
+		}
+		if q.marked {
+			t.writeQueue(q, 1)
+		}
+	}
+	clear(t.moved)
+	t.moved = t.moved[:0]
+}
+
+// reclaim deletes the garbage of q: a few entries one by one, which leaves nothing
+// behind, see deleteOnce.
+func (t *tx) reclaim(q *queue) {
+	from := q.garbageFrom
+	switch {
+	case q.garbage == 0 || !from.Less(q.front):
+	case q.garbage < garbageMax/8 && from.Generation == q.front.Generation && q.front.Seq-from.Seq == uint64(q.garbage):
+		for ; from.Less(q.front); from = next(from) {
+			t.key = entryKey(t.key, q.number, from)
+			t.deleteOnce(t.key)
+		}
+	default:
+		t.note(t.write().DeleteRange(entryKey(nil, q.number, from), entryKey(nil, q.number, q.front), nil))
+	}
+	q.garbage, q.garbageBytes, q.garbageFrom = 0, 0, store.Number{}
 }
 
 // forget gives up the message of one entry.
@@ -300,6 +374,7 @@ func (t *tx) makeRoom(q *queue, l store.Limits, size int) (dropped [3]int, ok bo
 func (t *tx) dropQueue(q *queue, sent store.Number) (dropped [3]int) {
 	var keys [][]byte
 	t.count(q)
+	t.reclaim(q)
 	if q.live > 0 {
 		lower, upper := q.span(store.Number{})
 		t.each(lower, upper, func(key, value []byte) (bool, error) {
@@ -326,5 +401,6 @@ func (t *tx) dropQueue(q *queue, sent store.Number) (dropped [3]int) {
 	}
 	t.key = key1(t.key, keyQueue, q.number)
 	t.delete(t.key)
+	q.ended = true
 	return dropped
 }

@@ -30,6 +30,7 @@ type tx struct {
 	used    int       // when the step began
 	full    bool      // the disk has no room for messages
 	counts  []*shared // whose references have changed
+	moved   []*queue  // whose front has moved
 
 	key, body []byte // scratch
 	value     recordWriter
@@ -49,7 +50,7 @@ func (s *Store) begin() *tx {
 // reuse is begin for what writes nothing. REQUIRES: s.mu
 func (s *Store) reuse() *tx {
 	t := &s.tx
-	*t = tx{s: s, used: s.used, counts: t.counts[:0], key: t.key[:0], value: t.value[:0], body: t.body[:0]}
+	*t = tx{s: s, used: s.used, counts: t.counts[:0], moved: t.moved[:0], key: t.key[:0], value: t.value[:0], body: t.body[:0]}
 	if cap(t.value) > scratchMax {
 		t.value, t.body = nil, nil
 	}
@@ -178,6 +179,7 @@ type ticket struct {
 // sync: the log is to be on the disk whatever the mode is. REQUIRES: s.mu
 func (t *tx) apply(sync bool) (ticket, error) {
 	s := t.s
+	t.finishMoved()
 	t.finishCounts()
 	if s.used != t.used {
 		t.value = newRecord(t.value)

@@ -355,6 +355,9 @@ func (t *tx) eachOf(q *queue, op *store.Op, f func(n store.Number, value []byte)
 		}
 	} else {
 		for _, n := range op.Numbers {
+			if n.Less(q.front) { // garbage
+				continue
+			}
 			t.key = entryKey(t.key, q.number, n)
 			t.get(t.key, func(value []byte) error {
 				all = append(all, found{n, bytes.Clone(value)})
@@ -436,6 +439,9 @@ func (t *tx) leave(se *session, due time.Time) {
 	t.disown(se)
 	t.setExpiry(se, due)
 	t.save(se)
+	if q := &se.state.queue; !q.garbageFrom.IsZero() { // else for each session after a crash
+		t.reclaim(q)
+	}
 	se.state.queue.untrack()
 	t.s.idle.touch(se)
 }
