@@ -361,6 +361,20 @@ func TestClusterAnExpelledNodeComesBack(t *testing.T) {
 func TestClusterKickFromAnyNode(t *testing.T) {
 	onNodes(t, 2, func(n *nodes) {
 		c := brokertest.Connect(n.T, n.addr(0), codec.V5, brokertest.ClientID("c"))
+		d := brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.Durable("d"))
+		for node := range n.servers {
+			got, err := n.servers[node].Broker.Clients(n.Context(), "", 10)
+			if err != nil {
+				n.Fatal(err)
+			}
+			want := []loopmq.ConnectedClient{
+				{ClientID: "c", Node: n.servers[0].Broker.Health().Node}, {ClientID: "d", Node: n.servers[1].Broker.Health().Node, Durable: true},
+			}
+			if !slices.Equal(got, want) {
+				n.Errorf("clients as node %d knows them: got %+v, want %+v", node, got, want)
+			}
+		}
+		d.Disconnect()
 		if err := n.servers[1].Broker.Kick(n.Context(), "c"); err != nil {
 			n.Fatal(err)
 		}

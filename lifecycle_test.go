@@ -471,3 +471,33 @@ func TestBrokerSubscribe(t *testing.T) {
 		t.Errorf("got %q after cancel", <-got)
 	}
 }
+
+func TestClients(t *testing.T) {
+	t.Parallel()
+	s := brokertest.Start(t, func(o *loopmq.Options) { o.NodeID = "node" })
+	for _, id := range []string{"b", "d", "a", "c"} {
+		brokertest.Connect(t, s.Addr, codec.V5, brokertest.ClientID(id))
+	}
+	brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("offline")).Disconnect()
+	eventually(t, "four are connected", func() bool { return s.Broker.Health().Connections == 4 })
+	for _, tt := range []struct {
+		after string
+		limit int
+		want  string
+	}{{"", 10, "abcd"}, {"", 1, "a"}, {"a", 2, "bc"}, {"d", 5, ""}, {"", 0, ""}} {
+		clients, err := s.Broker.Clients(t.Context(), tt.after, tt.limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, c := range clients {
+			got += c.ClientID
+			if c.Node != "node" || c.Durable {
+				t.Errorf("got %+v", c)
+			}
+		}
+		if got != tt.want {
+			t.Errorf("%d after %q: got %q, want %q", tt.limit, tt.after, got, tt.want)
+		}
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -45,9 +46,21 @@ type AdminOptions struct {
 	// Live returns nil if the process works, or why it should be restarted; nil
 	// means that it works as long as it answers.
 	Live func() error
+	// Clients returns what /clients writes as JSON: up to limit connected clients of
+	// all nodes behind a ClientID, in order. Nil: there is no such list.
+	Clients func(ctx context.Context, afterClientID string, limit int) (clients any, err error)
+	// Kick ends the connection of a client, at whichever node it is. ErrNoClient: it is
+	// connected at none. Nil: that can't be done.
+	Kick func(ctx context.Context, clientID string) error
 	// Logger gets what goes wrong; nil means slog.Default().
 	Logger *slog.Logger
 }
+
+// ErrNoClient is what AdminOptions.Kick returns for a client that isn't connected.
+var ErrNoClient = errors.New("not connected")
+
+// clientsMax is how many clients one answer lists.
+const clientsMax = 1000
 
 // Admin is the listener for operators. It answers GET and HEAD for
 //
@@ -56,6 +69,11 @@ type AdminOptions struct {
 //	/readyz   200 if the broker takes connections, else 503: send clients elsewhere
 //	/health   state of the broker as JSON; 200 or 503 as /readyz. A broker that
 //	          is degraded but takes connections answers 200
+//	/clients  connected clients of all nodes as JSON: ?after=CLIENTID&limit=N
+//
+// DELETE for
+//
+//	/clients/{ClientID}  ends that client's connection, wherever it is: 204, or 404
 //
 // and everything else with a problem (RFC 9457). It has no authentication, so
 // it belongs on a loopback address or a network of the operator's own.
@@ -123,6 +141,10 @@ func (a *Admin) Shutdown(ctx context.Context) error {
 
 // ServeHTTP answers one request.
 func (a *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if clientID, ok := strings.CutPrefix(r.URL.Path, "/clients/"); ok && clientID != "" && a.opts.Kick != nil {
+		a.serveKick(w, r, clientID)
+		return
+	}
 	var serve http.HandlerFunc
 	switch r.URL.Path {
 	case "/metrics":
@@ -133,8 +155,10 @@ func (a *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		serve = serveCheck(a.opts.Ready)
 	case "/health":
 		serve = a.serveHealth
+	case "/clients":
+		serve = a.serveClients
 	default:
-		writeProblem(w, http.StatusNotFound, "there are /metrics, /livez, /readyz and /health")
+		writeProblem(w, http.StatusNotFound, "there are /metrics, /livez, /readyz, /health and /clients")
 		return
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -149,6 +173,49 @@ func (a *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (a *Admin) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	a.opts.Metrics.WritePrometheus(w)
+}
+
+func (a *Admin) serveClients(w http.ResponseWriter, r *http.Request) {
+	query, limit := r.URL.Query(), clientsMax
+	if text := query.Get("limit"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > clientsMax {
+			writeProblem(w, http.StatusBadRequest, fmt.Sprintf("limit is %q; allowed: 1 to %d", text, clientsMax))
+			return
+		}
+		limit = n
+	}
+	if a.opts.Clients == nil {
+		writeProblem(w, http.StatusNotFound, "this broker has no list of clients")
+		return
+	}
+	clients, err := a.opts.Clients(r.Context(), query.Get("after"), limit)
+	if err != nil {
+		writeProblem(w, http.StatusServiceUnavailable, err.Error())
+		return
+	}
+	body, err := json.Marshal(clients)
+	if err != nil {
+		writeProblem(w, http.StatusInternalServerError, "the list of clients can't be written as JSON")
+		return
+	}
+	write(w, http.StatusOK, "application/json", append(body, '\n'))
+}
+
+func (a *Admin) serveKick(w http.ResponseWriter, r *http.Request, clientID string) {
+	if r.Method != http.MethodDelete {
+		w.Header().Set("Allow", "DELETE")
+		writeProblem(w, http.StatusMethodNotAllowed, "allowed: DELETE")
+		return
+	}
+	switch err := a.opts.Kick(r.Context(), clientID); {
+	case errors.Is(err, ErrNoClient):
+		writeProblem(w, http.StatusNotFound, fmt.Sprintf("%q is not connected", clientID))
+	case err != nil:
+		writeProblem(w, http.StatusServiceUnavailable, err.Error())
+	default:
+		w.WriteHeader(http.StatusNoContent)
+	}
 }
 
 func serveCheck(check func() error) http.HandlerFunc {

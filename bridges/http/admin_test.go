@@ -399,3 +399,66 @@ func TestAdminScrapeWhileLoopsCount(t *testing.T) {
 	close(stop)
 	loops.Wait()
 }
+
+func TestClients(t *testing.T) {
+	var asked struct {
+		after string
+		limit int
+	}
+	kicked := ""
+	f := mustStart(t, func(a *Admin) {
+		a.opts.Clients = func(_ context.Context, after string, limit int) (any, error) {
+			asked.after, asked.limit = after, limit
+			if after == "broken" {
+				return nil, errors.New("the store is away")
+			}
+			return []string{"a", "b"}, nil
+		}
+		a.opts.Kick = func(_ context.Context, clientID string) error {
+			switch clientID {
+			case "nobody":
+				return ErrNoClient
+			case "broken":
+				return errors.New("the store is away")
+			}
+			kicked = clientID
+			return nil
+		}
+	})
+	for _, tt := range []struct {
+		method, path string
+		status       int
+		body         string
+	}{
+		{"GET", "/clients", 200, `["a","b"]`},
+		{"GET", "/clients?after=x%2Fy&limit=7", 200, `["a","b"]`},
+		{"GET", "/clients?limit=0", 400, "allowed: 1 to 1000"},
+		{"GET", "/clients?limit=x", 400, "allowed: 1 to 1000"},
+		{"GET", "/clients?after=broken", 503, "the store is away"},
+		{"DELETE", "/clients/x%2Fy%20z", 204, ""},
+		{"DELETE", "/clients/nobody", 404, `\"nobody\" is not connected`},
+		{"DELETE", "/clients/broken", 503, "the store is away"},
+		{"POST", "/clients/c", 405, "allowed: DELETE"},
+		{"DELETE", "/clients", 405, "allowed: GET, HEAD"},
+	} {
+		resp, body := f.do(t, tt.method, tt.path)
+		if resp.StatusCode != tt.status || !strings.Contains(body, tt.body) {
+			t.Errorf("%s %s: got %d %q, want %d with %q", tt.method, tt.path, resp.StatusCode, body, tt.status, tt.body)
+		}
+		if tt.path == "/clients?after=x%2Fy&limit=7" && (asked.after != "x/y" || asked.limit != 7) {
+			t.Errorf("asked for %+v", asked)
+		}
+	}
+	if kicked != "x/y z" {
+		t.Errorf("kicked %q", kicked)
+	}
+}
+
+func TestClientsWithoutAList(t *testing.T) {
+	f := mustStart(t, nil)
+	for _, request := range [][2]string{{"GET", "/clients"}, {"DELETE", "/clients/c"}} {
+		if resp, _ := f.do(t, request[0], request[1]); resp.StatusCode != http.StatusNotFound {
+			t.Errorf("%s %s: got %d", request[0], request[1], resp.StatusCode)
+		}
+	}
+}

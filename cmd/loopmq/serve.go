@@ -66,6 +66,16 @@ func serveFrom(ctx context.Context, c config, st store.Store, logger *slog.Logge
 			}
 			return broker.Ready()
 		},
+		Clients: func(ctx context.Context, after string, limit int) (any, error) {
+			return broker.Clients(ctx, after, limit)
+		},
+		Kick: func(ctx context.Context, clientID string) error {
+			err := broker.Kick(ctx, clientID)
+			if errors.Is(err, loopmq.ErrNoClient) {
+				return httpbridge.ErrNoClient
+			}
+			return err
+		},
 		Logger: logger,
 	})
 	bound := []any{"version", version, "tcp", off, "admin", off}
