@@ -194,7 +194,7 @@ func (c *Client) delivered(packetID uint16, n store.Number) {
 		f(&c.info, packetID)
 	}
 	if c.session.durable {
-		c.loop.commits.finish(c.session, n)
+		c.loop.commits.finish(c.session, n, c.flow.out.Unfinished())
 	}
 	c.advance()
 }

@@ -185,7 +185,7 @@ func (c *Client) deliverStored(p *publication, d *delivery) {
 		f.out.Unsend()
 		if reason != metrics.DropOutputFull {
 			f.cursor = n
-			c.loop.commits.finish(c.session, n)
+			c.loop.commits.finish(c.session, n, f.out.Unfinished())
 			c.loop.drop(p, d, reason)
 			return
 		}
@@ -306,7 +306,7 @@ func (c *Client) sendEntry(e *store.Entry) bool {
 		if reason == metrics.DropOutputFull {
 			return false
 		}
-		c.loop.commits.finish(c.session, e.Number)
+		c.loop.commits.finish(c.session, e.Number, f.out.Unfinished())
 	} else {
 		c.loop.m.Inflight.Inc()
 	}

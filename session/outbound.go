@@ -177,6 +177,15 @@ func (o *Outbound) Finish(packetID uint16) (store.Number, *store.Entry) {
 	return store.Number{Generation: o.generation, Seq: n}, e
 }
 
+// Unfinished returns the first number of the window: messages with smaller ones are
+// finished. The zero Number: none was sent yet.
+func (o *Outbound) Unfinished() store.Number {
+	if o.generation == 0 {
+		return store.Number{}
+	}
+	return store.Number{Generation: o.generation, Seq: o.head}
+}
+
 // Unsend takes back the last Send or SendNumber: its message did not go out. The
 // next one gets the same number.
 func (o *Outbound) Unsend() {

@@ -24,7 +24,8 @@ const (
 	OpPublish OpKind = iota + 1
 	// OpFinish removes the entries Numbers from the queue of Session: they were
 	// acknowledged, have expired, or were discarded. Those that are not there
-	// are passed over. It needs no Epoch.
+	// are passed over. A store may remove all entries before Unfinished at once,
+	// instead of those one by one. It needs no Epoch.
 	OpFinish
 	// OpRelease removes the entries Numbers from the queue and adds them to the
 	// released set (PUBREC was received), whether they were in the queue or not.
@@ -113,6 +114,10 @@ type Op struct {
 	From     QueueID
 	Numbers  []Number
 	Limit    int
+
+	// Unfinished, for an OpFinish, is what an owner knows that sends a queue in order:
+	// all entries with smaller Numbers are finished. The zero Number says nothing.
+	Unfinished Number
 
 	// IfRetained, for an OpPublish to a Shared store: only if Message, as it was read,
 	// is still the retained message of its topic; else the result is Gone, and nothing
