@@ -3,6 +3,7 @@ package redisstore
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -35,7 +36,7 @@ func newName(what string) string { return what + "-" + rand.Text()[:12] }
 func (s *Store) connect() {
 	options := s.config.redis
 	options.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
-		err := generationScript.Run(ctx, conn, []string{s.keys.meta()}).Err()
+		err := generationScript.Run(ctx, conn, s.declared).Err()
 		if options.MasterName != "" && redis.HasErrorPrefix(err, "unknown command") {
 			return nil // a Sentinel: the library asks it by the same options
 		}
@@ -44,7 +45,15 @@ func (s *Store) connect() {
 		}
 		return nil
 	}
-	s.redis = redis.NewUniversalClient(&options)
+	s.redis = s.newClient(options)
+}
+
+// newClient makes a client of the Redis that the URL names.
+func (s *Store) newClient(options redis.UniversalOptions) redis.UniversalClient {
+	if s.slot != nil {
+		return s.slot.client(options)
+	}
+	return redis.NewUniversalClient(&options)
 }
 
 // inspect looks at Redis once, warns of what may lose messages, and starts the
@@ -60,6 +69,9 @@ func (s *Store) inspect(ctx context.Context) error {
 	info := parseInfo(text)
 	if !atLeast(info["redis_version"], 7, 0) {
 		return fmt.Errorf("redisstore: this is Redis %s; version 7.0 or newer is needed", info["redis_version"])
+	}
+	if info["cluster_enabled"] == "1" && s.slot == nil {
+		return errors.New("redisstore: this is a node of a Redis Cluster: let the URL begin with redis+cluster")
 	}
 	s.hasWaitAOF = info["aof_enabled"] == "1" && atLeast(info["redis_version"], 7, 2)
 	if policy := info["maxmemory_policy"]; policy != "" && policy != "noeviction" {
@@ -106,6 +118,11 @@ func (s *Store) watch(ctx context.Context) {
 }
 
 func (s *Store) look(ctx context.Context) error {
+	// In a Redis Cluster only what names a key shows whether this is its master and can
+	// serve it.
+	if err := s.redis.Exists(ctx, s.keys.meta()).Err(); err != nil {
+		return err
+	}
 	before := time.Now()
 	now, err := s.redis.Time(ctx).Result()
 	if err != nil {
@@ -175,7 +192,7 @@ func (c *clock) now() time.Time {
 // URL asks for.
 func (s *Store) run(ctx context.Context, script *redis.Script, args []any) ([]any, error) {
 	if s.config.ack != ackReplicas {
-		return script.Run(ctx, s.redis, nil, args...).Slice()
+		return script.Run(ctx, s.redis, s.declared, args...).Slice()
 	}
 	reply, n, err := s.runAndWait(ctx, script.EvalSha, args)
 	if err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
@@ -193,7 +210,7 @@ func (s *Store) run(ctx context.Context, script *redis.Script, args []any) ([]an
 // results again.
 func (s *Store) runAndWait(ctx context.Context, eval func(ctx context.Context, c redis.Scripter, keys []string, args ...any) *redis.Cmd, args []any) (reply []any, n int64, err error) {
 	pipe := s.redis.Pipeline()
-	cmd := eval(ctx, pipe, nil, args...)
+	cmd := eval(ctx, pipe, s.declared, args...)
 	wait := pipe.Do(ctx, s.wait()...)
 	_, _ = pipe.Exec(ctx)
 	if reply, err = cmd.Slice(); err != nil {

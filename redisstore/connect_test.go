@@ -31,6 +31,9 @@ func TestURLsThatAreWrong(t *testing.T) {
 		},
 		"redis://h?ack=store+replicas:0": {"N > 0"},
 		"redis://user:secret@h?prefix={": {"without braces"},
+		"redis://h?prefix={}:":           {"with a hash tag"},
+		"redis+cluster://h/1":            {"one database"},
+		"redis+cluster://h?prefix=lmq:":  {"with a hash tag, as in {lmq}:"},
 	} {
 		s, err := NewStore(t.Context(), url, Options{})
 		if err == nil {
@@ -68,6 +71,17 @@ func TestURLsThatAreRight(t *testing.T) {
 	if got := strings.Join(c.redis.Addrs, " "); got != "a:26379 b:1 [::1]:2 [::2]:26379" || c.redis.MasterName != "main" ||
 		c.redis.SentinelUsername != "u" || c.redis.SentinelPassword != "p" || c.ack != ackMemory {
 		t.Errorf("sentinel: got %q, %+v", got, c)
+	}
+	c, err = parseURL("rediss+cluster://u:p@a,b:1/?timeout=2s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(c.redis.Addrs, " "); got != "a:6379 b:1" || !c.cluster || c.prefix != "{lmq}:" || c.redis.Username != "u" ||
+		c.redis.TLSConfig == nil || c.redis.TLSConfig.ServerName != "" {
+		t.Errorf("cluster: got %q, %+v", got, c)
+	}
+	if c, err := parseURL("redis+cluster://h?prefix=a{b}c:"); err != nil || c.prefix != "a{b}c:" {
+		t.Errorf("cluster: got %+v, %v", c, err)
 	}
 	if c, err := parseURL("redis://h?ack=store"); err != nil || c.ack != ackStore || c.prefix != "lmq:" || c.lease != 5*time.Second {
 		t.Errorf("defaults: got %+v, %v", c, err)

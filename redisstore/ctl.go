@@ -124,7 +124,7 @@ func (m *member) sendReleases() {
 			if len(taken) == 0 {
 				break
 			}
-			err := releaseScript.Run(m.ctx, m.client, nil, append([]any{m.keys.prefix}, args...)...).Err()
+			err := releaseScript.Run(m.ctx, m.client, m.keys.declared(), append([]any{m.keys.prefix}, args...)...).Err()
 			if err == nil || errors.Is(err, redis.Nil) {
 				failures = 0
 				continue
@@ -142,7 +142,7 @@ func (m *member) sendReleases() {
 // Kick asks the instance that holds the connection of a ClientID to end it.
 // store.ErrGone: nobody does.
 func (m *member) Kick(ctx context.Context, clientID string) error {
-	found, err := kickScript.Run(ctx, m.client, nil, m.keys.prefix, clientID).Bool()
+	found, err := kickScript.Run(ctx, m.client, m.keys.declared(), m.keys.prefix, clientID).Bool()
 	switch {
 	case err != nil:
 		return failed("kick", err)
@@ -245,7 +245,7 @@ func (m *member) control(fields []string) {
 // since the other waits for it.
 func (m *member) welcome(instance string) {
 	for failures := 1; ; failures++ {
-		err := welcomeScript.Run(m.ctx, m.client, nil, m.keys.prefix, m.instance, instance).Err()
+		err := welcomeScript.Run(m.ctx, m.client, m.keys.declared(), m.keys.prefix, m.instance, instance).Err()
 		if err == nil || errors.Is(err, redis.Nil) || !m.pause(failures) {
 			return
 		}

@@ -91,7 +91,7 @@ func (s *Store) Join(ctx context.Context, n store.Node) (store.Member, error) {
 	options := s.config.redis
 	options.PoolSize, options.ReadTimeout = 3, readBlock+s.config.lease // one for each stream
 	m, err := join(ctx, memberConfig{
-		client: s.redis, readers: redis.NewUniversalClient(&options), keys: s.keys, log: s.log, lease: s.config.lease, name: s.config.node,
+		client: s.redis, readers: s.newClient(options), keys: s.keys, log: s.log, lease: s.config.lease, name: s.config.node,
 		committed: new(committed),
 	}, n)
 	if err != nil {
@@ -109,7 +109,7 @@ func (s *Store) Join(ctx context.Context, n store.Node) (store.Member, error) {
 func join(ctx context.Context, config memberConfig, n store.Node) (*member, error) {
 	m := &member{memberConfig: config, node: n, instance: newInstance(config.name), victims: make(chan toReap, 1)}
 	began := time.Now()
-	reply, err := joinScript.Run(ctx, m.client, nil, m.keys.prefix, m.instance, m.lease.Milliseconds(), m.name).Slice()
+	reply, err := joinScript.Run(ctx, m.client, m.keys.declared(), m.keys.prefix, m.instance, m.lease.Milliseconds(), m.name).Slice()
 	if err != nil {
 		_ = m.readers.Close()
 		return nil, err
@@ -219,7 +219,7 @@ func (m *member) Leave(ctx context.Context) error {
 	}
 	orphans, err := m.takeOffline(ctx)
 	if err == nil {
-		err = leaveScript.Run(ctx, m.client, nil, m.keys.prefix, m.instance).Err()
+		err = leaveScript.Run(ctx, m.client, m.keys.declared(), m.keys.prefix, m.instance).Err()
 	}
 	if err == nil && orphans == 0 {
 		err = m.finish(ctx, m.instance)
@@ -278,7 +278,7 @@ func (m *member) expel(reason string) {
 // for another one to reap it.
 func (m *member) giveUp(ctx context.Context) {
 	m.end()
-	_ = leaveScript.Run(ctx, m.client, nil, m.keys.prefix, m.instance).Err() // else its lease lapses
+	_ = leaveScript.Run(ctx, m.client, m.keys.declared(), m.keys.prefix, m.instance).Err() // else its lease lapses
 }
 
 // end stops the goroutines without waiting for them. It reports whether it was called

@@ -7,11 +7,18 @@ import (
 	"loopmq/store"
 )
 
-// keys names the keys in Redis. All of them begin with the prefix. Keys of one
-// ClientID share the hash tag {ClientID}, in which `%`, `{` and `}` are
-// percent-escaped, so that a script on them runs in a Redis Cluster too. What is in
-// a hash or a sorted set is the plain ClientID.
+// keys names the keys in Redis. All of them begin with the prefix. In a Redis Cluster
+// that has a hash tag, which puts all keys into one hash slot: a batch changes the
+// queues of many sessions in one script, and a script has one slot. Keys of one
+// ClientID hold it in braces, with `%`, `{` and `}` percent-escaped. What is in a
+// hash or a sorted set is the plain ClientID.
 type keys struct{ prefix string }
+
+// declared are the KEYS of each script that changes something, whatever it changes:
+// a Redis Cluster redirects it by them before it begins. The second one is never
+// there. While the slot is being moved to another server, a script that finds a key
+// missing would fail in its midst; so it is refused at once (TRYAGAIN).
+func (k keys) declared() []string { return []string{k.meta(), k.prefix + "absent"} }
 
 // Keys of one ClientID.
 
@@ -107,7 +114,7 @@ func (k keys) feed() string { return k.prefix + "feed" }
 
 var escape = strings.NewReplacer("%", "%25", "{", "%7B", "}", "%7D")
 
-// tag is the hash tag of a ClientID. An empty one would be none.
+// tag is a ClientID in braces. An empty one would be no hash tag.
 func tag(clientID string) string {
 	if clientID == "" {
 		return "{%}"

@@ -43,7 +43,7 @@ func (m *member) renew(l *lease) {
 	defer cancel()
 	began := time.Now()
 	before := m.committed.all() // what is answered after this the script needn't have seen
-	values, err := renewScript.Run(ctx, m.client, nil, m.keys.prefix, m.instance, m.lease.Milliseconds(), l.runID).Slice()
+	values, err := renewScript.Run(ctx, m.client, m.keys.declared(), m.keys.prefix, m.instance, m.lease.Milliseconds(), l.runID).Slice()
 	switch {
 	case m.ctx.Err() != nil:
 		return

@@ -37,6 +37,7 @@ const (
 type config struct {
 	redis    redis.UniversalOptions
 	prefix   string
+	cluster  bool // it is a Redis Cluster
 	ack      ackLevel
 	replicas int
 	degraded bool
@@ -47,6 +48,7 @@ type config struct {
 
 const (
 	defaultPrefix  = "lmq:"
+	clusterPrefix  = "{lmq}:"
 	defaultLease   = 5 * time.Second
 	defaultTimeout = 3 * time.Second
 	defaultPool    = 32
@@ -56,8 +58,8 @@ const (
 // if it is not.
 var parameters = map[string]func(c *config, value string) (allowed string){
 	"prefix": func(c *config, v string) string {
-		if v == "" || strings.ContainsAny(v, "{}") {
-			return "a string without braces"
+		if v == "" || strings.ContainsAny(v, "{}") && !hasHashTag(v) {
+			return "a string without braces, or with a hash tag, as in " + clusterPrefix
 		}
 		c.prefix = v
 		return ""
@@ -168,15 +170,23 @@ func parseURL(rawURL string) (config, error) {
 		if path == "" {
 			complain("the path of the URL is empty; allowed: the name of the master that the Sentinels watch")
 		}
+	case "redis+cluster", "rediss+cluster":
+		c.cluster, c.prefix = true, clusterPrefix
+		for host := range strings.SplitSeq(hosts, ",") {
+			c.redis.Addrs = append(c.redis.Addrs, withPort(host, "6379"))
+		}
+		if path != "" && path != "0" {
+			complain("the path of the URL is %q; allowed: nothing, as a Redis Cluster has one database", path)
+		}
 	default:
-		complain("the scheme of the URL is %q; allowed: redis, rediss (TLS), redis+sentinel, rediss+sentinel", u.Scheme)
+		complain("the scheme of the URL is %q; allowed: redis, rediss (TLS), redis+sentinel, rediss+sentinel, redis+cluster, rediss+cluster", u.Scheme)
 	}
 	if u.Host == "" {
 		complain("the URL names no host")
 	}
 	if strings.HasPrefix(u.Scheme, "rediss") {
 		c.redis.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: u.Hostname()}
-		if c.redis.MasterName != "" {
+		if c.redis.MasterName != "" || c.cluster {
 			c.redis.TLSConfig.ServerName = "" // that of each host
 		}
 	}
@@ -198,6 +208,9 @@ func parseURL(rawURL string) (config, error) {
 			complain("the URL parameter %s is %q; allowed: %s", name, value, allowed)
 		}
 	}
+	if c.cluster && !hasHashTag(c.prefix) {
+		complain("the URL parameter prefix is %q; allowed for a Redis Cluster: one with a hash tag, as in %s", c.prefix, clusterPrefix)
+	}
 	c.redis.WriteTimeout = c.redis.ReadTimeout
 	return c, errors.Join(wrong...)
 }
@@ -217,6 +230,14 @@ func cutHosts(rawURL string) (withOne, hosts string) {
 		return rawURL, hosts
 	}
 	return scheme + "://" + rest[:begin] + first + rest[end:], hosts
+}
+
+// hasHashTag reports whether a prefix puts all keys into one hash slot: that of what is
+// between its first brace and the next closing one, if anything is.
+func hasHashTag(prefix string) bool {
+	before, rest, _ := strings.Cut(prefix, "{")
+	tag, _, closed := strings.Cut(rest, "}")
+	return closed && tag != "" && !strings.Contains(before, "}")
 }
 
 func withPort(host, port string) string {

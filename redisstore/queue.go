@@ -198,7 +198,7 @@ func sharedMessage(raw streamEntry) (number string, is bool) {
 func (s *Store) sweep(ctx context.Context, now time.Time) error {
 	const messages, entries, rounds = 10, 200, 50
 	for range rounds {
-		n, err := sweepScript.Run(ctx, s.redis, nil, s.keys.prefix, millis(now), messages, entries).Int()
+		n, err := sweepScript.Run(ctx, s.redis, s.declared, s.keys.prefix, millis(now), messages, entries).Int()
 		if err != nil || n < messages {
 			return err
 		}

@@ -66,7 +66,7 @@ func (m *member) reapAll() {
 // tells all instances when that is done. If it fails, or this instance dies, what is
 // left is done later, by whoever finds it.
 func (m *member) reap(ctx context.Context, dead, runID string) error {
-	mine, err := buryScript.Run(ctx, m.client, nil, m.keys.prefix, m.instance, dead, runID).Bool()
+	mine, err := buryScript.Run(ctx, m.client, m.keys.declared(), m.keys.prefix, m.instance, dead, runID).Bool()
 	if err != nil || !mine {
 		return err
 	}
@@ -123,7 +123,7 @@ func (m *member) reapOnePage(ctx context.Context, dead string, skip int, told []
 	for _, clientID := range told {
 		args = append(args, clientID)
 	}
-	values, err := reapScript.Run(ctx, m.client, nil, args...).Slice()
+	values, err := reapScript.Run(ctx, m.client, m.keys.declared(), args...).Slice()
 	if errors.Is(err, redis.Nil) {
 		return reaped{}, errors.New("another instance has taken over")
 	}
@@ -146,5 +146,5 @@ func (m *member) reapOnePage(ctx context.Context, dead string, skip int, told []
 
 // finish deletes what is left of a dead instance and tells all that it is dead.
 func (m *member) finish(ctx context.Context, dead string) error {
-	return finishScript.Run(ctx, m.client, nil, m.keys.prefix, m.instance, dead).Err()
+	return finishScript.Run(ctx, m.client, m.keys.declared(), m.keys.prefix, m.instance, dead).Err()
 }

@@ -27,9 +27,12 @@ type Store struct {
 	config config
 	keys   keys
 	redis  redis.UniversalClient
-	name   string // of this process, where it has not joined
-	clock  clock
-	noRoom atomic.Bool
+	slot   *slotMaster // nil unless it is a Redis Cluster
+	// declared is keys.declared().
+	declared []string
+	name     string // of this process, where it has not joined
+	clock    clock
+	noRoom   atomic.Bool
 	// hasWaitAOF is written before any other goroutine runs.
 	hasWaitAOF bool
 	away       atomic.Pointer[error] // what the last look at Redis failed with
@@ -66,7 +69,8 @@ type membership struct {
 //
 //	redis://user:password@host:6379/0?prefix=lmq:&ack=store
 //
-// with rediss for TLS, and redis+sentinel://host1,host2/master. The error names all
+// with rediss for TLS, redis+sentinel://host1,host2/master, and redis+cluster://host1,host2,
+// where all keys are in the hash slot of the prefix. The error names all
 // parameters that are wrong and what is allowed; it is store.ErrUnavailable if the
 // Redis can't be reached. The Store is usable until Close, whatever becomes of ctx.
 func NewStore(ctx context.Context, rawURL string, opts Options) (*Store, error) {
@@ -79,6 +83,10 @@ func NewStore(ctx context.Context, rawURL string, opts Options) (*Store, error) 
 		s.log = slog.Default()
 	}
 	s.writers.names = make(map[string]int)
+	s.declared = s.keys.declared()
+	if c.cluster {
+		s.slot = newSlotMaster(s.keys.meta(), c.redis)
+	}
 	s.connect()
 	if err := s.inspect(ctx); err != nil {
 		_ = s.redis.Close()
@@ -211,6 +219,11 @@ func advice(err error) string {
 		{"MISCONF", "Redis can't write to its disk: look at its log"},
 		{"NOREPLICAS", "Redis has fewer replicas than min-replicas-to-write"},
 		{"LOADING", "Redis is reading its data: wait"},
+		{"MOVED", "the hash slot has another master: if the URL begins with redis+cluster wait, else let it"},
+		{"CROSSSLOT", "this is a node of a Redis Cluster: let the URL begin with redis+cluster"},
+		{"ASK", "the hash slot is being moved to another server: wait"},
+		{"TRYAGAIN", "the hash slot is being moved to another server: wait"},
+		{"CLUSTERDOWN", "the Redis Cluster doesn't serve the hash slot: look at CLUSTER INFO"},
 		{"BUSY", "a script runs in Redis for too long"},
 	} {
 		if strings.HasPrefix(text, a.prefix) {

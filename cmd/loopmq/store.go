@@ -13,7 +13,7 @@ import (
 
 // storesAllowed is what --store may be.
 const storesAllowed = "memory, or pebble:DIR with sync=always, interval or off, interval=1s, cache=32MiB, memtable=64MiB, " +
-	"reserve=256MiB or max=SIZE behind a question mark, or redis://HOST:PORT/DB (rediss://, redis+sentinel://)"
+	"reserve=256MiB or max=SIZE behind a question mark, or redis://HOST:PORT/DB (rediss://, redis+sentinel://, redis+cluster://)"
 
 // isStore reports whether v names a store.
 func isStore(v string) bool {
@@ -28,8 +28,12 @@ func isStore(v string) bool {
 // isRedis reports whether v is the URL of a Redis. What else is wrong with it its
 // error says, when it is opened.
 func isRedis(v string) bool {
-	return strings.HasPrefix(v, "redis://") || strings.HasPrefix(v, "rediss://") || strings.HasPrefix(v, "redis+sentinel://") ||
-		strings.HasPrefix(v, "rediss+sentinel://")
+	scheme, _, found := strings.Cut(v, "://")
+	switch scheme {
+	case "redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster":
+		return found
+	}
+	return false
 }
 
 // openStore opens the store that v, for which isStore is true, names.
