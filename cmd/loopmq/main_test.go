@@ -456,22 +456,26 @@ func TestTuneGC(t *testing.T) {
 }
 
 func TestGCPercentFollowsItsRate(t *testing.T) {
-	for _, c := range []struct {
-		percent int
-		cycles  uint64
-		want    int
-	}{
-		{gcPercent, 0, gcPercent},
-		{gcPercent, gcOften, gcPercent},
-		{gcPercent, gcOften + 1, 2 * gcPercent},
-		{gcPercentMax, 1000, gcPercentMax},
-		{4 * gcPercent, gcRarely, 4 * gcPercent},
-		{4 * gcPercent, gcRarely - 1, 2 * gcPercent},
-	} {
-		if got := nextGCPercent(c.percent, c.cycles); got != c.want {
-			t.Errorf("at %d%%, %d collections a second: %d%%, want %d%%", c.percent, c.cycles, got, c.want)
+	g := gcTuner{percent: gcPercent}
+	ticks := func(n int, cycles uint64, want int) {
+		t.Helper()
+		for range n {
+			g.tick(cycles)
+		}
+		if g.percent != want {
+			t.Fatalf("after %d ticks with %d collections each: %d%%, want %d%%", n, cycles, g.percent, want)
 		}
 	}
+	ticks(10, gcOften-1, gcPercent)
+	ticks(1, gcOften, 2*gcPercent)
+	ticks(20, gcOften, gcPercentMax)
+	ticks(20, gcOften-1, gcPercentMax)
+	ticks(gcTicks-1, 0, gcPercentMax)
+	ticks(1, gcOften-1, gcPercentMax)
+	ticks(gcTicks-1, 0, gcPercentMax)
+	ticks(1, 0, gcPercentMax/2)
+	ticks(gcTicks, 0, gcPercentMax/4)
+	ticks(10*gcTicks, 0, gcPercent)
 }
 
 func TestOneLineForJoinedErrors(t *testing.T) {
