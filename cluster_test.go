@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"loopmq"
@@ -35,23 +37,70 @@ var sharedStores = []struct {
 	}},
 	{"redis", func(t *testing.T, n int) ([]store.Shared, func(string)) {
 		server := redistest.Start(t)
-		views := make([]store.Shared, n)
-		for i := range views {
-			s, err := redisstore.NewStore(t.Context(), server.URL()+"?lease=1s", redisstore.Options{Logger: slog.New(slog.DiscardHandler)})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = s.Close() })
-			views[i] = s
-		}
-		return views, func(instance string) {
-			eventually(t, "the others declare it dead", func() bool {
-				// Its lease lapses, however often it renews it.
-				server.Client().Do(t.Context(), "ZADD", "lmq:leases", "XX", 1, instance)
-				return server.Client().Do(t.Context(), "ZSCORE", "lmq:leases", instance).Err() != nil // there is none
-			})
-		}
+		return openRedis(t, n, server.URL()+"?prefix=lmq:"), expelFrom(t, server, "lmq:")
 	}},
+	{"redis cluster", func(t *testing.T, n int) ([]store.Shared, func(string)) {
+		prefix := fmt.Sprintf("{t%d}:", redisClusterPrefixes.Add(1))
+		return openRedis(t, n, redisCluster().URL()+"?prefix="+prefix), expelFrom(t, redisCluster().Master(prefix), prefix)
+	}},
+}
+
+// redisCluster is one Redis Cluster for all tests: starting one takes more than two
+// seconds. Each has a prefix, and so a hash slot, of its own.
+var (
+	redisCluster         = sync.OnceValue(func() *redistest.Cluster { return redistest.StartCluster(&allTests, "appendfsync no") })
+	redisClusterPrefixes atomic.Int64
+	allTests             process
+)
+
+// process is the redistest.TB of what all tests share.
+type process struct{ cleanups []func() }
+
+func (*process) Helper()                           {}
+func (*process) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
+func (p *process) Cleanup(f func())                { p.cleanups = append(p.cleanups, f) }
+
+func (p *process) TempDir() string {
+	dir, err := os.MkdirTemp("", "loopmq")
+	if err != nil {
+		p.Fatalf("%v", err)
+	}
+	p.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	for _, f := range slices.Backward(allTests.cleanups) {
+		f()
+	}
+	os.Exit(code)
+}
+
+// openRedis opens n views of the Redis at a URL that has parameters.
+func openRedis(t *testing.T, n int, url string) []store.Shared {
+	t.Helper()
+	views := make([]store.Shared, n)
+	for i := range views {
+		s, err := redisstore.NewStore(t.Context(), url+"&lease=1s", redisstore.Options{Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = s.Close() })
+		views[i] = s
+	}
+	return views
+}
+
+// expelFrom declares instances dead in the keys with a prefix.
+func expelFrom(t *testing.T, server *redistest.Server, prefix string) func(instance string) {
+	return func(instance string) {
+		eventually(t, "the others declare it dead", func() bool {
+			// Its lease lapses, however often it renews it.
+			server.Client().Do(t.Context(), "ZADD", prefix+"leases", "XX", 1, instance)
+			return server.Client().Do(t.Context(), "ZSCORE", prefix+"leases", instance).Err() != nil // there is none
+		})
+	}
 }
 
 // nodes are brokers on one store.
