@@ -3,6 +3,7 @@ package redisstore
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,9 +19,25 @@ type batchArgs struct {
 	messages []any
 	ops      []any
 	all      []any
+	runs     []run
+	encoded  []encoded // of messages; ops and messages point into it
+	bytes    []byte    // of encoded
 	instance string
 	keys     keys
 }
+
+// A run is publications in a row that do no more than append to one queue. They are
+// one operation of the script.
+type run struct {
+	first, n int // in the batch
+	place    int // of the queue
+}
+
+// encoded is a message as an argument: a pointer to it makes an interface without an
+// allocation.
+type encoded []byte
+
+func (e *encoded) MarshalBinary() ([]byte, error) { return *e, nil }
 
 // encode returns the arguments. They are valid until the next call.
 func (a *batchArgs) encode(w *writer, b *store.Batch) []any {
@@ -30,12 +47,22 @@ func (a *batchArgs) encode(w *writer, b *store.Batch) []any {
 	if w.of != nil { // the position first: what is behind it counts as added
 		a.instance, process, position = w.of.instance, w.of.instance, w.of.feed.position()
 	}
-	awaited := len(b.Ops) == 0 // somebody waits for what is new in the feed
-	for i := range b.Ops {
+	awaited := len(b.Ops) == 0                     // somebody waits for what is new in the feed
+	a.encoded = slices.Grow(a.encoded, len(b.Ops)) // what points into it must stay
+	for i := 0; i < len(b.Ops); {
+		if n := runLength(b.Ops[i:]); n > 0 {
+			a.run(b.Ops[i:i+n], i)
+			for j := i; j < i+n && !awaited; j++ {
+				awaited = b.Ops[j].Additions != 0
+			}
+			i += n
+			continue
+		}
 		op := &b.Ops[i]
 		awaited = awaited || op.Additions != 0
 		stale := op.Additions != 0 && w.of != nil && op.Additions < w.of.feed.additions()
 		a.encodeOp(op, stale)
+		i++
 	}
 	if !awaited {
 		position = ""
@@ -58,8 +85,15 @@ func (a *batchArgs) reset() {
 		clear(*list)
 		*list = (*list)[:0]
 	}
-	a.instance = ""
+	clear(a.encoded)
+	a.runs, a.encoded, a.bytes, a.instance = a.runs[:0], a.encoded[:0], a.bytes[:0], ""
+	if cap(a.bytes) > keptBytes {
+		a.bytes = nil
+	}
 }
+
+// keptBytes bounds the memory for messages that is kept for the next batch.
+const keptBytes = 1 << 20
 
 func (a *batchArgs) add(args ...any) { a.ops = append(a.ops, args...) }
 
@@ -105,19 +139,61 @@ func flag(on bool) string {
 	return "0"
 }
 
-// encodeOp adds an operation and forgets former results in it.
-func (a *batchArgs) encodeOp(op *store.Op, stale bool) {
+// forget clears former results of an operation.
+func forget(op *store.Op) {
 	op.Result, op.Dropped = store.Pending, [3]int{}
 	for i := range op.Targets {
 		t := &op.Targets[i]
 		t.Result, t.Owner, t.Number, t.Dropped, t.Moved = store.Pending, "", store.Number{}, [3]int{}, nil
 	}
+}
+
+// runLength is how many operations from the first on are a run, 0 if that is none.
+func runLength(ops []store.Op) int {
+	if !plain(&ops[0]) {
+		return 0
+	}
+	t, n := &ops[0].Targets[0], 1
+	for n < len(ops) && plain(&ops[n]) {
+		u := &ops[n].Targets[0]
+		if u.Queue.Session != t.Queue.Session || u.QoS != t.QoS || u.Retain != t.Retain {
+			break
+		}
+		n++
+	}
+	return n
+}
+
+// plain reports whether an operation may be part of a run.
+func plain(op *store.Op) bool {
+	if op.Kind != store.OpPublish || op.PacketID != 0 || op.WillOf != nil || op.Retain || op.IfRetained || len(op.Targets) != 1 ||
+		op.Additions != 0 && op.Message.QoS == 2 {
+		return false
+	}
+	t := &op.Targets[0]
+	return t.Instance == "" && !t.Queue.IsGroup() && t.ShareName == "" && t.TopicFilter == "" && len(t.SubscriptionIdentifiers) == 0
+}
+
+// run adds a run whose first operation has a place in the batch.
+func (a *batchArgs) run(ops []store.Op, first int) {
+	t := &ops[0].Targets[0]
+	place := a.place(t.Queue.Session)
+	a.runs = append(a.runs, run{first, len(ops), place})
+	a.add("Q", number(place), delivery(t), number(len(ops)))
+	for i := range ops {
+		forget(&ops[i])
+		a.ops = append(a.ops, a.encodeMessage(ops[i].Message))
+	}
+}
+
+// encodeOp adds an operation and forgets former results in it.
+func (a *batchArgs) encodeOp(op *store.Op, stale bool) {
+	forget(op)
 	switch op.Kind {
 	case store.OpPublish:
 		a.publish(op, stale)
 	case store.OpFinish:
-		a.add("F", queueTag(op.Session))
-		a.numbers(op.Numbers)
+		a.finish(op)
 	case store.OpRelease:
 		a.guarded("R", op)
 		a.numbers(op.Numbers)
@@ -192,6 +268,24 @@ func (a *batchArgs) numbers(numbers []store.Number) {
 	}
 }
 
+// finish adds an OpFinish. What was sent in order is mostly acknowledged in order: then
+// it goes as the beginning of the queue, which costs Redis less than entry by entry.
+func (a *batchArgs) finish(op *store.Op) {
+	first, rest := "", op.Numbers
+	if before := op.Unfinished; before.Seq > 0 {
+		first = idOf(before)
+		rest = nil
+		for i, n := range op.Numbers {
+			if !n.Less(before) {
+				rest = op.Numbers[i:]
+				break
+			}
+		}
+	}
+	a.add("F", queueTag(op.Session), first)
+	a.numbers(rest)
+}
+
 func (a *batchArgs) filters(filters []string, c store.Change) {
 	a.add(len(filters))
 	for _, f := range filters {
@@ -220,8 +314,20 @@ func (a *batchArgs) queue(q store.QueueID) any {
 }
 
 func (a *batchArgs) message(m *store.Message) int {
-	a.messages = append(a.messages, appendMessage(make([]byte, 0, encodedSize(m)), m))
+	a.messages = append(a.messages, a.encodeMessage(m))
 	return len(a.messages)
+}
+
+// encodeMessage returns a message as an argument. REQUIRES: room in encoded.
+func (a *batchArgs) encodeMessage(m *store.Message) *encoded {
+	size := encodedSize(m)
+	if cap(a.bytes)-len(a.bytes) < size {
+		a.bytes = make([]byte, 0, max(64<<10, size, min(2*cap(a.bytes), keptBytes))) // the former one stays with what is in it
+	}
+	begin := len(a.bytes)
+	a.bytes = appendMessage(a.bytes, m)
+	a.encoded = append(a.encoded, a.bytes[begin:len(a.bytes):len(a.bytes)])
+	return &a.encoded[len(a.encoded)-1]
 }
 
 // retain adds what the script's retain takes.
@@ -354,6 +460,33 @@ func (w *words) next() (r store.Result, n store.Number, dropped [3]int) {
 	return resultOf[word[0]], n, dropped
 }
 
+// run fills in the results of a run.
+func (w *words) run(ops []store.Op, owner string) {
+	rest, each := strings.CutPrefix(w.rest, "= ")
+	var r store.Result
+	var n store.Number
+	var dropped [3]int
+	if each {
+		w.rest = rest
+	} else {
+		r, n, _ = w.next()
+	}
+	for i := range ops {
+		op := &ops[i]
+		t := &op.Targets[0]
+		if each {
+			r, n, dropped = w.next()
+		}
+		op.Result, t.Result, t.Number, t.Dropped, t.Owner = store.Done, r, n, dropped, owner
+		if r == store.Full {
+			op.Result, t.Owner = r, ""
+		}
+		if r == store.Done {
+			n.Seq++
+		}
+	}
+}
+
 // decode fills in the results of b.
 func (a *batchArgs) decode(ctx context.Context, s *Store, b *store.Batch, reply []any) error {
 	before, _ := reply[0].(int64)
@@ -362,14 +495,25 @@ func (a *batchArgs) decode(ctx context.Context, s *Store, b *store.Batch, reply 
 	w.rest, _ = reply[2].(string)
 	holders, _ := reply[4].([]any)
 	moves, _ := reply[5].([]any)
+	if len(holders) != len(a.cids) {
+		return fmt.Errorf("%w: queues of a commit", errFormat)
+	}
 	holder := func(q store.QueueID) string {
-		if i := a.places[q.Session]; i > 0 && i <= len(holders) {
+		if i := a.places[q.Session]; i > 0 {
 			owner, _ := holders[i-1].(string)
 			return owner
 		}
 		return ""
 	}
-	for i := range b.Ops {
+	runs := a.runs
+	for i := 0; i < len(b.Ops); i++ {
+		if len(runs) > 0 && runs[0].first == i {
+			r := runs[0]
+			owner, _ := holders[r.place-1].(string)
+			w.run(b.Ops[i:i+r.n], owner)
+			runs, i = runs[1:], i+r.n-1
+			continue
+		}
 		op := &b.Ops[i]
 		op.Result, _, op.Dropped = w.next()
 		for j := range op.Targets {

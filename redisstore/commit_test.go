@@ -9,6 +9,7 @@ import (
 	"net"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -284,6 +285,159 @@ func TestBatchWhoseAnswerWasLostIsKnownAgain(t *testing.T) {
 		if got := batch.Ops[4].Dropped; got != [3]int{0, 2, 0} {
 			t.Errorf("try %d: dropped %v", try, got)
 		}
+	}
+}
+
+// Publications in a row to one queue have one result in the script, or one each if they
+// differ.
+func TestPublicationsInARow(t *testing.T) {
+	r := redistest.Start(t, "appendfsync no")
+	x := newLossy(t, r.Addr)
+	s, err := NewStore(t.Context(), "redis://"+x.addr, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFixture(t, s)
+	a, none := f.session("a"), store.Session{ID: store.SessionID{ClientID: "none"}}
+	limited := func(clientID string, policy store.Policy, n int) store.Session {
+		se := f.claim(store.Claim{
+			ClientID: clientID, Owner: "n", Durable: true, Limits: store.Limits{Messages: 10, Policy: policy},
+		}).Session
+		f.commit(slices.Repeat([]store.Op{publish("before", se)}, n)...)
+		return se
+	}
+	newest, oldest, late := limited("newest", store.DropNewest, 64), limited("oldest", store.DropOldest, 60), limited("late", store.DropNewest, 60)
+
+	batch := &store.Batch{}
+	add := func(se store.Session, n int) {
+		for range n {
+			batch.Add(publish(fmt.Sprint(len(batch.Ops)), se))
+		}
+	}
+	add(a, 3)
+	add(none, 2)
+	batch.Add(store.Op{Kind: store.OpFinish, Session: a.ID}) // between two runs
+	add(a, 2)
+	add(newest, 2)
+	add(oldest, 10)
+	add(late, 5)
+	retained := publish("retained", a)
+	retained.Targets[0].Retain = true
+	batch.Add(retained) // another delivery, so another run
+	x.armed.Store(true)
+	if err := f.w.Commit(t.Context(), batch); !errors.Is(err, store.ErrUnavailable) {
+		t.Fatalf("without an answer: got %v, want ErrUnavailable", err)
+	}
+	for try := range 2 {
+		if err := f.w.Commit(t.Context(), batch); err != nil {
+			t.Fatal(err)
+		}
+		var results []string
+		numbers := map[string]store.Number{} // by payload
+		dropped := 0
+		for i, op := range batch.Ops {
+			if op.Result != store.Done {
+				t.Errorf("try %d: operation %d: got %v", try, i, op.Result)
+			}
+			if op.Kind != store.OpPublish {
+				continue
+			}
+			target := op.Targets[0]
+			results = append(results, fmt.Sprint(target.Result))
+			switch target.Result {
+			case store.Done:
+				numbers[string(op.Message.Payload)] = target.Number
+				if want := map[store.SessionID]string{a.ID: "", oldest.ID: "n", late.ID: "n"}[target.Queue.Session]; target.Owner != want {
+					t.Errorf("try %d: operation %d: got owner %q, want %q", try, i, target.Owner, want)
+				}
+			default:
+				if !target.Number.IsZero() {
+					t.Errorf("try %d: operation %d: got number %v for what isn't there", try, i, target.Number)
+				}
+			}
+			for _, n := range target.Dropped {
+				dropped += n
+			}
+		}
+		want := slices.Concat(
+			slices.Repeat([]store.Result{store.Done}, 3), slices.Repeat([]store.Result{store.Gone}, 2), slices.Repeat([]store.Result{store.Done}, 2),
+			slices.Repeat([]store.Result{store.Refused}, 2), slices.Repeat([]store.Result{store.Done}, 10),
+			slices.Repeat([]store.Result{store.Done}, 4), slices.Repeat([]store.Result{store.Refused}, 1), // at number 64 it is looked at
+			slices.Repeat([]store.Result{store.Done}, 1))
+		if got, want := strings.Join(results, " "), strings.Trim(fmt.Sprint(want), "[]"); got != want {
+			t.Errorf("try %d: results:\n got %s\nwant %s", try, got, want)
+		}
+		left := 0
+		for _, se := range []store.Session{a, newest, oldest, late} {
+			for _, e := range f.entries(store.QueueOf(se.ID)) {
+				payload := string(e.Message.Payload)
+				if se.ID == oldest.ID {
+					left++
+				}
+				if payload != "before" && numbers[payload] != e.Number {
+					t.Errorf("try %d: %s: got number %v, want %v", try, payload, numbers[payload], e.Number)
+				}
+				delete(numbers, payload)
+			}
+		}
+		if dropped+left != 70 {
+			t.Errorf("try %d: %d of 70 were dropped, %d are left", try, dropped, left)
+		}
+		if got, want := f.payloads(store.QueueOf(a.ID)), "0 1 2 6 7 retained"; got != want {
+			t.Errorf("try %d: queue: got %q, want %q", try, got, want)
+		}
+		for payload := range numbers {
+			if i, err := strconv.Atoi(payload); err != nil || batch.Ops[i].Targets[0].Queue.Session != oldest.ID {
+				t.Errorf("try %d: %s is gone", try, payload)
+			}
+		}
+	}
+	s.noRoom.Store(true)
+	for i, op := range f.commit(publish("x", a), publish("x", a), publish("x", none)) {
+		if op.Result != store.Full || op.Targets[0].Result != store.Full {
+			t.Errorf("without room: operation %d: got %v, %+v", i, op.Result, op.Targets[0])
+		}
+	}
+}
+
+// What lies before Unfinished goes by one XTRIM, whatever Numbers says, and what lies
+// behind one by one.
+func TestFinishRemovesTheBeginningOfAQueue(t *testing.T) {
+	r := redistest.Start(t, "appendfsync no")
+	f := newFixture(t, open(t, r, ""))
+	se := f.session("c")
+	q := store.QueueOf(se.ID)
+	var ops []store.Op
+	for i := range 8 {
+		ops = append(ops, publish(fmt.Sprint(i), se))
+	}
+	var n []store.Number
+	for _, op := range f.commit(ops...) {
+		n = append(n, op.Targets[0].Number)
+	}
+	for _, step := range []struct {
+		numbers    []store.Number
+		unfinished store.Number
+		want       string
+	}{
+		{n[1:2], n[0], "0 2 3 4 5 6 7"},
+		{[]store.Number{n[2], n[0]}, n[3], "3 4 5 6 7"},
+		{[]store.Number{n[3], n[6]}, n[4], "4 5 7"},
+		{[]store.Number{n[4]}, n[7], "7"}, // 5 was finished in a batch that failed
+		{n[7:], store.Number{Generation: n[7].Generation, Seq: n[7].Seq + 1}, ""},
+	} {
+		op := f.commit(store.Op{Kind: store.OpFinish, Session: se.ID, Numbers: step.numbers, Unfinished: step.unfinished})[0]
+		if got := f.payloads(q); op.Result != store.Done || got != step.want {
+			t.Errorf("before %v: got %v, %q, want %q", step.unfinished, op.Result, got, step.want)
+		}
+	}
+	if got := f.commit(publish("next", se))[0].Targets[0].Number.Seq; got != 9 {
+		t.Errorf("the next number: got %d, want 9", got)
+	}
+	other := store.SessionID{ClientID: "c", Incarnation: se.ID.Incarnation + 1}
+	op := f.commit(store.Op{Kind: store.OpFinish, Session: other, Numbers: n, Unfinished: n[7]})[0]
+	if got := f.payloads(q); op.Result != store.Gone || got != "next" {
+		t.Errorf("another incarnation: got %v, %q", op.Result, got)
 	}
 }
 

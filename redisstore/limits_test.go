@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -60,6 +61,41 @@ func TestLimitInBytesFollowsTheSizes(t *testing.T) {
 				t.Errorf("%d done, %d dropped", done, dropped)
 			}
 		})
+	}
+}
+
+// The size of a queue is read only where it may matter: it has many entries for its
+// limit, or has had a large one.
+func TestQueueIsMeasuredIfItMatters(t *testing.T) {
+	f := newFixture(t, open(t, redistest.Start(t, "appendfsync no"), ""))
+	small, large := strings.Repeat("x", 100), strings.Repeat("x", 10_000)
+	group := func(payload string) {
+		op := publish(payload)
+		op.Targets = []store.Target{{Queue: store.GroupQueue("s", "t"), QoS: 1}}
+		f.commit(op)
+	}
+	for name, c := range map[string]struct {
+		limit int
+		fill  func(se store.Session)
+		want  int64
+	}{
+		"small":  {1 << 20, func(se store.Session) { f.commit(slices.Repeat([]store.Op{publish(small, se)}, 64)...) }, 0},
+		"large":  {1 << 20, func(se store.Session) { f.commit(publish(large, se)) }, 1},
+		"little": {1 << 16, func(se store.Session) { f.commit(slices.Repeat([]store.Op{publish(small, se)}, 64)...) }, 1},
+		"moved": {1 << 20, func(se store.Session) {
+			group(large)
+			f.commit(store.Op{Kind: store.OpMove, From: store.GroupQueue("s", "t"), Limit: 1, Targets: []store.Target{{Queue: store.QueueOf(se.ID)}}})
+		}, 1},
+		"moved small": {1 << 20, func(se store.Session) {
+			group(small)
+			f.commit(store.Op{Kind: store.OpMove, From: store.GroupQueue("s", "t"), Limit: 1, Targets: []store.Target{{Queue: store.QueueOf(se.ID)}}})
+		}, 0},
+	} {
+		se := f.claim(store.Claim{ClientID: name, Durable: true, Limits: store.Limits{Bytes: c.limit}}).Session
+		c.fill(se)
+		if got := f.redis.Exists(t.Context(), f.config.prefix+"b:"+queueTag(se.ID)).Val(); got != c.want {
+			t.Errorf("%s: got %d, want %d", name, got, c.want)
+		}
 	}
 }
 

@@ -177,8 +177,9 @@ func (o *Outbound) Finish(packetID uint16) (store.Number, *store.Entry) {
 	return store.Number{Generation: o.generation, Seq: n}, e
 }
 
-// Unfinished returns the first number of the window: messages with smaller ones are
-// finished. The zero Number: none was sent yet.
+// Unfinished returns the number of the oldest unfinished message, or the next number if
+// there is none: entries of a session's queue with smaller ones are finished. It is the
+// zero Number where numbers are not those of a store.
 func (o *Outbound) Unfinished() store.Number {
 	if o.generation == 0 {
 		return store.Number{}

@@ -100,6 +100,16 @@ func (m *modelWindow) compare(t *testing.T, o *Outbound) {
 	if i != len(numbers) {
 		t.Fatalf("Each: got %d, want %d", i, len(numbers))
 	}
+	var unfinished store.Number // of numbers without a generation nothing is said
+	if m.last.Generation > 0 {
+		unfinished = store.Number{Generation: m.last.Generation, Seq: m.last.Seq + 1}
+		if len(numbers) > 0 {
+			unfinished = numbers[0]
+		}
+	}
+	if got := o.Unfinished(); got != unfinished {
+		t.Fatalf("Unfinished: got %v, want %v", got, unfinished)
+	}
 }
 
 // Random operations on a window whose numbers are its own.

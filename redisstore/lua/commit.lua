@@ -17,7 +17,7 @@
 -- Returns {1 if the batch was applied before, generation, results, what is new in the feed, who holds the sessions of the queues, and
 -- for each move that was done the fields of what it moved}. Results are words, of each operation and, behind a publication or move
 -- that was done, of its targets: a letter, with a target's the sequence of its new entry, and, if entries were dropped, :n:n:n by
--- their QoS. A move's target has :n for n entries there.
+-- their QoS. A move's target has :n for n entries there. A run of publications has one word, see operations.Q.
 local DONE, DUPLICATE, FENCED, GONE, REFUSED, FULL, STALE = 'D', 'U', 'F', 'G', 'R', 'L', 'S'
 
 -- The inbox of another instance holds about so many entries; then it gets no more, but is told that some are missing.
@@ -206,10 +206,11 @@ local function measure(queue, length)
   return entries > 0 and bytes / entries or 0
 end
 
--- capacity(queue, length, l) returns how many entries of their mean size the limits allow.
-local function capacity(queue, length, l)
+-- capacity(queue, length, l, large) returns how many entries of their mean size the limits allow. large: one has come that is. A queue
+-- that was never measured has had none, so that of few entries nobody has to know the size.
+local function capacity(queue, length, l, large)
   local cap = l.messages > 0 and l.messages or math.huge
-  if l.bytes > 0 then
+  if l.bytes > 0 and (large or length * LARGE >= l.bytes or call('EXISTS', P .. 'b:' .. queue) == 1) then
     local mean = measure(queue, length)
     if mean > 0 then cap = math.min(cap, math.max(1, math.floor(l.bytes / mean))) end
   end
@@ -256,8 +257,8 @@ local function sum(a, b)
   return {a[1] + b[1], a[2] + b[2], a[3] + b[3]}
 end
 
--- check(i) looks whether queue i has reached its limits. It returns what was dropped.
-local function check(i)
+-- check(i, message) looks whether queue i has reached its limits with a message. It returns what was dropped.
+local function check(i, message)
   local cid, queue = ARGV[cids + i], ARGV[tags + i]
   local tag, inc = queue:match('^(.*):(%d+)$')
   local l = limits(call('HGET', P .. 's:' .. tag, 'lim'))
@@ -265,7 +266,7 @@ local function check(i)
   local dropped
   for _ = 1, 32 do -- what goes may be smaller than the mean
     local length = call('XLEN', P .. 'q:' .. queue)
-    local cap = capacity(queue, length, l)
+    local cap = capacity(queue, length, l, #message > LARGE)
     if length < cap then
       if not dropped and full[cid] and length < cap * 3 / 4 then
         clear_full(cid)
@@ -354,7 +355,7 @@ local function add_to_queue(i, delivery, message, of, once)
   hint(i, of, message, delivery, id)
   local sequence = id:sub(sequence_at)
   if (tonumber(sequence) + 1) % CHECKED == 0 or #message > LARGE then
-    dropped = sum(dropped, check(i))
+    dropped = sum(dropped, check(i, message))
   end
   return DONE .. sequence .. dropped_word(dropped)
 end
@@ -438,9 +439,39 @@ function operations.P()
   if once then finish_once(once, message) end
 end
 
--- OpFinish: the tag of a queue, ids.
+-- Publications in a row that do no more than append to one queue: its place, the delivery of all, how many, and their messages. The one
+-- result is DONE with the sequence of the first entry; or GONE, if the queue is; or FULL; or =, and behind that one for each of them.
+function operations.Q()
+  local i, delivery, n, first = take_number(), take(), take_number(), at
+  at = at + n
+  if no_room then return result(FULL) end
+  local cid, stream, holder = ARGV[cids + i], P .. 'q:' .. ARGV[tags + i], holders[i]
+  local plain, done, sequence, dropped = not full[cid] and not (joined and holder and holder ~= me), 0, nil, nil
+  while plain and done < n do
+    done = done + 1
+    local message = ARGV[first + done]
+    local id = call('XADD', stream, 'NOMKSTREAM', next_id, delivery, message)
+    if done == 1 then
+      if not id then return result(GONE) end
+      sequence = tonumber(id:sub(sequence_at))
+    end
+    if (sequence + done) % CHECKED == 0 or #message > LARGE then
+      dropped = check(i, message)
+      plain = not dropped and not full[cid]
+    end
+  end
+  if done == n and not dropped then return result(DONE .. string.format('%.0f', sequence)) end
+  result('=')
+  for k = 1, done do
+    result(DONE .. string.format('%.0f', sequence + k - 1) .. (k == done and dropped_word(dropped) or ''))
+  end
+  for k = first + done + 1, at do result(add_to_queue(i, delivery, ARGV[k], k)) end
+end
+
+-- OpFinish: the tag of a queue, the id of the first entry that stays, or empty; ids of others.
 function operations.F()
-  local stream, ids, removed = P .. 'q:' .. take(), take_list(), 0
+  local stream, first, ids, removed = P .. 'q:' .. take(), take(), take_list(), 0
+  if first ~= '' then removed = call('XTRIM', stream, 'MINID', first) end
   in_parts(function(...) removed = removed + call('XDEL', stream, ...) end, ids, 1, #ids)
   result((removed > 0 or call('EXISTS', stream) == 1) and DONE or GONE)
 end
@@ -569,7 +600,7 @@ function operations.M()
         if l.bytes > 0 then used = length * measure(queue, length) end
       end
     end
-    local first, word
+    local first, word, large
     for _, entry in ipairs(entries) do
       local delivery, message = entry[2][1], whole(entry[2][2])
       if l then
@@ -577,7 +608,7 @@ function operations.M()
           word = #done == 0 and REFUSED or nil
           break
         end
-        length, used = length + 1, used + size_of(message)
+        length, used, large = length + 1, used + size_of(message), large or #message > LARGE
       end
       if qos > 0 then delivery = redirected(delivery, message, qos, retained, identifiers) end
       local id
@@ -592,6 +623,7 @@ function operations.M()
       moved[#moved + 1] = delivery
       moved[#moved + 1] = message
     end
+    if large then measure(ARGV[tags + i], length) end
     result(DONE)
     result(word or DONE .. (first or '') .. ':' .. #done)
     moves[#moves + 1] = moved
