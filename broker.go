@@ -53,6 +53,7 @@ type Broker struct {
 	running      atomic.Bool
 	shuttingDown atomic.Bool
 	rejoining    atomic.Bool           // another node declared this one dead
+	expulsions   atomic.Uint64         // how often
 	degraded     atomic.Pointer[error] // why durable publishes fail at the moment
 	stopped      chan struct{}         // closed when no loop runs any more
 }

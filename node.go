@@ -352,4 +352,7 @@ func (b *Broker) giveBack(s *Session, epoch uint64) {
 }
 
 // Expelled implements [store.Node].
-func (n node) Expelled() { go n.b.rejoin() }
+func (n node) Expelled() {
+	n.b.expulsions.Add(1)
+	go n.b.rejoin()
+}

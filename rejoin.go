@@ -12,11 +12,23 @@ import (
 const rejoinPause = time.Second
 
 // rejoin is what a broker does that was declared dead: others have its sessions, so
-// it ends every connection, forgets what it knew, and joins as a new instance.
+// it ends every connection, forgets what it knew, and joins as a new instance. If
+// that one is declared dead too, before it is known to have joined, it does so again.
 func (b *Broker) rejoin() {
-	if b.rejoining.Swap(true) || b.shuttingDown.Load() {
-		return
+	for !b.rejoining.Swap(true) && !b.shuttingDown.Load() {
+		expulsions := b.expulsions.Load()
+		if !b.joinAnew() {
+			return
+		}
+		b.rejoining.Store(false)
+		if b.expulsions.Load() == expulsions {
+			return
+		}
 	}
+}
+
+// joinAnew is one rejoin. It reports false if the broker was stopped meanwhile.
+func (b *Broker) joinAnew() bool {
 	b.log.Error("instance_expelled", "instance", b.owner())
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -32,7 +44,7 @@ func (b *Broker) rejoin() {
 		l.el.Post(l.disconnectAll)
 	}
 	if b.drained(ctx) != nil {
-		return
+		return false
 	}
 	b.forgetAll()
 	for {
@@ -53,13 +65,13 @@ func (b *Broker) rejoin() {
 		select {
 		case <-time.After(rejoinPause):
 		case <-ctx.Done():
-			return
+			return false
 		}
 		b.forgetAll()
 	}
 	b.storeAnswered(nil)
 	b.log.Info("instance_joined", "instance", b.owner())
-	b.rejoining.Store(false)
+	return true
 }
 
 // forgetAll empties what was read from the store and what the feed told. No client
