@@ -321,6 +321,7 @@ func TestPublicationsInARow(t *testing.T) {
 	add(newest, 2)
 	add(oldest, 10)
 	add(late, 5)
+	add(a, 1)
 	retained := publish("retained", a)
 	retained.Targets[0].Retain = true
 	batch.Add(retained) // another delivery, so another run
@@ -363,7 +364,7 @@ func TestPublicationsInARow(t *testing.T) {
 			slices.Repeat([]store.Result{store.Done}, 3), slices.Repeat([]store.Result{store.Gone}, 2), slices.Repeat([]store.Result{store.Done}, 2),
 			slices.Repeat([]store.Result{store.Refused}, 2), slices.Repeat([]store.Result{store.Done}, 10),
 			slices.Repeat([]store.Result{store.Done}, 4), slices.Repeat([]store.Result{store.Refused}, 1), // at number 64 it is looked at
-			slices.Repeat([]store.Result{store.Done}, 1))
+			slices.Repeat([]store.Result{store.Done}, 2))
 		if got, want := strings.Join(results, " "), strings.Trim(fmt.Sprint(want), "[]"); got != want {
 			t.Errorf("try %d: results:\n got %s\nwant %s", try, got, want)
 		}
@@ -378,12 +379,15 @@ func TestPublicationsInARow(t *testing.T) {
 					t.Errorf("try %d: %s: got number %v, want %v", try, payload, numbers[payload], e.Number)
 				}
 				delete(numbers, payload)
+				if e.Retain != (payload == "retained") {
+					t.Errorf("try %d: %s: got Retain %v", try, payload, e.Retain)
+				}
 			}
 		}
 		if dropped+left != 70 {
 			t.Errorf("try %d: %d of 70 were dropped, %d are left", try, dropped, left)
 		}
-		if got, want := f.payloads(store.QueueOf(a.ID)), "0 1 2 6 7 retained"; got != want {
+		if got, want := f.payloads(store.QueueOf(a.ID)), "0 1 2 6 7 25 retained"; got != want {
 			t.Errorf("try %d: queue: got %q, want %q", try, got, want)
 		}
 		for payload := range numbers {

@@ -450,10 +450,12 @@ function operations.Q()
   while plain and done < n do
     done = done + 1
     local message = ARGV[first + done]
-    local id = call('XADD', stream, 'NOMKSTREAM', next_id, delivery, message)
     if done == 1 then
+      local id = call('XADD', stream, 'NOMKSTREAM', next_id, delivery, message)
       if not id then return result(GONE) end
       sequence = tonumber(id:sub(sequence_at))
+    else
+      call('XADD', stream, next_id, delivery, message)
     end
     if (sequence + done) % CHECKED == 0 or #message > LARGE then
       dropped = check(i, message)
