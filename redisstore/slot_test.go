@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"loopmq/internal/redistest"
 	"loopmq/store"
 	"loopmq/store/storetest"
@@ -193,10 +195,7 @@ func TestRedisClusterSlotMoves(t *testing.T) {
 	r := &repeater{fixture: f, se: f.session("c"), seen: map[store.Number]bool{}}
 	r.publish()
 	from := c.Master("{lmq}:")
-	to := c.Servers[0]
-	if to == from {
-		to = c.Servers[1]
-	}
+	to := otherThan(from, c)
 	length := func() int64 { return from.Client().XLen(t.Context(), f.keys.queue(store.QueueOf(r.se.ID))).Val() }
 	batch := &store.Batch{Ops: []store.Op{publish("1", r.se), {Kind: store.OpRetain, Message: message("new topic")}}}
 	c.Move("{lmq}:", to, func() {
@@ -217,6 +216,66 @@ func TestRedisClusterSlotMoves(t *testing.T) {
 	await(t, "health", func() bool { return f.Health() == nil })
 	if master, err := f.slot.find(t.Context()); err != nil || master != to.Addr {
 		t.Errorf("the master is %s (%v), want %s", master, err, to.Addr)
+	}
+}
+
+// otherThan returns a master other than one. It isn't the first either: the library by
+// itself gives up connections that are redirected to the address of its options.
+func otherThan(s *redistest.Server, c *redistest.Cluster) *redistest.Server {
+	if s == c.Servers[1] {
+		return c.Servers[2]
+	}
+	return c.Servers[1]
+}
+
+// Who was led to a wrong server finds the right one after the first command that was
+// redirected, alone or in a pipeline.
+func TestRedirectionOutdatesConnections(t *testing.T) {
+	c := redistest.StartCluster(t, "appendfsync no")
+	const key = "{lmq}:k"
+	config, err := parseURL(c.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, ask := range map[string]func(redis.UniversalClient) error{
+		"command": func(client redis.UniversalClient) error { return client.Exists(t.Context(), key).Err() },
+		"pipeline": func(client redis.UniversalClient) error {
+			pipe := client.Pipeline()
+			pipe.Exists(t.Context(), key)
+			_, err := pipe.Exec(t.Context())
+			return err
+		},
+	} {
+		master := newSlotMaster(key, config.redis)
+		master.mu.master = otherThan(c.Master(key), c).Addr
+		client := master.client(config.redis)
+		defer client.Close()
+		if _, moved := redis.IsMovedError(ask(client)); !moved {
+			t.Fatalf("%s: the test is wrong: it went to the right server", name)
+		}
+		if err := ask(client); err != nil {
+			t.Errorf("%s: after a redirection: got %v", name, err)
+		}
+	}
+}
+
+// A connection whose bytes are under TLS is usable until it is outdated.
+func TestConnectionUnderTLSIsOutdated(t *testing.T) {
+	near, far := net.Pipe()
+	defer far.Close()
+	defer near.Close()
+	master := newSlotMaster("k", redis.UniversalOptions{})
+	conn := &slotConn{Conn: near, of: master}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(raw.Read(nil), raw.Write(nil), raw.Control(nil)); err != nil {
+		t.Error(err)
+	}
+	master.redirections.Add(1)
+	if _, err := conn.SyscallConn(); !errors.Is(err, errOutdated) {
+		t.Errorf("got %v", err)
 	}
 }
 

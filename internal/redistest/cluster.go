@@ -22,7 +22,7 @@ type Cluster struct {
 // each of them serves all.
 func StartCluster(t TB, directives ...string) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t, directives: append([]string{"cluster-enabled yes", "cluster-node-timeout 1000"}, directives...)}
+	c := &Cluster{t: t, directives: append([]string{"cluster-enabled yes", "cluster-node-timeout 1000", "repl-diskless-sync-delay 0"}, directives...)}
 	ctx := context.Background()
 	for i := range c.Servers {
 		s := Start(t, c.directives...)
@@ -80,7 +80,7 @@ func (c *Cluster) Master(key string) *Server {
 // after it has died, and waits until it has all that the master has.
 func (c *Cluster) AddReplica(master *Server) *Server {
 	c.t.Helper()
-	s := Start(c.t, append([]string{"repl-diskless-sync-delay 0"}, c.directives...)...)
+	s := Start(c.t, c.directives...)
 	c.replicas = append(c.replicas, s)
 	ctx := context.Background()
 	id, err := master.client.Do(ctx, "CLUSTER", "MYID").Text()

@@ -90,6 +90,45 @@ func TestCluster(t *testing.T) {
 	}
 }
 
+func TestClusterReplicaTakesOver(t *testing.T) {
+	c := StartCluster(t)
+	ctx := context.Background()
+	old := c.Master("k")
+	if err := old.Client().Set(ctx, "k", "v", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	replica := c.AddReplica(old)
+	old.Kill()
+	await(t, "the replica as the master", func(context.Context) bool { return c.Master("k") == replica })
+	await(t, "what the master had", func(ctx context.Context) bool { return replica.Client().Get(ctx, "k").Val() == "v" })
+	if want := "redis+cluster://" + strings.Join(c.Addrs(), ",") + "/"; c.URL() != want {
+		t.Errorf("URL = %q, want %q", c.URL(), want)
+	}
+}
+
+func TestClusterSlotMoves(t *testing.T) {
+	c := StartCluster(t)
+	ctx := context.Background()
+	from, to := c.Master("k"), c.Servers[0]
+	if from == to {
+		to = c.Servers[1]
+	}
+	if err := from.Client().Set(ctx, "k", "v", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	c.Move("k", to, func() {
+		if got := from.Client().Get(ctx, "k").Val(); got != "v" {
+			t.Errorf("amid the move: k = %q, want v", got)
+		}
+		if err := from.Client().Get(ctx, "{k}2").Err(); err == nil || !strings.HasPrefix(err.Error(), "ASK ") {
+			t.Errorf("amid the move: %v, want ASK", err)
+		}
+	})
+	if got := to.Client().Get(ctx, "k").Val(); got != "v" || c.Master("k") != to {
+		t.Errorf("k = %q at the new master, want v", got)
+	}
+}
+
 // failing is a test that notes why it fails instead of failing.
 type failing struct {
 	*testing.T
