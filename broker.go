@@ -52,8 +52,8 @@ type Broker struct {
 	nextLoop     atomic.Uint64 // of Publish
 	running      atomic.Bool
 	shuttingDown atomic.Bool
-	rejoining    atomic.Bool           // another node declared this one dead
-	expulsions   atomic.Uint64         // how often
+	expelled     atomic.Bool           // another node declared this one dead, and it hasn't begun to join again
+	rejoining    atomic.Bool           // it has begun
 	degraded     atomic.Pointer[error] // why durable publishes fail at the moment
 	stopped      chan struct{}         // closed when no loop runs any more
 }

@@ -353,6 +353,6 @@ func (b *Broker) giveBack(s *Session, epoch uint64) {
 
 // Expelled implements [store.Node].
 func (n node) Expelled() {
-	n.b.expulsions.Add(1)
+	n.b.expelled.Store(true)
 	go n.b.rejoin()
 }

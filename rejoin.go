@@ -15,15 +15,11 @@ const rejoinPause = time.Second
 // it ends every connection, forgets what it knew, and joins as a new instance. If
 // that one is declared dead too, before it is known to have joined, it does so again.
 func (b *Broker) rejoin() {
-	for !b.rejoining.Swap(true) && !b.shuttingDown.Load() {
-		expulsions := b.expulsions.Load()
-		if !b.joinAnew() {
+	for b.expelled.Load() && !b.rejoining.Swap(true) && !b.shuttingDown.Load() {
+		if b.expelled.Swap(false) && !b.joinAnew() {
 			return
 		}
 		b.rejoining.Store(false)
-		if b.expulsions.Load() == expulsions {
-			return
-		}
 	}
 }
 
