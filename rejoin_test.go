@@ -2,6 +2,7 @@ package loopmq_test
 
 import (
 	"context"
+	"runtime"
 	"sync/atomic"
 	"testing"
 
@@ -36,6 +37,9 @@ type unluckyMember struct {
 func (m *unluckyMember) Start(ctx context.Context) error {
 	err := m.Member.Start(ctx)
 	m.expel(m.Instance())
+	for range 1000 { // so that the broker hears of it
+		runtime.Gosched()
+	}
 	return err
 }
 
