@@ -44,6 +44,7 @@ type generator struct {
 	stop     *atomic.Bool
 	patience time.Duration
 	handler  handler
+	beside   process // whose CPU time counts as the broker's; 0: none
 
 	epoll  int
 	conns  []*conn // by the index that epoll hands back; nil where one was closed

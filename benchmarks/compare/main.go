@@ -53,6 +53,7 @@ type settings struct {
 	only     *regexp.Regexp
 	rounds   int
 	window   int
+	beside   process
 	version  byte
 	markdown string
 	json     string
@@ -136,13 +137,14 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 	rounds := flags.Int("rounds", 5, "rounds per scenario")
 	seconds := flags.Float64("seconds", 2, "seconds that a round is measured ('sustained': 5 times as long)")
 	window := flags.Int("window", 0, "messages under way per publisher of a closed loop, 0 for each scenario's own")
+	beside := flags.Int("beside", 0, "process id of what works for the brokers, such as a database: its CPU time counts as theirs")
 	version := flags.Int("version", 4, "MQTT protocol version: 4 (3.1.1) or 5")
 	markdown := flags.String("markdown", "", "also write the table to this file, as Markdown")
 	jsonFile := flags.String("json", "", "also write every round to this file, as JSON")
 	if err := flags.Parse(args); err != nil {
 		return settings{}, err
 	}
-	set := settings{rounds: *rounds, window: *window, version: byte(*version), markdown: *markdown, json: *jsonFile}
+	set := settings{rounds: *rounds, window: *window, beside: process(*beside), version: byte(*version), markdown: *markdown, json: *jsonFile}
 	set.timing = timing{warmUp: time.Second / 2, length: time.Duration(*seconds * float64(time.Second)), settled: 5 * time.Second}
 	set.warmUp = min(set.warmUp, set.length)
 	switch {
@@ -150,10 +152,17 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 		return set, errors.New("--rounds and --seconds must be above 0")
 	case *window < 0 || *window > 65535:
 		return set, errors.New("--window must be 0 to 65535") // a Packet Identifier each
+	case *beside < 0:
+		return set, fmt.Errorf("--beside %d isn't a process id", *beside)
 	case *version != 4 && *version != 5:
 		return set, fmt.Errorf("--version %d: known are 4 and 5", *version)
 	}
 	var err error
+	if set.beside != 0 {
+		if _, err = set.beside.cpu(); err != nil {
+			return set, fmt.Errorf("--beside: %w", err)
+		}
+	}
 	if set.only, err = regexp.Compile(*only); err != nil {
 		return set, fmt.Errorf("--only: %w", err)
 	}
@@ -189,6 +198,7 @@ func measure(ctx context.Context, stop *atomic.Bool, b broker, s scenario, set s
 		return sample{}, err
 	}
 	defer g.close()
+	g.beside = set.beside
 	result, err := s.run(g, r.process, set.timing)
 	if err != nil {
 		err = fmt.Errorf("%w%s", err, r.tail())

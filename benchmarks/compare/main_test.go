@@ -116,6 +116,8 @@ func TestRunRefusesWrongCommandLines(t *testing.T) {
 		{2, "above 0", []string{"--rounds", "0", fake}},
 		{2, "above 0", []string{"--seconds", "-1", fake}},
 		{2, "--window", []string{"--window", "70000", fake}},
+		{2, "--beside", []string{"--beside", "-1", fake}},
+		{2, "--beside", []string{"--beside", "4194304", fake}}, // above all process ids
 		{2, "--version 3", []string{"--version", "3", fake}},
 	} {
 		var stderr bytes.Buffer
@@ -224,6 +226,29 @@ func TestCPUClockAgreesWithGetrusage(t *testing.T) {
 		t.Errorf("got %v, want between %v and %v", got, low, high)
 	}
 	if _, err := process(1 << 22).cpu(); err == nil {
+		t.Error("a process that doesn't exist: got no error")
+	}
+}
+
+func TestMeterCountsWhatWorksBeside(t *testing.T) {
+	self := process(os.Getpid())
+	m, err := startMeter(self, &generator{beside: self}) // twice the same: it counts twice
+	if err != nil {
+		t.Fatal(err)
+	}
+	for begin, now := m.own, m.own; now < begin+100*time.Millisecond; {
+		if now, err = self.cpu(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := m.stop(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if twice := got.BrokerMicros / got.GenMicros; twice < 1.9 || twice > 2.1 {
+		t.Errorf("got %v of the broker's time, want 2", twice)
+	}
+	if _, err := startMeter(self, &generator{beside: 1 << 22}); err == nil {
 		t.Error("a process that doesn't exist: got no error")
 	}
 }

@@ -43,7 +43,7 @@ func (p process) residentBytes() (int64, error) {
 	return 0, fmt.Errorf("no Rss in smaps_rollup of process %d", p)
 }
 
-// A meter notes the clocks of the broker and of the generator at one moment, to subtract them from a later one.
+// A meter notes the clocks of the broker, with what works beside it, and of the generator at one moment, to subtract them from a later one.
 type meter struct {
 	target         process
 	g              *generator
@@ -56,6 +56,13 @@ func startMeter(target process, g *generator) (meter, error) {
 	var err error
 	if m.broker, err = target.cpu(); err != nil {
 		return m, err
+	}
+	if g.beside != 0 {
+		beside, err := g.beside.cpu()
+		if err != nil {
+			return m, err
+		}
+		m.broker += beside
 	}
 	m.own, err = process(os.Getpid()).cpu()
 	return m, err
