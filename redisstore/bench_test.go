@@ -45,7 +45,10 @@ func BenchmarkCommit(b *testing.B) {
 				finish = finish[:0]
 				for i := range batch.Ops[:ops] {
 					t := &batch.Ops[i].Targets[0]
-					finish = append(finish, store.Op{Kind: store.OpFinish, Session: t.Queue.Session, Numbers: []store.Number{t.Number}})
+					next := store.Number{Generation: t.Number.Generation, Seq: t.Number.Seq + 1}
+					finish = append(finish, store.Op{
+						Kind: store.OpFinish, Session: t.Queue.Session, Numbers: []store.Number{t.Number}, Unfinished: next,
+					})
 				}
 			}
 			messages := float64(b.N * ops)

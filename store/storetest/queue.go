@@ -214,6 +214,25 @@ var queueTests = []test{
 			equal(h, "queue", h.payloads(q), step.left)
 		}
 	}},
+	{"an owner finishes a queue that it sends in order", func(h *harness) {
+		q := h.queue("c")
+		numbers := h.enqueue(q, "1", "2", "3", "4", "5")
+		for _, step := range []struct {
+			finish     []store.Number
+			unfinished store.Number
+			left       []string
+		}{
+			{[]store.Number{numbers[1]}, numbers[0], []string{"1", "3", "4", "5"}},
+			{[]store.Number{numbers[0], numbers[3]}, numbers[2], []string{"3", "5"}},
+			{[]store.Number{numbers[2]}, numbers[4], []string{"5"}},
+			{[]store.Number{numbers[4]}, store.Number{Generation: numbers[4].Generation, Seq: numbers[4].Seq + 1}, []string{}},
+		} {
+			op := store.Op{Kind: store.OpFinish, Session: q.Session, Numbers: step.finish, Unfinished: step.unfinished}
+			equal(h, "finish", h.do(op).Result, store.Done)
+			equal(h, "queue", h.payloads(q), step.left)
+		}
+		equal(h, "next", h.enqueue(q, "6")[0].Seq, numbers[4].Seq+1)
+	}},
 	{"numbers that never were are passed over", func(h *harness) {
 		q := h.queue("c")
 		n := h.enqueue(q, "1")[0]
