@@ -259,7 +259,8 @@ func (k *committer) stop() {
 	}
 }
 
-// returned handles the batch that was in flight.
+// returned handles the batch that was in flight. The next one begins only then: to
+// let it begin before was tried, and smaller batches cost more than they saved.
 func (k *committer) returned() {
 	c := k.inFlight
 	if len(c.done) > 0 {

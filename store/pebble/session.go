@@ -71,10 +71,14 @@ func (l *lru) touch(se *session) {
 // session returns the session of a ClientID, or nil if there is none.
 func (t *tx) session(clientID string) *session {
 	s := t.s
+	if t.last != nil && t.last.ID.ClientID == clientID {
+		return t.last
+	}
 	if se := s.sessions[clientID]; se != nil {
 		if se.isIdle {
 			s.idle.touch(se)
 		}
+		t.last = se
 		return se
 	}
 	se := &session{mayHaveWill: true}
@@ -197,6 +201,7 @@ func (t *tx) endSession(se *session, sent store.Number) (dropped [3]int) {
 	}
 	t.s.idle.remove(se)
 	delete(t.s.sessions, se.ID.ClientID)
+	t.last = nil
 	return dropped
 }
 

@@ -31,6 +31,7 @@ type tx struct {
 	full    bool      // the disk has no room for messages
 	counts  []*shared // whose references have changed
 	moved   []*queue  // whose front has moved
+	last    *session  // that was looked up; a client's messages come in a row
 
 	key, body []byte // scratch
 	value     recordWriter
