@@ -26,6 +26,7 @@ func openCluster(t testing.TB, c *redistest.Cluster, parameters string) *Store {
 }
 
 func TestStoreOnARedisCluster(t *testing.T) {
+	t.Parallel()
 	c := redistest.StartCluster(t, "appendfsync no")
 	open := func(t *testing.T, prefix string) store.Store { return openCluster(t, c, "prefix="+prefix) }
 	storetest.Run(t, func(t *testing.T) store.Store {
@@ -48,6 +49,7 @@ func TestStoreOnARedisCluster(t *testing.T) {
 
 // Two instances of one prefix see each other, and nothing of those with another.
 func TestMembersOnARedisCluster(t *testing.T) {
+	t.Parallel()
 	c := redistest.StartCluster(t, "appendfsync no")
 	join := func(parameters string) (*fixture, store.Member, *node) {
 		f := newFixture(t, openCluster(t, c, parameters))
@@ -147,6 +149,7 @@ func (r *repeater) check() int {
 // What was acknowledged with a replica is there after the master of the hash slot was
 // killed, and the new one gives no number twice. The instance goes on.
 func TestRedisClusterFailover(t *testing.T) {
+	t.Parallel()
 	c := redistest.StartCluster(t)
 	old := c.Master("{lmq}:")
 	replica := c.AddReplica(old)
@@ -190,6 +193,7 @@ func TestRedisClusterFailover(t *testing.T) {
 // While the hash slot is on its way to another server scripts are refused as a whole;
 // then commits go on there, with a new generation, on connections of before too.
 func TestRedisClusterSlotMoves(t *testing.T) {
+	t.Parallel()
 	c := redistest.StartCluster(t)
 	f := newFixture(t, openCluster(t, c, ""))
 	r := &repeater{fixture: f, se: f.session("c"), seen: map[store.Number]bool{}}
@@ -231,6 +235,7 @@ func otherThan(s *redistest.Server, c *redistest.Cluster) *redistest.Server {
 // Who was led to a wrong server finds the right one after the first command that was
 // redirected, alone or in a pipeline.
 func TestRedirectionOutdatesConnections(t *testing.T) {
+	t.Parallel()
 	c := redistest.StartCluster(t, "appendfsync no")
 	const key = "{lmq}:k"
 	config, err := parseURL(c.URL())
@@ -282,6 +287,7 @@ func TestConnectionUnderTLSIsOutdated(t *testing.T) {
 // One node that doesn't answer, and one that answers and isn't in a cluster, don't hide
 // the others.
 func TestNodesOfARedisClusterAreAskedInTurn(t *testing.T) {
+	t.Parallel()
 	c := redistest.StartCluster(t, "appendfsync no")
 	single := redistest.Start(t, "appendfsync no")
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
@@ -317,6 +323,7 @@ func TestNodesOfARedisClusterAreAskedInTurn(t *testing.T) {
 
 // Without another master the Redis Cluster serves nothing, unless it is told to.
 func TestRedisClusterWithoutAnotherMaster(t *testing.T) {
+	t.Parallel()
 	c := redistest.StartCluster(t)
 	f := newFixture(t, openCluster(t, c, "timeout=1s"))
 	se := f.session("c")
