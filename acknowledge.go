@@ -100,6 +100,12 @@ func (c *Client) stored(n uint64, op *store.Op, err error) {
 		return
 	}
 	a := c.flow.owed.number(n)
+	if err != nil && a.t == codec.TypePubrec && c.session.durable {
+		// The store may hold the Packet Identifier, so it isn't free for another message:
+		// the client has to send this one again.
+		c.disconnect(codec.ServerBusy, errStoreUnavailable)
+		return
+	}
 	a.ready = true
 	if reason := reasonFor(op, err); reason != codec.Success {
 		if c.info.ProtocolVersion != codec.V5 { // 3.x has no way to say so but to close

@@ -222,8 +222,11 @@ func (s *Session) become(b *Broker, subscriptions []store.Subscription, before u
 }
 
 // Reread implements [store.Node].
-func (n node) Reread() {
-	for _, l := range n.b.loops {
+func (n node) Reread() { n.b.reread() }
+
+// reread makes every client of a durable session read its queue.
+func (b *Broker) reread() {
+	for _, l := range b.loops {
 		l.el.Post(func() {
 			for c := range l.clients {
 				if c.state == stateConnected && c.session.durable {

@@ -94,8 +94,8 @@ func TestQueuedMessagesAfterRestart(t *testing.T) {
 	expectMetric(t, s.Broker, "loopmq_queued_messages", 0)
 }
 
-// A QoS 2 message whose commit went unanswered, and which the client then sends again, reaches everybody, and every match has an outcome.
-func TestUnansweredQoS2CountsOnce(t *testing.T) {
+// A QoS 2 message whose commit went unanswered, and which the client then sends again, reaches every durable session once.
+func TestUnansweredQoS2(t *testing.T) {
 	t.Parallel()
 	s, f := startWithFaults(t)
 	live, kept := brokertest.Connect(t, s.Addr, codec.V5), brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("kept"))
@@ -104,14 +104,14 @@ func TestUnansweredQoS2CountsOnce(t *testing.T) {
 	pub := brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("pub"))
 	f.loseAnswers(func(b *store.Batch) bool { return b.Ops[0].PacketID != 0 })
 	pub.Send(&codec.Publish{TopicName: []byte("t"), Payload: []byte("m"), QoS: 2, PacketID: 1})
-	pub.ExpectAck(codec.TypePubrec, 1, codec.QuotaExceeded)
+	pub.ExpectDisconnect(codec.ServerBusy) // a PUBREC would free the Packet Identifier, for a message that the store then took for this one
 	f.loseAnswers(nil)
+	pub = brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("pub"))
 	pub.Send(&codec.Publish{TopicName: []byte("t"), Payload: []byte("m"), QoS: 2, PacketID: 1, Dup: true})
 	pub.ExpectAck(codec.TypePubrec, 1, codec.Success)
-	live.Acknowledge(live.ExpectPublish("t", "m"))
+	pub.Send(&codec.Publish{TopicName: []byte("t"), Payload: []byte("next"), QoS: 2, PacketID: 2})
+	pub.ExpectAck(codec.TypePubrec, 2, codec.Success)
+	live.Acknowledge(live.ExpectPublish("t", "next"))
 	kept.Acknowledge(kept.ExpectPublish("t", "m"))
-	expectCountersAddUp(t, s.Broker, [3]float64{})
-	if n := countersOf(t, s.Broker, 2); n.matched != 4 || n.dropped["store_unavailable"] != 2 {
-		t.Errorf("got %v", n)
-	}
+	kept.Acknowledge(kept.ExpectPublish("t", "next"))
 }
