@@ -64,7 +64,8 @@ local news = {}
 if position ~= '' then news = call('XRANGE', P .. 'feed', '(' .. position, '+', 'COUNT', 1000) end
 local holders = each_queue('owners')
 
--- A writer has one batch under way at a time: what was done last is all that may come again.
+-- A writer has one batch under way at a time: what was done last is all that may come again. One before that was given up, and
+-- comes from a connection that was slow.
 local last = call('HGET', writers, writer)
 if last then
   local number, of, results = last:match('^(%d+) (%d+) (.*)$')
@@ -72,6 +73,7 @@ if last then
     call('HSET', writers, writer, last) -- something to wait for, where replicas are waited for
     return {1, of, results, news, holders, {}}
   end
+  if tonumber(number) > tonumber(batch) then return redis.error_reply('ERR this batch was given up') end
 end
 
 -- A subscription may have been added since the messages of this batch were matched.
