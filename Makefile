@@ -13,6 +13,7 @@ COUNT    ?= 10
 FUZZTIME ?= 30s
 PKG      ?= ./...
 ROUNDS   ?= 200
+DURATION ?= 5m
 
 .DEFAULT_GOAL := help
 .PHONY: run build cluster test test-chaos cover fuzz bench bench-compare bench-regress conformance lint fmt vuln clean help
@@ -31,8 +32,9 @@ test: ## Run all tests with the race detector, and hold each package to its cove
 	scripts/test-deps.sh
 	scripts/test.sh
 
-test-chaos: ## Kill brokers at random for minutes (ROUNDS=200 times each), and account for every message
-	CHAOS_ROUNDS='$(ROUNDS)' go test -count=1 -v -timeout 60m ./internal/chaos/...
+test-chaos: ## Kill a broker on Pebble ROUNDS=200 times, and nodes and their Redis for DURATION=5m; account for every message (CHAOS_SEED=…)
+	scripts/test-deps.sh
+	CHAOS_ROUNDS='$(ROUNDS)' CHAOS_DURATION='$(DURATION)' go test -count=1 -v -p 1 -timeout 3h ./internal/chaos/...
 
 cover: ## Show the coverage of the last `make test` per package, and write coverage/cover.html
 	go tool cover -html=coverage/cover.out -o coverage/cover.html

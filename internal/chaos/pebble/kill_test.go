@@ -102,7 +102,7 @@ func TestKill(t *testing.T) {
 	client := func(name string, i int) chaos.Client {
 		return chaos.Client{
 			ClientID: name + strconv.Itoa(i), Addr: func() string { return b.addr.Load().(string) },
-			Version: []codec.Version{codec.V311, codec.V5}[i/2%2], Ledger: &ledger,
+			Version: []codec.Version{codec.V311, codec.V5}[i/2%2], Ledger: &ledger, SessionExpiryInterval: chaos.Never,
 		}
 	}
 	for i := range 4 {
