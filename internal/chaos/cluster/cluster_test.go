@@ -259,7 +259,7 @@ func assemble(s *site, ctx context.Context, rng *rand.Rand) *cast {
 	c.plugged, c.unplug = context.WithCancel(ctx)
 	for i := range byte(4) {
 		sub := &chaos.Subscriber{Client: c.client(fmt.Sprint("durable", i), i, chaos.Never, &c.ledger), TopicFilter: "chaos/#", QoS: 2 - i/3}
-		sub.ReceiveMaximum = uint16(i) * 4
+		sub.ReceiveMaximum = uint16(i) * 16
 		c.subscribe(sub)
 	}
 	for i := range byte(3) {
@@ -279,7 +279,7 @@ func assemble(s *site, ctx context.Context, rng *rand.Rand) *cast {
 	for i := range byte(4) {
 		p := &chaos.Publisher{
 			Client: c.client(fmt.Sprint("publisher", i), i/2, chaos.Never, &c.ledger), TopicName: fmt.Sprint("chaos/", i), QoS: 1 + i%2,
-			Window: 8, Interval: 4 * time.Millisecond,
+			Window: 8, Interval: 8 * time.Millisecond,
 		}
 		c.stays(&p.Client)
 		c.publishing.Go(func() {
