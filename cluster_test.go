@@ -572,6 +572,7 @@ func TestClusterSlowNodeMemberIsOffline(t *testing.T) {
 type gatedStore struct {
 	*memory.HubStore
 	gate sync.RWMutex
+	fail atomic.Int64 // so many commits
 }
 
 func (s *gatedStore) NewWriter(name string) store.Writer {
@@ -586,7 +587,38 @@ type gatedWriter struct {
 func (w *gatedWriter) Commit(ctx context.Context, b *store.Batch) error {
 	w.s.gate.RLock()
 	defer w.s.gate.RUnlock()
+	if w.s.fail.Add(-1) >= 0 {
+		return store.ErrUnavailable
+	}
 	return w.Writer.Commit(ctx, b)
+}
+
+// What waits behind a commit that is given up isn't stored before it is sent again.
+func TestOrderAfterACommitThatWasGivenUp(t *testing.T) {
+	t.Parallel()
+	gated := &gatedStore{HubStore: memory.NewHub(memory.Options{}).Open()}
+	server := brokertest.Start(t, func(o *loopmq.Options) { o.Store = gated })
+	sub := brokertest.Connect(t, server.Addr, codec.V5, brokertest.Durable("s"))
+	sub.Subscribe("t", 2)
+	pub := brokertest.Connect(t, server.Addr, codec.V5, brokertest.Durable("p"))
+	send := func(packetID uint16) {
+		pub.Send(&codec.Publish{TopicName: []byte("t"), Payload: []byte{byte('0' + packetID)}, QoS: 2, PacketID: packetID, })
+	}
+	gated.gate.Lock()
+	for id := uint16(1); id <= 2; id++ {
+		send(id)
+		pub.Ping()
+	}
+	gated.fail.Store(4) // each try of the first batch
+	gated.gate.Unlock()
+	pub.ExpectDisconnect(codec.ServerBusy)
+	pub = brokertest.Connect(t, server.Addr, codec.V5, brokertest.Durable("p"))
+	for id := uint16(1); id <= 2; id++ {
+		send(id)
+	}
+	for _, want := range []string{"1", "2"} {
+		sub.Acknowledge(sub.ExpectPublish("t", want))
+	}
 }
 
 // Of messages that wait for one commit some were matched before a subscription was added, and some after.

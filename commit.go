@@ -261,11 +261,37 @@ func (k *committer) stop() {
 
 // returned handles the batch that was in flight. The next one begins only then: to
 // let it begin before was tried, and smaller batches cost more than they saved.
+// If it was given up, so is what was
+// added behind it: a client sends again what it has no acknowledgement for, and
+// a later message of its must not be there before.
 func (k *committer) returned() {
 	c := k.inFlight
 	if len(c.done) > 0 {
 		k.l.b.storeAnswered(c.err)
 	}
+	if c.err != nil {
+		behind := append(k.sealed, k.collecting)
+		k.sealed = nil
+		k.collect()
+		k.ended(c)
+		for _, b := range behind {
+			b.err = c.err
+			k.ended(b)
+		}
+	} else {
+		k.ended(c)
+	}
+	if c.reset() {
+		k.spare = c
+	}
+	k.inFlight = nil
+	k.start() // before more collects
+	k.l.unblock(waitCommit)
+	k.l.checkDrained()
+}
+
+// ended tells those who wait for a commit.
+func (k *committer) ended(c *commit) {
 	publications := c.publications
 	for i, done := range c.done {
 		switch {
@@ -281,13 +307,6 @@ func (k *committer) returned() {
 			f()
 		}
 	}
-	if c.reset() {
-		k.spare = c
-	}
-	k.inFlight = nil
-	k.start() // before more collects
-	k.l.unblock(waitCommit)
-	k.l.checkDrained()
 }
 
 // reset empties c, and reports whether it is to be used again.
