@@ -602,7 +602,7 @@ func TestOrderAfterACommitThatWasGivenUp(t *testing.T) {
 	sub.Subscribe("t", 2)
 	pub := brokertest.Connect(t, server.Addr, codec.V5, brokertest.Durable("p"))
 	send := func(packetID uint16) {
-		pub.Send(&codec.Publish{TopicName: []byte("t"), Payload: []byte{byte('0' + packetID)}, QoS: 2, PacketID: packetID, })
+		pub.Send(&codec.Publish{TopicName: []byte("t"), Payload: []byte{byte('0' + packetID)}, QoS: 2, PacketID: packetID})
 	}
 	gated.gate.Lock()
 	for id := uint16(1); id <= 2; id++ {

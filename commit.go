@@ -261,9 +261,8 @@ func (k *committer) stop() {
 
 // returned handles the batch that was in flight. The next one begins only then: to
 // let it begin before was tried, and smaller batches cost more than they saved.
-// If it was given up, so is what was
-// added behind it: a client sends again what it has no acknowledgement for, and
-// a later message of its must not be there before.
+// If it was given up, so is what was added behind it: a client sends again what it
+// has no acknowledgement for, and a later message of its must not be there before.
 func (k *committer) returned() {
 	c := k.inFlight
 	if len(c.done) > 0 {
