@@ -154,6 +154,9 @@ func (m *member) Additions() uint64 { return m.feed.additions() }
 // isn't dead, and this one's lease is valid.
 func (m *member) Alone() bool { return m.peers.alone.Load() && m.peers.valid() }
 
+// Valid reports whether this instance's lease is valid as far as it knows.
+func (m *member) Valid() bool { return m.peers.valid() }
+
 // Alive reports whether an instance isn't known to be dead. One that isn't known at
 // all has just joined.
 func (m *member) Alive(instance string) bool { return !m.peers.dead(instance) }

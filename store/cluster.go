@@ -46,6 +46,9 @@ type Member interface {
 	// Alone reports whether no other instance can have a subscriber: this is the only
 	// live one, and one that joins doesn't get through Start before it has been told.
 	Alone() bool
+	// Valid reports whether the lease of this instance is valid as far as it knows.
+	// While it isn't, others may declare it dead.
+	Valid() bool
 	// Alive reports whether an instance is a live one as far as is known.
 	Alive(instance string) bool
 	// Kick asks the instance that holds the connection of clientID to end it, as a

@@ -475,6 +475,9 @@ func (m *member) Additions() uint64 {
 // Alone implements store.Member.
 func (m *member) Alone() bool { return m.hub.live.Load() == 1 }
 
+// Valid implements store.Member.
+func (m *member) Valid() bool { return m.Alive(m.instance) }
+
 // Alive implements store.Member.
 func (m *member) Alive(instance string) bool {
 	m.hub.mu.Lock()
