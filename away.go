@@ -2,6 +2,7 @@ package loopmq
 
 import (
 	"errors"
+	"time"
 
 	"loopmq/codec"
 	"loopmq/store"
@@ -9,6 +10,37 @@ import (
 
 // errUnclaimed ends a connection that began while the store was away.
 var errUnclaimed = errors.New("the store is back, and has to know who is connected")
+
+// errOutOfTouch is why a node whose lease may have lapsed isn't ready.
+var errOutOfTouch = errors.New("out of touch with the store, and so with the other nodes, for longer than its lease")
+
+// awayPatience is how long messages and CONNECTs wait for a store that several nodes
+// share before they are refused. A Redis that starts again, or fails over, is back
+// by then more often than not.
+const awayPatience = 5 * time.Second
+
+// patience is how long what needs the store waits for it, beyond some tries.
+func (b *Broker) patience() time.Duration {
+	if b.cluster == nil || b.opts.ServeWithoutStore || b.shuttingDown.Load() {
+		return 0
+	}
+	return awayPatience
+}
+
+// claimAgain tries a claim that failed again after a while, and reports false if it
+// has waited long enough.
+func (c *Client) claimAgain(err error) bool {
+	k, b := c.connect, c.loop.b
+	now := c.loop.el.Nanotime()
+	if k.claimBegan == 0 {
+		k.claimBegan = now
+	}
+	if !errors.Is(err, store.ErrUnavailable) || c.state == stateClosed || b.rejoining.Load() || now-k.claimBegan >= int64(b.patience()) {
+		return false
+	}
+	c.loop.repeat(c.claim)
+	return true
+}
 
 // withoutStore reports whether the broker goes on, on what it knows, because the
 // store can't be reached.

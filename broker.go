@@ -176,7 +176,7 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 	}
 	err = errors.Join(err, waitFor(ctx, b.commitGroup.Wait))
 	if b.cluster != nil {
-		err = errors.Join(err, b.cluster.member().Leave(ctx))
+		err = errors.Join(err, b.cluster.leave(ctx))
 	}
 	b.running.Store(false)
 	return errors.Join(err, b.engine.Stop(ctx))
@@ -223,6 +223,8 @@ func (b *Broker) Ready() error {
 		return errors.New("not started")
 	case b.rejoining.Load():
 		return errors.New("declared dead by another node, joining again")
+	case b.cluster != nil && !b.opts.ServeWithoutStore && !b.cluster.member().Valid():
+		return errOutOfTouch
 	}
 	return nil
 }
@@ -252,11 +254,17 @@ func (b *Broker) Health() Health {
 		Subscriptions: b.subscriptions.Len(),
 		Retained:      b.retainedLen(),
 	}
-	if err := b.Ready(); err != nil {
+	err := b.Ready()
+	if err != nil && !errors.Is(err, errOutOfTouch) {
 		h.Status, h.Reason = "stopped", err.Error()
-	} else if err := b.degraded.Load(); err != nil {
-		h.Status, h.Reason = "degraded", (*err).Error()
-	} else if err := b.store.Health(); err != nil {
+		return h
+	}
+	if failed := b.degraded.Load(); failed != nil {
+		err = *failed
+	} else if failing := b.store.Health(); failing != nil {
+		err = failing
+	}
+	if err != nil {
 		h.Status, h.Reason = "degraded", err.Error()
 	}
 	return h

@@ -2,8 +2,10 @@ package loopmq
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"loopmq/store"
 )
@@ -78,6 +80,27 @@ func (c *cluster) join(ctx context.Context) error {
 }
 
 func (c *cluster) member() store.Member { return c.joined.Load().Member }
+
+// leave ends the membership. A store that is just coming back gets another chance:
+// otherwise the others would have to wait until the lease has lapsed.
+func (c *cluster) leave(ctx context.Context) error {
+	for try := 1; ; try++ {
+		err := c.member().Leave(ctx)
+		if !errors.Is(err, store.ErrUnavailable) || try == leaveTries {
+			return err
+		}
+		select {
+		case <-time.After(leavePause):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+const (
+	leaveTries = 4
+	leavePause = 500 * time.Millisecond
+)
 
 // owner is what this process is called as the owner of sessions.
 func (b *Broker) owner() string {

@@ -609,9 +609,10 @@ func TestOrderAfterACommitThatWasGivenUp(t *testing.T) {
 		send(id)
 		pub.Ping()
 	}
-	gated.fail.Store(4) // each try of the first batch
+	gated.fail.Store(1 << 30) // until it is given up
 	gated.gate.Unlock()
 	pub.ExpectDisconnect(codec.ServerBusy)
+	gated.fail.Store(0)
 	pub = brokertest.Connect(t, server.Addr, codec.V5, brokertest.Durable("p"))
 	for id := uint16(1); id <= 2; id++ {
 		send(id)

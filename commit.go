@@ -59,8 +59,9 @@ const (
 	// told that the store is unavailable.
 	commitTries = 4
 	// commitPause is how long to wait after the first try, and twice as long each
-	// time after.
-	commitPause = 20 * time.Millisecond
+	// time after, up to commitPauseMax.
+	commitPause    = 20 * time.Millisecond
+	commitPauseMax = 320 * time.Millisecond
 	// collectMax and collectBytes are how many operations, and bytes of their
 	// messages, may collect before their publishers are not read any more until the
 	// batch is away.
@@ -235,16 +236,19 @@ func (k *committer) start() {
 // run commits batch after batch. It is the only goroutine that uses the writer.
 func (k *committer) run() {
 	for c := range k.requests {
-		for try := range commitTries {
-			if try > 0 {
-				time.Sleep(commitPause << (try - 1))
-			}
+		began := time.Now()
+		for try := 1; ; try++ {
 			ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 			c.err = k.writer.Commit(ctx, &c.batch)
 			cancel()
 			if c.err == nil || errors.Is(c.err, store.ErrClosed) || errors.Is(c.err, store.ErrDead) {
 				break
 			}
+			k.l.b.storeAnswered(c.err)
+			if try >= commitTries && time.Since(began) >= k.l.b.patience() {
+				break
+			}
+			time.Sleep(min(commitPause<<(try-1), commitPauseMax))
 		}
 		k.l.el.Post(k.returned)
 	}

@@ -23,6 +23,7 @@ type connecting struct {
 
 	cleanStart                 bool
 	assigned                   bool     // the ClientID is the server's
+	claimBegan                 int64    // when the first claim failed, by the loop's clock; 0: none has
 	yields, afterTurn          []func() // claims at other instances: to be looked at when this one has returned, or is over
 	expiryChanged              bool
 	serverKeepAlive            bool
@@ -292,6 +293,10 @@ func (c *Client) claimed(res *store.Claimed, err error) {
 	c.connect.yields = nil
 	if err != nil {
 		b.storeAnswered(err)
+		if c.claimAgain(err) {
+			c.connect.yields = yields
+			return
+		}
 		if c.mayGoUnclaimed() {
 			c.yieldsAfter(yields)
 			c.owned(c.unclaimed())

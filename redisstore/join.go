@@ -60,6 +60,7 @@ type member struct {
 		started  bool
 		expelled bool
 		ended    bool // no goroutine may be started any more
+		leaving  bool // a Leave has begun and not succeeded
 	}
 }
 
@@ -214,10 +215,14 @@ func (m *member) Start(ctx context.Context) error {
 // to reap, since their queues have to be seen to.
 func (m *member) Leave(ctx context.Context) error {
 	ended := m.end()
+	m.mu.Lock()
+	again := m.mu.leaving // a Leave that failed
+	m.mu.leaving = !ended || again
+	m.mu.Unlock()
 	if err := m.wait(ctx); err != nil {
 		return failed("leave", err)
 	}
-	if ended {
+	if ended && !again {
 		return nil // was expelled, or has left
 	}
 	orphans, err := m.takeOffline(ctx)
@@ -230,6 +235,9 @@ func (m *member) Leave(ctx context.Context) error {
 	if err != nil {
 		return failed("leave", err)
 	}
+	m.mu.Lock()
+	m.mu.leaving = false
+	m.mu.Unlock()
 	m.left()
 	m.log.Info("leave", "instance", m.instance)
 	return nil

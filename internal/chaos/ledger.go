@@ -20,7 +20,8 @@ const (
 	// order.
 	Group
 	// Volatile is of one connection without a session that outlives it: it may miss
-	// messages. What was sent once comes in order.
+	// messages. Their order isn't looked at: when a publisher moves to the
+	// subscriber's node, what comes from there may pass what is on its way.
 	Volatile
 	// Unordered gets each message, in any order.
 	Unordered
@@ -216,9 +217,9 @@ func (l *Ledger) compare(r *Report, a *account, publisher string, p *sent, what 
 			r.Doubled[a.kind] += n - 1
 		}
 	}
-	if a.kind == Durable || a.kind == Volatile {
+	if a.kind == Durable {
 		for _, late := range got.late {
-			if late.seq > from && !p.refused[late.after] && !(a.kind == Volatile && p.again[late.after]) {
+			if late.seq > from && !p.refused[late.after] {
 				r.Late = append(r.Late, fmt.Sprintf("%s: %d after %d", what, late.seq, late.after))
 			}
 		}
