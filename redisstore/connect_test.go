@@ -2,9 +2,11 @@ package redisstore
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,12 +28,21 @@ func TestURLsThatAreWrong(t *testing.T) {
 		"redis://h?bogus=1&pool=0&ack=none&away=no&lease=1&timeout=x&max_bytes=-1&prefix=&node=": {
 			`"bogus"`, "ack, away, lease, max_bytes, node, pool, prefix",
 			`pool is "0"; allowed: 1 to 10000`, `ack is "none"; allowed: memory, store, or store+replicas:N`,
-			`away is "no"; allowed: closed or degraded`, `lease is "1"; allowed: 50ms to 1h`, `timeout is "x"`, `max_bytes is "-1"`,
+			`away is "no"; allowed: closed or degraded`, `lease is "1"; allowed: 50ms to 1h0m0s, with a unit, as in 1s`,
+			`timeout is "x"; allowed: 10ms to 1h0m0s`, `max_bytes is "-1"`,
 			`prefix is ""`, `node is ""`,
 		},
 		"redis://h?ack=store+replicas:0": {"N > 0"},
 		"redis://user:secret@h?prefix={": {"without braces"},
 		"redis://h?prefix={}:":           {"with a hash tag"},
+		"redis://h?max_bytes=1MB":        {"as in 100MiB"},
+		"redis://h?max_bytes=9999999TiB": {"as in 100MiB"},
+		"redis://user:se#cret@h":         {"# is written as %23"},
+		"redis://user:12#secret@h":       {"# is written as %23"},
+		"redis://user:12/secret@h":       {"/ as %2F"},
+		"redis://user:12?secret@h":       {"? as %3F"},
+		"redis://user:12?lease=secret@h": {"? as %3F"},
+		"redis://user:12%secret@h":       {"% as %25"},
 		"redis+cluster://h/1":            {"one database"},
 		"redis+cluster://h?prefix=lmq:":  {"with a hash tag, as in {lmq}:"},
 	} {
@@ -82,6 +93,17 @@ func TestURLsThatAreRight(t *testing.T) {
 	}
 	if c, err := parseURL("redis+cluster://h?prefix=a{b}c:"); err != nil || c.prefix != "a{b}c:" {
 		t.Errorf("cluster: got %+v, %v", c, err)
+	}
+	for v, want := range map[string]int64{"1": 1, "5KiB": 5 << 10, "100MiB": 100 << 20, "2GiB": 2 << 30, "1TiB": 1 << 40} {
+		if c, err := parseURL("redis://h?max_bytes=" + v); err != nil || c.maxBytes != want {
+			t.Errorf("max_bytes=%s: got %d, %v", v, c.maxBytes, err)
+		}
+	}
+	if c, err := parseURL("redis://u:p@s%23s@h"); err != nil || c.redis.Password != "p@s#s" || c.redis.Addrs[0] != "h:6379" {
+		t.Errorf("password: got %q, %v", c.redis.Password, err)
+	}
+	if c, err := parseURL("redis+sentinel://h/main?sentinel_password=a@b"); err != nil || c.redis.SentinelPassword != "a@b" {
+		t.Errorf("password of the Sentinels: got %q, %v", c.redis.SentinelPassword, err)
 	}
 	if c, err := parseURL("redis://h?ack=store"); err != nil || c.ack != ackStore || c.prefix != "lmq:" || c.lease != 5*time.Second {
 		t.Errorf("defaults: got %+v, %v", c, err)
@@ -286,6 +308,47 @@ func TestAdvice(t *testing.T) {
 	}
 	if err := failed("x", errors.New("ERR other")); !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// The rights that docs/cluster.md names are enough, and what is missing is named.
+func TestRightsOfTheUser(t *testing.T) {
+	r := redistest.Start(t)
+	rights := []any{"ACL", "SETUSER", "loopmq", "on", ">secret", "~lmq:*", "+@all", "-@admin", "-@dangerous", "+info"}
+	if err := r.Client().Do(t.Context(), rights...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	j := joinAt(t, strings.Replace(r.URL(), "://", "://loopmq:secret@", 1))
+	session := j.claim(t, "c").Session
+	w := j.NewWriter("w")
+	if got := commit(t, w, publish("m", session)).Result; got != store.Done {
+		t.Errorf("publish: got %v", got)
+	}
+	if err := j.sweep(t.Context(), j.Now()); err != nil {
+		t.Error(err)
+	}
+	for _, missing := range []string{"-xadd", "-evalsha"} {
+		if err := r.Client().Do(t.Context(), "ACL", "SETUSER", "loopmq", missing).Err(); err != nil {
+			t.Fatal(err)
+		}
+		err := w.Commit(t.Context(), &store.Batch{Ops: []store.Op{publish("m", session)}})
+		if !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), "docs/cluster.md") {
+			t.Errorf("with %s: got %v", missing, err)
+		}
+	}
+	r.Client().Do(t.Context(), rights...)
+}
+
+func TestAdviceOnCertificates(t *testing.T) {
+	server := httptest.NewTLSServer(nil)
+	defer server.Close()
+	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
+	_, err := NewStore(t.Context(), "rediss://"+server.Listener.Addr().String(), Options{})
+	if !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), "SSL_CERT_FILE") {
+		t.Errorf("unknown CA: got %v", err)
+	}
+	if got := advice(fmt.Errorf("dial: %w", x509.HostnameError{Certificate: &x509.Certificate{}, Host: "h"})); !strings.Contains(got, "as its certificate does") {
+		t.Errorf("another name: got %s", got)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"net"
 	"net/url"
 	"slices"
@@ -101,9 +102,9 @@ var parameters = map[string]func(c *config, value string) (allowed string){
 		return ""
 	},
 	"max_bytes": func(c *config, v string) string {
-		n, err := strconv.ParseInt(v, 10, 64)
-		if err != nil || n < 1 {
-			return "a number of bytes"
+		n, ok := parseBytes(v)
+		if !ok {
+			return "a number of bytes, or of KiB, MiB, GiB or TiB, as in 100MiB"
 		}
 		c.maxBytes = n
 		return ""
@@ -122,11 +123,33 @@ var parameters = map[string]func(c *config, value string) (allowed string){
 func duration(d *time.Duration, v string, low, high time.Duration) (allowed string) {
 	n, err := time.ParseDuration(v)
 	if err != nil || n < low || n > high {
-		return fmt.Sprintf("%v to %v", low, high)
+		allowed = fmt.Sprintf("%v to %v", low, high)
+		if _, err := strconv.ParseFloat(v, 64); err == nil {
+			allowed += ", with a unit, as in " + v + "s"
+		}
+		return allowed
 	}
 	*d = n
 	return ""
 }
+
+// parseBytes reads a size of at least 1 in bytes, or in KiB, MiB, GiB or TiB.
+func parseBytes(v string) (int64, bool) {
+	shift := 0
+	for i, unit := range []string{"KiB", "MiB", "GiB", "TiB"} {
+		if number, found := strings.CutSuffix(v, unit); found {
+			v, shift = number, 10*(i+1)
+			break
+		}
+	}
+	n, err := strconv.ParseInt(v, 10, 64)
+	return n << shift, err == nil && n > 0 && n <= math.MaxInt64>>shift
+}
+
+// errURL says no more about a URL than what it is to be like: what can't be told apart
+// in it may be a part of the password.
+var errURL = errors.New("redisstore: the URL can't be read; it is to be like redis://user:password@host:6379/0?prefix=name, " +
+	"and in user and password # is written as %23, @ as %40, / as %2F, ? as %3F, % as %25")
 
 // parseURL returns what rawURL says, or all that is wrong with it. No error
 // shows a password.
@@ -148,8 +171,8 @@ func parseURL(rawURL string) (config, error) {
 	}
 	rawURL, hosts := cutHosts(rawURL)
 	u, err := url.Parse(rawURL)
-	if err != nil {
-		return c, errors.New("redisstore: the URL can't be read; it is to be like redis://user:password@host:6379/0?prefix=name")
+	if err != nil || strings.Contains(rawURL, "#") || strings.Contains(u.EscapedPath(), "@") {
+		return c, errURL
 	}
 	var wrong []error
 	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf("redisstore: "+format, args...)) }
@@ -210,6 +233,9 @@ func parseURL(rawURL string) (config, error) {
 	}
 	if c.cluster && !hasHashTag(c.prefix) {
 		complain("the URL parameter prefix is %q; allowed for a Redis Cluster: one with a hash tag, as in %s", c.prefix, clusterPrefix)
+	}
+	if len(wrong) > 0 && strings.Contains(u.RawQuery, "@") { // the password may have had a question mark
+		return c, errURL
 	}
 	c.redis.WriteTimeout = c.redis.ReadTimeout
 	return c, errors.Join(wrong...)

@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -208,13 +209,16 @@ func failed(what string, err error) error {
 	return fmt.Errorf("%s: %w: %s: %w", what, store.ErrUnavailable, advice(err), err)
 }
 
+// adviceOnRights is about a user of an ACL.
+const adviceOnRights = "give the user of the URL the rights that docs/cluster.md names (~PREFIX* +@all -@admin -@dangerous +info)"
+
 // advice says what to do about an error.
 func advice(err error) string {
 	text := err.Error()
 	for _, a := range []struct{ prefix, advice string }{
 		{"NOAUTH", "put user and password into the URL"},
 		{"WRONGPASS", "look at user and password in the URL"},
-		{"NOPERM", "give the user of the URL all commands on its keys"},
+		{"NOPERM", adviceOnRights},
 		{"READONLY", "this Redis is a replica: let the URL name the master, or the Sentinels"},
 		{"MISCONF", "Redis can't write to its disk: look at its log"},
 		{"NOREPLICAS", "Redis has fewer replicas than min-replicas-to-write"},
@@ -229,6 +233,19 @@ func advice(err error) string {
 		if strings.HasPrefix(text, a.prefix) {
 			return a.advice
 		}
+	}
+	if strings.Contains(text, "can't run this command") || strings.Contains(text, "ACL failure in script") {
+		return adviceOnRights
+	}
+	var (
+		unknown x509.UnknownAuthorityError
+		other   x509.HostnameError
+	)
+	switch {
+	case errors.As(err, &unknown):
+		return "let the environment variable SSL_CERT_FILE name a file with the certificate of the CA that has signed that of Redis"
+	case errors.As(err, &other):
+		return "let the URL name Redis as its certificate does"
 	}
 	var refused redis.Error
 	if errors.As(err, &refused) {
