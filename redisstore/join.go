@@ -6,8 +6,11 @@ import (
 	_ "embed"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	mathrand "math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -80,7 +83,8 @@ var _ store.Shared = (*Store)(nil)
 
 // Join makes this process a new instance, named after the URL's parameter node. A
 // Store has one Member at a time: a former one that hasn't left is given up, and is
-// dead then. ErrUnavailable: Redis can't be reached.
+// dead then. ErrUnavailable: Redis can't be reached. ErrNameTaken: the name belongs to
+// a node that is alive; to find out may take a quarter of the lease.
 func (s *Store) Join(ctx context.Context, n store.Node) (store.Member, error) {
 	if err := s.enter(); err != nil {
 		return nil, err
@@ -109,6 +113,10 @@ func (s *Store) Join(ctx context.Context, n store.Node) (store.Member, error) {
 // join makes a new instance.
 func join(ctx context.Context, config memberConfig, n store.Node) (*member, error) {
 	m := &member{memberConfig: config, node: n, instance: newInstance(config.name), victims: make(chan toReap, 1)}
+	if err := m.awaitName(ctx); err != nil {
+		_ = m.readers.Close()
+		return nil, err
+	}
 	began := time.Now()
 	reply, err := joinScript.Run(ctx, m.client, m.keys.declared(), m.keys.prefix, m.instance, m.lease.Milliseconds(), m.name).Slice()
 	if err != nil {
@@ -143,6 +151,67 @@ func newInstance(name string) string {
 		name = "node"
 	}
 	return name + "-" + hex.EncodeToString(random[:])
+}
+
+// ErrNameTaken is what Join returns while another node that is alive has the name that
+// the URL's parameter node gives: each node needs a name of its own.
+var ErrNameTaken = errors.New("redisstore: another node is running under the same name (node=… in the URL): names of nodes have to be unique")
+
+// awaitName returns when the name of the node is free: no instance has it whose lease
+// is being renewed. One that has just renewed it may have died since, so it is watched
+// for as long as it may take to renew it again.
+func (m *member) awaitName(ctx context.Context) error {
+	before, err := m.namesakes(ctx)
+	if err != nil || len(before) == 0 {
+		return err
+	}
+	now, err := m.client.Time(ctx).Result()
+	if err != nil {
+		return err
+	}
+	interval := renewalMax(m.lease)
+	recent := float64(now.Add(m.lease - interval).UnixMilli())
+	maps.DeleteFunc(before, func(_ string, lapses float64) bool { return lapses < recent })
+	if len(before) == 0 {
+		return nil
+	}
+	timer := time.NewTimer(interval)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+	}
+	after, err := m.namesakes(ctx)
+	if err != nil {
+		return err
+	}
+	for instance, lapses := range before {
+		if after[instance] > lapses {
+			return fmt.Errorf("%w: node=%s is %s", ErrNameTaken, m.name, instance)
+		}
+	}
+	return nil
+}
+
+// namesakes returns the other instances that have the name of this node, and when their
+// leases lapse, in ms.
+func (m *member) namesakes(ctx context.Context) (map[string]float64, error) {
+	if m.name == "" {
+		return nil, nil
+	}
+	leases, err := m.client.ZRangeWithScores(ctx, m.keys.leases(), 0, -1).Result()
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[string]float64)
+	for _, l := range leases {
+		instance, _ := l.Member.(string)
+		if i := strings.LastIndexByte(instance, '-'); i >= 0 && instance[:i] == m.name && instance != m.instance {
+			found[instance] = l.Score
+		}
+	}
+	return found, nil
 }
 
 // Instance is the name of the instance.
@@ -273,11 +342,14 @@ func (m *member) expel(reason string) {
 	m.mu.expelled = true
 	started := m.mu.started
 	m.mu.Unlock()
-	m.log.Error("expelled", "instance", m.instance, "reason", reason)
 	// Whoever has found out may hold a lock or be waited for by end.
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), m.lease)
 		defer cancel()
+		if others, err := m.namesakes(ctx); err == nil && len(others) > 0 {
+			reason = "another node has joined under the same name node=" + m.name + "; names must be unique"
+		}
+		m.log.Error("expelled", "instance", m.instance, "reason", reason)
 		m.giveUp(ctx)
 	}()
 	if started {

@@ -28,6 +28,10 @@ type lease struct {
 	failures int
 }
 
+// renewalMax is how long it takes at most from one renewal of a lease to the next, on a
+// machine that isn't overloaded.
+func renewalMax(lease time.Duration) time.Duration { return lease / 4 }
+
 // renewals renews the lease until the membership ends, five times while it lasts.
 func (m *member) renewals(runID string) {
 	l := &lease{runID: runID, since: time.Now()}

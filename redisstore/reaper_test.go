@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"loopmq/codec"
+	"loopmq/internal/redistest"
 	"loopmq/store"
 )
 
@@ -270,9 +273,69 @@ func TestRestartedNodeReplacesItsFormerSelf(t *testing.T) {
 	if s, err := c.session("c"); err != nil || s.Owner != "" {
 		t.Errorf("%+v, %v", s, err)
 	}
-	// Two nodes with the same name: the one that was first is expelled.
-	named("n1")
-	now.node.awaitSaid(t, "expelled")
+}
+
+// Of two live nodes with the same name the second one doesn't get in. If it does, as both
+// join at the same moment, the first is told why it is expelled.
+func TestNodesWithTheSameName(t *testing.T) {
+	server := redistest.Start(t, "appendfsync no")
+	url := server.URL() + "?lease=2s&node=n1"
+	var log lockedBuilder
+	open := func() *Store {
+		s, err := NewStore(t.Context(), url, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = s.Close() })
+		return s
+	}
+	first := joinAt(t, url)
+	second := open()
+	for range 2 {
+		if _, err := second.Join(t.Context(), newNode()); !errors.Is(err, ErrNameTaken) || errors.Is(err, store.ErrUnavailable) ||
+			!strings.Contains(err.Error(), first.Instance()) {
+			t.Fatalf("got %v, want ErrNameTaken", err)
+		}
+	}
+	if n := first.node.count("expelled"); n != 0 {
+		t.Error("the first one was expelled")
+	}
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := second.Join(cancelled, newNode()); err == nil || errors.Is(err, ErrNameTaken) {
+		t.Errorf("cancelled: got %v", err)
+	}
+	// The first one leaves, and comes back unnoticed.
+	if err := first.Leave(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m, err := second.Join(t.Context(), newNode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Client().ZAdd(t.Context(), second.keys.leases(), redis.Z{Score: 1e15, Member: "n1-0123"}).Err(); err != nil {
+		t.Fatal(err)
+	}
+	m.(*member).expel("reaped")
+	await(t, "the reason", func() bool { return strings.Contains(log.String(), "the same name node=n1; names must be unique") })
+}
+
+// lockedBuilder is a strings.Builder for several goroutines.
+type lockedBuilder struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *lockedBuilder) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuilder) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
 
 func TestWhoMayBeDeclaredDead(t *testing.T) {

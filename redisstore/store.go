@@ -201,7 +201,8 @@ func (s *Store) call(what string, f func() error) error {
 // failed makes an error of the redis client one of package store.
 func failed(what string, err error) error {
 	switch {
-	case err == nil, errors.Is(err, store.ErrGone), errors.Is(err, store.ErrUnavailable), errors.Is(err, errFormat), errors.Is(err, store.ErrDead):
+	case err == nil, errors.Is(err, store.ErrGone), errors.Is(err, store.ErrUnavailable), errors.Is(err, errFormat), errors.Is(err, store.ErrDead),
+		errors.Is(err, ErrNameTaken):
 		return err
 	case strings.HasPrefix(err.Error(), "DEAD "):
 		return store.ErrDead
