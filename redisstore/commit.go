@@ -39,8 +39,9 @@ type encoded []byte
 
 func (e *encoded) MarshalBinary() ([]byte, error) { return *e, nil }
 
-// encode returns the arguments. They are valid until the next call.
-func (a *batchArgs) encode(w *writer, b *store.Batch) []any {
+// encode returns the arguments; noRoom refuses messages. They are valid until the next
+// call.
+func (a *batchArgs) encode(w *writer, b *store.Batch, noRoom bool) []any {
 	a.reset()
 	a.keys = w.s.keys
 	process, position := w.s.name, ""
@@ -67,7 +68,7 @@ func (a *batchArgs) encode(w *writer, b *store.Batch) []any {
 	if !awaited {
 		position = ""
 	}
-	a.all = append(a.all, w.s.keys.prefix, a.instance, millis(w.s.Now()), process, w.name, b.Seq, position, flag(w.s.noRoom.Load()),
+	a.all = append(a.all, w.s.keys.prefix, a.instance, millis(w.s.Now()), process, w.name, b.Seq, position, flag(noRoom),
 		len(a.cids), len(a.messages))
 	a.all = append(a.all, a.cids...)
 	a.all = append(a.all, a.tags...)

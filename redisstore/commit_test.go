@@ -416,7 +416,8 @@ func TestPublicationsInARow(t *testing.T) {
 			}
 		}
 	}
-	s.noRoom.Store(true)
+	s.room.used.Store(1)
+	s.room.limit.Store(1) // as the last look found it
 	for i, op := range f.commit(publish("x", a), publish("x", a), publish("x", none)) {
 		if op.Result != store.Full || op.Targets[0].Result != store.Full {
 			t.Errorf("without room: operation %d: got %v, %+v", i, op.Result, op.Targets[0])

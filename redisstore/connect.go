@@ -21,11 +21,9 @@ import (
 func init() { logging.Disable() }
 
 const (
-	// watchInterval is how often the clock and the memory of Redis are looked at.
+	// watchInterval is how often the clock, the memory and the replicas of Redis are
+	// looked at.
 	watchInterval = time.Second
-	// fullPercent of Redis's maxmemory is where messages are refused, before it
-	// refuses everything.
-	fullPercent = 90
 )
 
 // newName returns a name that no other process and no other call gets.
@@ -129,16 +127,11 @@ func (s *Store) look(ctx context.Context) error {
 		return err
 	}
 	s.clock.set(now, before, time.Now())
-	text, err := s.redis.Info(ctx, "memory").Result()
-	if err != nil {
+	if err := s.room.look(ctx, s.redis); err != nil {
 		return err
 	}
-	info := parseInfo(text)
-	used, limit := atoi(info["used_memory"]), s.config.maxBytes
-	if limit == 0 {
-		limit = atoi(info["maxmemory"]) / 100 * fullPercent
-	}
-	if full := limit > 0 && used >= limit; s.noRoom.Swap(full) != full {
+	if full, changed := s.room.settle(); changed {
+		used, limit := s.room.used.Load(), s.room.limit.Load()
 		if full {
 			s.log.Error("redis_full", "used_memory", used, "limit", limit, "effect", "messages that have to be stored are refused")
 		} else {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -246,6 +247,56 @@ func TestMemoryIsRefusedInTime(t *testing.T) {
 	}
 	if got := small.commit(retain)[0].Result; got != store.Full {
 		t.Errorf("max_bytes: got %v", got)
+	}
+}
+
+// The limit holds between two looks too, whoever writes: what was written is counted.
+func TestMemoryStaysBelowItsLimit(t *testing.T) {
+	const room, size, allowed = 16 << 20, 200_000, 3 << 20
+	r := redistest.Start(t, "appendonly no")
+	used := func() int64 { return atoi(parseInfo(r.Client().Info(t.Context(), "memory").Val())["used_memory"]) }
+	for _, targets := range []int{1, 12} { // one copy each, and one for all
+		limit := used() + room
+		var nodes []*fixture
+		for range 3 {
+			nodes = append(nodes, newFixture(t, open(t, r, fmt.Sprint("&max_bytes=", limit))))
+		}
+		var writing sync.WaitGroup
+		for i, f := range nodes {
+			var sessions []store.Session
+			for j := range targets {
+				sessions = append(sessions, f.session(fmt.Sprint("c", i, j)))
+			}
+			writing.Go(func() {
+				done, refused := 0, 0
+				for range 3 * room / size {
+					b := &store.Batch{Ops: []store.Op{publish(strings.Repeat("x", size), sessions...)}}
+					if err := f.w.Commit(t.Context(), b); err != nil {
+						t.Error(err)
+						return
+					}
+					if b.Ops[0].Result == store.Full {
+						refused++
+						continue
+					}
+					done++
+				}
+				if done == 0 || refused == 0 {
+					t.Errorf("%d targets: %d done, %d refused, want some of both", targets, done, refused)
+				}
+			})
+		}
+		writing.Wait()
+		if n := used(); n > limit+allowed || n < limit-room/2 {
+			t.Errorf("%d targets: %d bytes are used, the limit is %d", targets, n, limit)
+		}
+		for _, f := range nodes {
+			await(t, "health to be bad", func() bool { return errors.Is(f.Health(), errFull) })
+			_ = f.Close()
+		}
+		if err := r.Client().FlushAll(t.Context()).Err(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -33,7 +33,7 @@ type Store struct {
 	declared []string
 	name     string // of this process, where it has not joined
 	clock    clock
-	noRoom   atomic.Bool
+	room     room
 	// hasWaitAOF is written before any other goroutine runs.
 	hasWaitAOF bool
 	away       atomic.Pointer[error] // what the last look at Redis failed with
@@ -79,7 +79,7 @@ func NewStore(ctx context.Context, rawURL string, opts Options) (*Store, error) 
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{log: opts.Logger, config: c, keys: keys{c.prefix}, name: newName("process")}
+	s := &Store{log: opts.Logger, config: c, keys: keys{c.prefix}, name: newName("process"), room: room{maxBytes: c.maxBytes}}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -126,7 +126,7 @@ func (s *Store) Health() error {
 	if err := s.away.Load(); err != nil {
 		return *err
 	}
-	if s.noRoom.Load() {
+	if s.room.full.Load() {
 		return errFull
 	}
 	return nil

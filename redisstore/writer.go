@@ -35,7 +35,12 @@ func (w *writer) Commit(ctx context.Context, b *store.Batch) error {
 	if m != w.of {
 		return store.ErrDead
 	}
-	reply, err := w.s.run(ctx, commitScript, w.args.encode(w, b))
+	bytes := bytesOf(b)
+	room := w.s.room.begin(ctx, w.s.redis, bytes)
+	if room {
+		defer w.s.room.end(bytes)
+	}
+	reply, err := w.s.run(ctx, commitScript, w.args.encode(w, b, !room))
 	if err == nil {
 		err = w.answered(ctx, b, reply)
 	}
