@@ -33,6 +33,7 @@ func Open(o Options) (*Store, error) {
 		opts:        o,
 		now:         o.Now,
 		log:         o.Logger,
+		low:         make(chan struct{}, 1),
 		stopped:     make(chan struct{}),
 		sessions:    make(map[string]*session),
 		groups:      make(map[groupID]*queue),
@@ -53,8 +54,10 @@ func Open(o Options) (*Store, error) {
 	if err := s.start(); err != nil {
 		return nil, fmt.Errorf("open the store: %s %w", o.Dir, errors.Join(err, db.Close()))
 	}
+	_, _ = s.room() // so that a disk that is full now is known before the first commit
+	s.workers.Go(s.makeRoom)
 	if o.Sync == SyncInterval {
-		s.ticker.Go(s.syncAtIntervals)
+		s.workers.Go(s.syncAtIntervals)
 	}
 	return s, nil
 }
@@ -73,6 +76,7 @@ func (s *Store) start() error {
 		return err
 	}
 	s.used = int(used)
+	s.peak = 2*s.used + 1 // nobody knows what was deleted before
 	s.ids.begin(block + 1)
 	s.generation = s.ids.last
 	s.mu.Lock()
@@ -234,6 +238,10 @@ func isLocked(err error) bool {
 		strings.Contains(err.Error(), "lock held by current process"))
 }
 
+// memTablesMax is how many memtables there may be. Pebble keeps one more old logs
+// than that, to write over them.
+const memTablesMax = 3
+
 func (s *Store) pebbleOptions() *pebble.Options {
 	o := &pebble.Options{
 		FS:                 newDisk(s),
@@ -241,7 +249,7 @@ func (s *Store) pebbleOptions() *pebble.Options {
 		CacheSize:          s.opts.CacheBytes,
 		MemTableSize:       uint64(s.opts.MemTableBytes),
 		// How many of them may wait to be written: after that commits wait.
-		MemTableStopWritesThreshold: 3,
+		MemTableStopWritesThreshold: memTablesMax,
 		MaxOpenFiles:                256,
 		Logger:                      pebbleLogger{s},
 	}

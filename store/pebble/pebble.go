@@ -25,8 +25,9 @@ type Store struct {
 	failure atomic.Pointer[error] // why the store can't go on; nil: it can
 	lowDisk atomic.Bool           // the free space was below the reserve
 	syncs   syncs
+	low     chan struct{}  // has one element: lowDisk has become true
 	stopped chan struct{}  // closed by Close
-	ticker  sync.WaitGroup // the goroutine that syncs at intervals
+	workers sync.WaitGroup // the goroutines that sync at intervals, and that make room
 
 	// life is held for reading by each call, and for writing by Close.
 	life   sync.RWMutex
@@ -36,6 +37,7 @@ type Store struct {
 	tx     tx         // the step under way
 	ids    ids
 	used   int    // bytes of all messages
+	peak   int    // the most that used was since deleted messages were given back
 	commit uint64 // number of the last batch that was applied
 	// generation is that of the numbers which session queues give out from now on.
 	generation uint64
@@ -98,12 +100,12 @@ func (s *Store) Close() error {
 	}
 	s.closed = true
 	close(s.stopped)
-	s.ticker.Wait()
 	if s.failure.Load() != nil {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
 			defer func() { _ = recover() }()
+			s.workers.Wait()
 			_ = s.db.Close() // what it says follows from the failure
 		}()
 		select {
@@ -112,6 +114,7 @@ func (s *Store) Close() error {
 		}
 		return nil
 	}
+	s.workers.Wait()
 	err := s.flush()
 	return errors.Join(err, s.db.Close())
 }

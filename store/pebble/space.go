@@ -1,7 +1,9 @@
 package pebble
 
 import (
+	"context"
 	"fmt"
+	"time"
 
 	"loopmq/store"
 )
@@ -25,6 +27,10 @@ func (s *Store) room() (bool, error) {
 	low := free < reserve
 	if s.lowDisk.Swap(low) != low {
 		if low {
+			select {
+			case s.low <- struct{}{}:
+			default: // it is to be woken already
+			}
 			s.log.Error("disk_full", "free_bytes", free, "reserve_bytes", reserve, "dir", s.opts.Dir)
 		} else {
 			s.log.Info("disk_has_room", "free_bytes", free, "reserve_bytes", reserve, "dir", s.opts.Dir)
@@ -34,4 +40,72 @@ func (s *Store) room() (bool, error) {
 		return false, fmt.Errorf("%w: %w", store.ErrUnavailable, ErrDiskFull)
 	}
 	return !low, nil
+}
+
+// roomInterval is how often the store looks whether there is something to give
+// back while there is too little room.
+const roomInterval = time.Second
+
+// makeRoom gives back, while the free space is below the reserve, what the files
+// hold beyond what is stored. It ends with Close or when the store fails.
+func (s *Store) makeRoom() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() { // a compaction can take minutes
+		select {
+		case <-s.stopped:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	ticker := time.NewTicker(roomInterval)
+	defer ticker.Stop()
+	for ctx.Err() == nil && s.failure.Load() == nil {
+		if s.lowDisk.Load() {
+			if err := s.giveBack(ctx); err != nil && ctx.Err() == nil {
+				s.log.Warn("disk_not_freed", "error", err) // the next turn tries again
+			}
+			_, _ = s.room() // says so if there is room now
+		}
+		select {
+		case <-s.stopped:
+		case <-s.low:
+		case <-ticker.C:
+		}
+	}
+}
+
+// giveBack gives back, if enough messages are deleted for it to be worth
+// rewriting what is left: the logs of what is sorted into files, the old logs that
+// were kept to be written over, and what is deleted. Less than that is left to
+// Pebble, which does it by and by.
+func (s *Store) giveBack(ctx context.Context) error {
+	s.mu.Lock()
+	worth := s.peak-s.used > s.peak/8
+	s.mu.Unlock()
+	if !worth {
+		return nil
+	}
+	// Each new log gives back one that was kept, see disk.ReuseForWrite.
+	for range memTablesMax + 2 {
+		flushed, err := s.db.AsyncFlush()
+		if err != nil {
+			return err
+		}
+		select {
+		case <-flushed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	s.mu.Lock()
+	used := s.used
+	s.mu.Unlock()
+	if err := s.db.Compact(ctx, []byte{0}, []byte{0xFF}, false); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.peak = max(used, s.used)
+	s.mu.Unlock()
+	return nil
 }

@@ -183,6 +183,7 @@ func (t *tx) apply(sync bool) (ticket, error) {
 	t.finishMoved()
 	t.finishCounts()
 	if s.used != t.used {
+		s.peak = max(s.peak, s.used)
 		t.value = newRecord(t.value)
 		t.value.fixed(uint64(s.used))
 		t.set([]byte{keyUsed}, t.value)
