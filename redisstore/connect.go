@@ -81,6 +81,7 @@ func (s *Store) inspect(ctx context.Context) error {
 	if atoi(info["connected_slaves"]) > 0 && info["min_slaves_good_slaves"] == "" {
 		s.log.Warn("redis_splits", "risk", "a master that is cut off takes writes that are lost later", "advice", "set min-replicas-to-write 1")
 	}
+	s.countReplicas(ctx)
 	return nil
 }
 
@@ -105,6 +106,7 @@ func (s *Store) watch(ctx context.Context) {
 		look, cancel := context.WithTimeout(ctx, watchInterval)
 		if err := failed("look at Redis", s.look(look)); err == nil {
 			s.away.Store(nil)
+			s.countReplicas(look)
 			if err := s.sweep(look, s.Now()); err != nil && look.Err() == nil {
 				s.log.Warn("sweep_messages", "error", err)
 			}
@@ -139,6 +141,32 @@ func (s *Store) look(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// countReplicas looks whether there are as many replicas as have to have what is
+// acknowledged, and says so when that changes.
+func (s *Store) countReplicas(ctx context.Context) {
+	if s.config.ack != ackReplicas {
+		return
+	}
+	text, err := s.redis.Info(ctx, "replication").Result()
+	if err != nil {
+		return // the next look finds out
+	}
+	n, asked := strings.Count(text, ",state=online,"), s.config.replicas
+	few := s.fewReplicas.Load()
+	switch {
+	case n >= asked:
+		if s.fewReplicas.Swap(nil) != nil {
+			s.log.Info("redis_has_replicas", "replicas", n, "needed", asked)
+		}
+	case few == nil || few.replicas != n:
+		s.fewReplicas.Store(&errFewReplicas{n, asked})
+		if few == nil {
+			s.log.Warn("redis_lacks_replicas", "replicas", n, "needed", asked, "effect", "connections and messages that have to be stored are refused",
+				"advice", "look whether the replicas run, or ask for fewer (ack=store+replicas:N in the URL)")
+		}
+	}
 }
 
 // parseInfo reads what INFO answers.
@@ -192,8 +220,10 @@ func (s *Store) run(ctx context.Context, script *redis.Script, args []any) ([]an
 		reply, n, err = s.runAndWait(ctx, script.Eval, args)
 	}
 	if err == nil && n < int64(s.config.replicas) {
-		err = fmt.Errorf("%w: %d of %d replicas have it: look whether they run, or ask for fewer (ack=store+replicas:%d)",
-			store.ErrUnavailable, n, s.config.replicas, s.config.replicas)
+		err = fmt.Errorf("%w: %d of %d replicas have it", store.ErrUnavailable, n, s.config.replicas)
+		if few := s.fewReplicas.Load(); few != nil {
+			err = fmt.Errorf("%w: %w", err, few)
+		}
 	}
 	return reply, err
 }

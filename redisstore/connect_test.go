@@ -445,6 +445,35 @@ func TestReplicasAreWaitedFor(t *testing.T) {
 	}
 }
 
+func TestMissingReplicasAreToldOf(t *testing.T) {
+	master, replica := redistest.Start(t), redistest.Start(t)
+	var log lockedBuilder
+	s, err := NewStore(t.Context(), master.URL()+"?ack=store+replicas:1&timeout=1s", Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFixture(t, s)
+	if got := strings.Count(log.String(), "level=WARN msg=redis_lacks_replicas replicas=0 needed=1"); got != 1 {
+		t.Errorf("%d warnings at start, want 1: %s", got, log.String())
+	}
+	const reason = "ack=store+replicas:1, but 0 replicas are connected"
+	if err := f.Health(); !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), reason) {
+		t.Errorf("health: got %v", err)
+	}
+	if _, err := f.Sessions().Claim(t.Context(), store.Claim{ClientID: "c"}); !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), reason) {
+		t.Errorf("claim: got %v", err)
+	}
+	if err := replica.Client().ReplicaOf(t.Context(), "127.0.0.1", fmt.Sprint(master.Port())).Err(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "health to be good", func() bool { return f.Health() == nil })
+	replica.Kill()
+	await(t, "health to be bad", func() bool { return f.Health() != nil })
+	if got := strings.Count(log.String(), "redis_lacks_replicas"); got != 2 || !strings.Contains(log.String(), "redis_has_replicas") {
+		t.Errorf("%d warnings, want 2, and one event between: %s", got, log.String())
+	}
+}
+
 func TestAcknowledgedCountsWhatHasAll(t *testing.T) {
 	for _, tt := range []struct {
 		reply any

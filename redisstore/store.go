@@ -20,6 +20,16 @@ import (
 // errFull is what Health returns when messages are refused.
 var errFull = errors.New("redisstore: Redis is short of memory: messages that have to be stored are refused; raise maxmemory (or max_bytes in the URL), or let queues be shorter")
 
+// errFewReplicas is what Health returns while ack=store+replicas:N can't be had.
+type errFewReplicas struct{ replicas, asked int }
+
+func (e *errFewReplicas) Error() string {
+	return fmt.Sprintf("redisstore: ack=store+replicas:%d, but %d replicas are connected to Redis: connections and messages that have to be "+
+		"stored are refused; look whether the replicas run, or ask for fewer", e.asked, e.replicas)
+}
+
+func (e *errFewReplicas) Unwrap() error { return store.ErrUnavailable }
+
 // Store is a store.Shared on a Redis. Its methods are safe for concurrent use. A
 // Store that has not joined is a plain store.Store: it writes nothing to the feed,
 // and nobody else learns what it does.
@@ -37,6 +47,8 @@ type Store struct {
 	// hasWaitAOF is written before any other goroutine runs.
 	hasWaitAOF bool
 	away       atomic.Pointer[error] // what the last look at Redis failed with
+
+	fewReplicas atomic.Pointer[errFewReplicas] // nil: there are enough
 
 	joined atomic.Pointer[membership] // nil: not joined
 
@@ -120,11 +132,14 @@ func (s *Store) Wills() store.Wills { return willsView{s} }
 // goes on after Close.
 func (s *Store) Now() time.Time { return s.clock.now() }
 
-// Health returns nil, or that Redis was away or short of memory when it was looked
-// at last, about a second ago.
+// Health returns nil, or that Redis was away, had fewer replicas than ack asks for, or
+// was short of memory when it was looked at last, about a second ago.
 func (s *Store) Health() error {
 	if err := s.away.Load(); err != nil {
 		return *err
+	}
+	if few := s.fewReplicas.Load(); few != nil {
+		return few
 	}
 	if s.room.full.Load() {
 		return errFull
