@@ -35,7 +35,9 @@ Flags:
                          is made if it isn't there (default pebble:./loopmq-data), or memory,
                          gone when the process ends. pebble:DIR?sync=always waits for the
                          disk before it acknowledges (default), ?sync=interval and ?sync=off
-                         do not; docs/cli.md has the other parameters
+                         do not; docs/cli.md has the other parameters. redis://HOST:PORT/DB
+                         (rediss:// with TLS, redis+sentinel://, redis+cluster://) is a Redis
+                         that several nodes may share, see docs/cluster.md
   --loops N              number of event loops, 1 to 1024; 0 means one per core (default 0)
   --log-level LEVEL      debug, info, warn or error (default info)
   --log-format FORMAT    text or json (default text)
