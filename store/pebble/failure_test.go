@@ -105,8 +105,39 @@ func TestDiskNearlyFull(t *testing.T) {
 	if !errors.Is(err, store.ErrUnavailable) || !errors.Is(err, pebble.ErrDiskFull) {
 		t.Errorf("commit without space: %v", err)
 	}
-	if _, err := s.Sessions().Claim(t.Context(), store.Claim{ClientID: "e"}); !errors.Is(err, store.ErrUnavailable) {
-		t.Errorf("claim without space: %v", err)
+	claim := func(c store.Claim) error { _, err := s.Sessions().Claim(t.Context(), c); return err }
+	will := &store.Will{Message: store.Message{TopicName: []byte("w")}}
+	for _, c := range []store.Claim{{ClientID: "e", Durable: true}, {ClientID: "e", Will: will}, {ClientID: "c"}} {
+		if err := claim(c); !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("claim %+v without space: %v", c, err)
+		}
+	}
+	// A session that ends with its connection stores nothing, and what ends makes room.
+	for _, c := range []store.Claim{{ClientID: "e"}, {ClientID: "e"}, {ClientID: "d", CleanStart: true}} {
+		if err := claim(c); err != nil {
+			t.Errorf("claim %+v without space: %v", c, err)
+		}
+	}
+	if op := mustCommit(t, s, store.Op{Kind: store.OpFinish, Session: se.ID, Numbers: []store.Number{first}}); op.Result != store.Done {
+		t.Errorf("finish without space: result %d", op.Result)
+	}
+	d.free.Store(11) // less than a sixty-fourth
+	if err := claim(store.Claim{ClientID: "e"}); err != nil {
+		t.Errorf("claim that writes nothing, with no space at all: %v", err)
+	}
+	if op := mustCommit(t, s, publish("to nobody")); op.Result != store.Done {
+		t.Errorf("publish that stores nothing, with no space at all: result %d", op.Result)
+	}
+	e, err := s.Sessions().Lookup(t.Context(), "e")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if op := mustCommit(t, s, store.Op{Kind: store.OpEndSession, Session: e.ID, Epoch: e.Epoch}); op.Result != store.Done {
+		t.Errorf("end of a session that isn't stored, with no space at all: result %d", op.Result)
+	}
+	end := &store.Batch{Ops: []store.Op{{Kind: store.OpEndSession, Session: se.ID}}}
+	if err := s.NewWriter("w").Commit(t.Context(), end); !errors.Is(err, pebble.ErrDiskFull) {
+		t.Errorf("deletion with no space at all: %v", err)
 	}
 	if n := len(mustRead(t, s, q)); n != 0 {
 		t.Errorf("%d entries", n)
@@ -118,6 +149,23 @@ func TestDiskNearlyFull(t *testing.T) {
 	}
 	if err := s.Health(); err != nil {
 		t.Errorf("Health: %v", err)
+	}
+}
+
+func TestDiskNearlyFullAtOpen(t *testing.T) {
+	t.Parallel()
+	d := &disk{FS: vfs.NewMem()}
+	d.free.Store(799)
+	var log strings.Builder
+	s := mustOpen(t, pebble.Options{Dir: "data", FS: d, ReserveBytes: 800, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err := s.Health(); !errors.Is(err, pebble.ErrDiskFull) {
+		t.Errorf("Health: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(log.String(), "disk_full") {
+		t.Errorf("log: %s", &log)
 	}
 }
 

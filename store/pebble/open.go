@@ -54,7 +54,7 @@ func Open(o Options) (*Store, error) {
 	if err := s.start(); err != nil {
 		return nil, fmt.Errorf("open the store: %s %w", o.Dir, errors.Join(err, db.Close()))
 	}
-	_, _ = s.room() // so that a disk that is full now is known before the first commit
+	s.room() // so that a disk that is full now is known before the first commit
 	s.workers.Go(s.makeRoom)
 	if o.Sync == SyncInterval {
 		s.workers.Go(s.syncAtIntervals)

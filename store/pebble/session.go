@@ -20,6 +20,9 @@ type session struct {
 	isIdle       bool
 }
 
+// isStored reports whether there is a session, and anything of it on the disk.
+func (se *session) isStored() bool { return se != nil && (se.state != nil || se.owned) }
+
 // state is what a durable session has.
 type state struct {
 	queue queue

@@ -23,10 +23,18 @@ func (v sessionsView) Claim(ctx context.Context, c store.Claim) (claimed store.C
 		return claimed, err
 	}
 	defer v.leave()
-	if _, err := v.room(); err != nil {
-		return claimed, err
+	var (
+		room   = v.room()
+		noRoom error
+	)
+	err = v.step(func(t *tx) {
+		if noRoom = room.check(t.roomForClaim(&c)); noRoom == nil {
+			claimed = t.claim(&c)
+		}
+	})
+	if err == nil {
+		err = noRoom
 	}
-	err = v.step(func(t *tx) { claimed = t.claim(&c) })
 	if err != nil {
 		return store.Claimed{}, err
 	}

@@ -11,17 +11,34 @@ import (
 // Pebble can't take back a write that the disk had no room for: its log would
 // have a hole. So it is never given one. Below the reserve messages are
 // refused; what makes room (acknowledgements, ends of sessions) goes on, and so
-// do claims and subscriptions, which are small. Below an eighth of it nothing is
-// written any more: what is left is for the files that Pebble merges meanwhile,
-// which is how deletions give room back.
+// do claims and subscriptions, which are small. Below an eighth of it only what
+// deletes is written, and below a sixty-fourth nothing: what is left is for the
+// files that Pebble merges meanwhile, which is how deletions give room back.
 
-// room reports whether there is room for messages; an error says that there is
-// none for anything. It asks the file system each time: that costs a
-// microsecond, a commit a thousand.
-func (s *Store) room() (bool, error) {
+// space is what there is room for.
+type space int
+
+const (
+	roomForNothing space = iota
+	roomToDelete
+	roomForSmall // for what is not a message
+	roomForAll
+)
+
+// check returns nil if there is at least the room that is needed.
+func (has space) check(needed space) error {
+	if has < needed {
+		return fmt.Errorf("%w: %w", store.ErrUnavailable, ErrDiskFull)
+	}
+	return nil
+}
+
+// room returns what there is room for. It asks the file system each time: that
+// costs a microsecond, a commit a thousand.
+func (s *Store) room() space {
 	usage, err := s.opts.FS.GetDiskUsage(s.opts.Dir)
 	if err != nil {
-		return true, nil //nolint:nilerr // a file system that doesn't tell has no reserve
+		return roomForAll // a file system that doesn't tell has no reserve
 	}
 	free, reserve := usage.AvailBytes, uint64(s.opts.ReserveBytes)
 	low := free < reserve
@@ -36,10 +53,53 @@ func (s *Store) room() (bool, error) {
 			s.log.Info("disk_has_room", "free_bytes", free, "reserve_bytes", reserve, "dir", s.opts.Dir)
 		}
 	}
-	if free < reserve/8 {
-		return false, fmt.Errorf("%w: %w", store.ErrUnavailable, ErrDiskFull)
+	switch {
+	case free < reserve/64:
+		return roomForNothing
+	case free < reserve/8:
+		return roomToDelete
+	case low:
+		return roomForSmall
 	}
-	return !low, nil
+	return roomForAll
+}
+
+// roomFor returns what the batch of ops needs at least. Messages are refused one
+// by one.
+func (t *tx) roomFor(ops []store.Op) space {
+	needed := roomForNothing
+	for i := range ops {
+		switch op := &ops[i]; op.Kind {
+		case store.OpRoute, store.OpUnroute:
+		case store.OpOffline, store.OpEndSession:
+			if t.session(op.Session.ClientID).isStored() {
+				needed = roomToDelete
+			}
+		case store.OpFinish, store.OpComplete, store.OpDropExpiredRetained:
+			needed = roomToDelete
+		case store.OpPublish:
+			if len(op.Targets) > 0 || op.Retain || op.PacketID != 0 || op.WillOf != nil {
+				return roomForSmall
+			}
+		default:
+			return roomForSmall
+		}
+	}
+	return needed
+}
+
+// roomForClaim returns what c needs at least: a session that ends with its
+// connection writes nothing but its Will, and the end of the one before it.
+func (t *tx) roomForClaim(c *store.Claim) space {
+	switch before := t.session(c.ClientID); {
+	case c.Durable || c.Will != nil:
+		return roomForSmall
+	case !before.isStored():
+		return roomForNothing
+	case c.CleanStart || !before.Durable:
+		return roomToDelete
+	}
+	return roomForSmall
 }
 
 // roomInterval is how often the store looks whether there is something to give
@@ -65,7 +125,7 @@ func (s *Store) makeRoom() {
 			if err := s.giveBack(ctx); err != nil && ctx.Err() == nil {
 				s.log.Warn("disk_not_freed", "error", err) // the next turn tries again
 			}
-			_, _ = s.room() // says so if there is room now
+			s.room() // says so if there is room now
 		}
 		select {
 		case <-s.stopped:

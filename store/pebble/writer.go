@@ -31,18 +31,25 @@ func (w *writer) Commit(ctx context.Context, b *store.Batch) error {
 	if b.Seq != 0 {
 		return nil
 	}
-	room, err := s.room()
-	if err != nil {
-		return err
-	}
-	return s.step(func(t *tx) {
+	room := s.room()
+	var noRoom error
+	err := s.step(func(t *tx) {
+		if room < roomForSmall {
+			if noRoom = room.check(t.roomFor(b.Ops)); noRoom != nil {
+				return
+			}
+		}
 		w.seq++
 		b.Seq = w.seq
-		t.full = !room
+		t.full = room < roomForAll
 		for i := range b.Ops {
 			b.Ops[i].Result = t.do(&b.Ops[i])
 		}
 	})
+	if err == nil {
+		err = noRoom
+	}
+	return err
 }
 
 // do carries out one operation.
