@@ -7,6 +7,8 @@ var (
 	ErrInUse = errors.New("is in use by another loopmq")
 	// ErrFormat: the directory was written by a newer loopmq, or not by loopmq.
 	ErrFormat = errors.New("has a format that this loopmq does not know")
+	// ErrForeign: the directory has files, none of which belongs to a store.
+	ErrForeign = errors.New("is not a store of loopmq")
 	// ErrDiskFull is why store.Store.Health complains when the free space falls
 	// below the reserve.
 	ErrDiskFull = errors.New("the disk is nearly full")

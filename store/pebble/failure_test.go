@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"reflect"
@@ -249,6 +250,62 @@ func TestInUse(t *testing.T) {
 	if err := mustOpen(t, pebble.Options{Dir: dir}).Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	t.Parallel()
+	write := func(files vfs.FS, name, text string) {
+		f, err := files.Create(name, vfs.WriteCategoryUnspecified)
+		if err == nil {
+			_, err = f.Write([]byte(text))
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for what, c := range map[string]struct {
+		spoil func(vfs.FS) vfs.FS // a directory with a store
+		is    error
+		want  string
+	}{
+		"not ours": {func(files vfs.FS) vfs.FS {
+			return errorfs.Wrap(files, errorfs.InjectorFunc(func(op errorfs.Op) error {
+				if op.Kind == errorfs.OpLock {
+					return &fs.PathError{Op: "open", Path: op.Path, Err: syscall.EACCES}
+				}
+				return nil
+			}))
+		}, fs.ErrPermission, "open data/LOCK: permission denied; the user loopmq runs as"},
+		"damaged": {func(files vfs.FS) vfs.FS {
+			names, _ := files.List("data")
+			for _, name := range names {
+				if strings.HasPrefix(name, "MANIFEST-") {
+					write(files, "data/"+name, "damaged")
+				}
+			}
+			return files
+		}, nil, "; the store is damaged: "},
+		"foreign": {func(vfs.FS) vfs.FS {
+			files := vfs.NewMem()
+			_ = files.MkdirAll("data", 0o700)
+			write(files, "data/letter.txt", "dear")
+			return files
+		}, pebble.ErrForeign, "letter.txt"},
+	} {
+		files := vfs.FS(vfs.NewMem())
+		if err := mustOpen(t, pebble.Options{Dir: "data", FS: files}).Close(); err != nil {
+			t.Fatal(err)
+		}
+		files = c.spoil(files)
+		_, err := pebble.Open(pebble.Options{Dir: "data", FS: files, Logger: quiet()})
+		if err == nil || errors.Is(err, pebble.ErrInUse) || c.is != nil && !errors.Is(err, c.is) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	empty := vfs.NewMem()
+	_ = empty.MkdirAll("data/lost+found", 0o700)
+	mustOpen(t, pebble.Options{Dir: "data", FS: empty})
 }
 
 func TestFormat(t *testing.T) {

@@ -4,6 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -11,6 +14,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"loopmq/store"
 )
@@ -43,16 +47,19 @@ func Open(o Options) (*Store, error) {
 		willDue:     dueIndex{prefix: keyWillDue},
 	}
 	s.syncs.moved = sync.NewCond(&s.syncs.mu)
+	if err := refuseForeign(o.FS, o.Dir); err != nil {
+		return nil, err
+	}
 	db, err := pebble.Open(o.Dir, s.pebbleOptions())
 	switch {
 	case isLocked(err):
 		return nil, fmt.Errorf("%s %w", o.Dir, ErrInUse)
 	case err != nil:
-		return nil, fmt.Errorf("open the store in %s: %w", o.Dir, err)
+		return nil, fmt.Errorf("open the store in %s: %w%s", o.Dir, err, advice(err))
 	}
 	s.db = db
 	if err := s.start(); err != nil {
-		return nil, fmt.Errorf("open the store: %s %w", o.Dir, errors.Join(err, db.Close()))
+		return nil, fmt.Errorf("open the store: %s %w%s", o.Dir, errors.Join(err, db.Close()), advice(err))
 	}
 	s.room() // so that a disk that is full now is known before the first commit
 	s.workers.Go(s.makeRoom)
@@ -233,9 +240,53 @@ func (s *Store) syncAtIntervals() {
 	}
 }
 
+// isLocked reports whether err says that somebody has the lock; that its file
+// can't be opened is another matter.
 func isLocked(err error) bool {
-	return err != nil && (errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EACCES) && strings.Contains(err.Error(), "LOCK") ||
-		strings.Contains(err.Error(), "lock held by current process"))
+	var file *fs.PathError
+	return err != nil && !errors.As(err, &file) &&
+		(errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EACCES) || strings.Contains(err.Error(), "lock held by current process"))
+}
+
+// advice is what to do about an error of opening, which names the file.
+func advice(err error) string {
+	var errno syscall.Errno
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Sprintf("; the user loopmq runs as (uid %d) must own the directory and all files in it", os.Geteuid())
+	case errors.Is(err, ErrFormat):
+	case errors.Is(err, fs.ErrNotExist), !errors.As(err, &errno): // the system has no complaint, so it is about what the files hold
+		return "; the store is damaged: put a copy of the whole directory in its place, or move it away to start with an empty one"
+	}
+	return ""
+}
+
+// refuseForeign refuses a directory that has files and no store: a store among
+// what is somebody else's is a slip of who named it.
+func refuseForeign(files vfs.FS, dir string) error {
+	names, err := files.List(dir)
+	if err != nil {
+		return nil //nolint:nilerr // it isn't there yet, or Pebble says why not
+	}
+	var foreign string
+	for _, name := range names {
+		switch {
+		case strings.HasPrefix(name, "marker.manifest."):
+			return nil // there is a store
+		case name == "LOCK", name == "lost+found", hasAnyPrefix(name, "MANIFEST-", "OPTIONS-", "marker."):
+			// of an empty disk, or of a store whose making was interrupted
+		default:
+			foreign = name
+		}
+	}
+	if foreign != "" {
+		return fmt.Errorf("%s %w: it has files such as %s; name an empty directory, or one that isn't there", dir, ErrForeign, foreign)
+	}
+	return nil
+}
+
+func hasAnyPrefix(s string, prefixes ...string) bool {
+	return slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(s, prefix) })
 }
 
 // memTablesMax is how many memtables there may be. Pebble keeps one more old logs
