@@ -54,7 +54,7 @@ func main() {
 	if c.address != "" {
 		run = c.generate
 	}
-	if err := run(); err != nil {
+	if err := run(os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "manynodes:", err)
 		os.Exit(1)
 	}
@@ -67,7 +67,7 @@ type process struct {
 	before int64
 }
 
-func (c *config) measure() (err error) {
+func (c *config) measure(out io.Writer) (err error) {
 	dir, err := os.MkdirTemp("", "manynodes-")
 	if err != nil {
 		return err
@@ -78,13 +78,16 @@ func (c *config) measure() (err error) {
 	if err := local.Start(); err != nil {
 		return err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- local.Wait() }()
+	stopped := make(chan struct{})
+	go func() {
+		_ = local.Wait() // it says itself what is wrong
+		close(stopped)
+	}()
 	defer func() {
 		_ = local.Process.Signal(os.Interrupt)
-		<-ended
+		<-stopped
 	}()
-	env, err := readEnv(dir, ended)
+	env, err := readEnv(dir, stopped)
 	if err != nil {
 		return err
 	}
@@ -121,9 +124,9 @@ func (c *config) measure() (err error) {
 	}
 	n := perNode * c.nodes
 	took := time.Since(began)
-	fmt.Printf("%d connections on %d nodes, durable %v: %.1f s, %.0f/s\n", n, c.nodes, c.durable, took.Seconds(), float64(n)/took.Seconds())
+	fmt.Fprintf(out, "%d connections on %d nodes, durable %v: %.1f s, %.0f/s\n", n, c.nodes, c.durable, took.Seconds(), float64(n)/took.Seconds())
 	time.Sleep(c.settle)
-	fmt.Println("process  MiB before  MiB after  bytes per connection of its own")
+	fmt.Fprintln(out, "process  MiB before  MiB after  bytes per connection of its own")
 	for _, p := range processes {
 		after, err := residentBytes(p.pid)
 		if err != nil {
@@ -133,13 +136,13 @@ func (c *config) measure() (err error) {
 		if p.name == "redis" {
 			own = n
 		}
-		fmt.Printf("%-8s %10.1f %10.1f %10d\n", p.name, float64(p.before)/(1<<20), float64(after)/(1<<20), (after-p.before)/int64(own))
+		fmt.Fprintf(out, "%-8s %10.1f %10.1f %10d\n", p.name, float64(p.before)/(1<<20), float64(after)/(1<<20), (after-p.before)/int64(own))
 	}
 	return nil
 }
 
 // readEnv waits for the file that local.sh writes when everything is ready.
-func readEnv(dir string, ended <-chan error) (map[string]string, error) {
+func readEnv(dir string, stopped <-chan struct{}) (map[string]string, error) {
 	for {
 		b, err := os.ReadFile(filepath.Join(dir, "env"))
 		if err == nil {
@@ -151,8 +154,8 @@ func readEnv(dir string, ended <-chan error) (map[string]string, error) {
 			return env, nil
 		}
 		select {
-		case err := <-ended:
-			return nil, fmt.Errorf("deploy/local.sh has ended: %w", err)
+		case <-stopped:
+			return nil, errors.New("deploy/local.sh has ended")
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -180,7 +183,7 @@ func (c *config) startGenerator(address string, first, last int) error {
 // connectsMax is how many connections a generator sets up at a time.
 const connectsMax = 50
 
-func (c *config) generate() error {
+func (c *config) generate(out io.Writer) error {
 	conns := make([]net.Conn, c.last-c.first)
 	errs := make([]error, connectsMax)
 	var group sync.WaitGroup
@@ -195,7 +198,7 @@ func (c *config) generate() error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	fmt.Println("ready")
+	fmt.Fprintln(out, "ready")
 	select {} // the parent's end ends it
 }
 
