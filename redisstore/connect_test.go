@@ -200,7 +200,7 @@ func second[T any](_ T, err error) error { return err }
 // await returns when cond holds.
 func await(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for !cond() {
 		select {
 		case <-deadline:

@@ -80,6 +80,8 @@ func TestStoresShareWhatTheyCommit(t *testing.T) {
 		t.Errorf("additions %d after a commit behind a's subscription, want at least 2", got)
 	}
 	subscribed := func(n *node) bool {
+		n.mu.Lock()
+		defer n.mu.Unlock()
 		for _, c := range n.changes {
 			if c.Kind == store.ChangeSubscribed && c.Session == session.ID && c.Instance == a.Instance() {
 				return true

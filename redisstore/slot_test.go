@@ -149,11 +149,10 @@ func (r *repeater) check() int {
 // What was acknowledged with a replica is there after the master of the hash slot was
 // killed, and the new one gives no number twice. The instance goes on.
 func TestRedisClusterFailover(t *testing.T) {
-	t.Parallel()
 	c := redistest.StartCluster(t)
 	old := c.Master("{lmq}:")
 	replica := c.AddReplica(old)
-	f := newFixture(t, openCluster(t, c, "ack=store+replicas:1&timeout=2s&lease=10s"))
+	f := newFixture(t, openCluster(t, c, "ack=store+replicas:1&timeout=2s&lease=1m"))
 	n := newNode()
 	m, err := f.Join(t.Context(), n)
 	if err != nil {
