@@ -79,9 +79,7 @@ func TestStoresShareWhatTheyCommit(t *testing.T) {
 	if got := b.Additions(); got < 2 {
 		t.Errorf("additions %d after a commit behind a's subscription, want at least 2", got)
 	}
-	subscribed := func(n *node) bool {
-		n.mu.Lock()
-		defer n.mu.Unlock()
+	subscribed := func(n *node) bool { // REQUIRES: n.mu
 		for _, c := range n.changes {
 			if c.Kind == store.ChangeSubscribed && c.Session == session.ID && c.Instance == a.Instance() {
 				return true
@@ -89,7 +87,10 @@ func TestStoresShareWhatTheyCommit(t *testing.T) {
 		}
 		return false
 	}
-	if !subscribed(b.node) {
+	b.node.mu.Lock()
+	applied := subscribed(b.node)
+	b.node.mu.Unlock()
+	if !applied {
 		t.Error("the subscription wasn't applied by then")
 	}
 	a.node.await(t, "its own subscription and b's route", func() bool {
