@@ -46,7 +46,11 @@ func TestURLsThatAreWrong(t *testing.T) {
 		"redis://user:12%secret@h":       {"% as %25"},
 		"redis+cluster://h/1":            {"one database"},
 		"redis+cluster://h?prefix=lmq:":  {"with a hash tag, as in {lmq}:"},
+		"redis://h?node=a&node=a":        {"parameter node comes 2 times; allowed: once"},
 	} {
+		if err := CheckURL(url); err == nil {
+			t.Errorf("%s: passes for right", url)
+		}
 		s, err := NewStore(t.Context(), url, Options{})
 		if err == nil {
 			_ = s.Close()

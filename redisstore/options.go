@@ -151,6 +151,13 @@ func parseBytes(v string) (int64, bool) {
 var errURL = errors.New("redisstore: the URL can't be read; it is to be like redis://user:password@host:6379/0?prefix=name, " +
 	"and in user and password # is written as %23, @ as %40, / as %2F, ? as %3F, % as %25")
 
+// CheckURL returns nil if NewStore can make something of a URL, else all that is wrong
+// with it, a line each. It asks no Redis, and shows no password.
+func CheckURL(rawURL string) error {
+	_, err := parseURL(rawURL)
+	return err
+}
+
 // parseURL returns what rawURL says, or all that is wrong with it. No error
 // shows a password.
 func parseURL(rawURL string) (config, error) {
@@ -226,9 +233,11 @@ func parseURL(rawURL string) (config, error) {
 			complain("the URL has a parameter %q; allowed: %s", name, strings.Join(slices.Sorted(maps.Keys(parameters)), ", "))
 			continue
 		}
-		value := query.Get(name)
-		if allowed := set(&c, value); allowed != "" {
-			complain("the URL parameter %s is %q; allowed: %s", name, value, allowed)
+		values := query[name]
+		if len(values) > 1 {
+			complain("the URL parameter %s comes %d times; allowed: once", name, len(values))
+		} else if allowed := set(&c, values[0]); allowed != "" {
+			complain("the URL parameter %s is %q; allowed: %s", name, values[0], allowed)
 		}
 	}
 	if c.cluster && !hasHashTag(c.prefix) {

@@ -79,7 +79,14 @@ func parseServe(args []string) (c config, problems []string, help bool) {
 	const address = "host:port with a port from 0 to 65535, or off"
 	add("tcp", address, func(v string) bool { c.tcp = v; return isAddress(v) })
 	add("admin", address, func(v string) bool { c.admin = v; return isAddress(v) })
-	add("store", storesAllowed, func(v string) bool { c.store = v; return isStore(v) })
+	allowed["store"] = storesAllowed
+	flags.Func("store", "", func(v string) error {
+		c.store = v
+		for _, problem := range storeProblems(v) {
+			complain("--store %s", problem)
+		}
+		return nil
+	})
 	add("loops", fmt.Sprintf("0 (one per core) to %d", loopsMax), func(v string) bool {
 		n, err := strconv.Atoi(v)
 		c.loops = n

@@ -206,8 +206,16 @@ func TestUsageErrors(t *testing.T) {
 		{"serve --tcp=", []string{`--tcp "": allowed`}},
 		{"serve --tcp", []string{`--tcp: needs a value: allowed: host:port`}},
 		{"serve --store redis", []string{`--store "redis": allowed: memory, or pebble:DIR`}},
-		{"serve --store pebble:", []string{`--store "pebble:": allowed: memory, or pebble:DIR`}},
-		{"serve --store pebble:data?sync=never", []string{`--store "pebble:data?sync=never": allowed: memory, or pebble:DIR`}},
+		{"serve --store redis//user:secret@host", []string{`--store "…@host": allowed: memory, or pebble:DIR`}},
+		{"serve --store pebble:", []string{`--store pebble: "" has no directory; allowed: a directory`}},
+		{
+			"serve --store pebble:data?sync=never&max=1&sink=x",
+			[]string{`--store pebble: the parameter max is "1"; allowed: a size`, `no parameter "sink"; allowed: cache, `, `sync is "never"; allowed: always, interval, off`},
+		},
+		{
+			"serve --store redis://user:secret@host/x?ack=most&acks=store --loops x",
+			[]string{`the path of the URL is "x"; allowed: the number`, `ack is "most"; allowed: memory, store`, `"acks"; allowed: ack, `, `--loops "x"`},
+		},
 		{"serve --loops -1", []string{`--loops "-1": allowed: 0 (one per core) to 1024`}},
 		{"serve --loops 1025", []string{`--loops "1025": allowed`}},
 		{"serve --loops 1e3", []string{`--loops "1e3": allowed`}},
@@ -239,7 +247,7 @@ func TestUsageErrors(t *testing.T) {
 			continue
 		}
 		for i, want := range c.want {
-			if !strings.HasPrefix(lines[i], "loopmq: ") || !strings.Contains(lines[i], want) {
+			if !strings.HasPrefix(lines[i], "loopmq: ") || !strings.Contains(lines[i], want) || strings.Contains(lines[i], "secret") {
 				t.Errorf("%s: line %q, want %q", c.args, lines[i], want)
 			}
 		}

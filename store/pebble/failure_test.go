@@ -374,12 +374,55 @@ func TestParseLocation(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(o, want) {
 		t.Errorf("got %+v, %v", o, err)
 	}
-	for _, location := range []string{
-		"", "?sync=always", "d?sync=never", "d?interval=0s", "d?interval=2m", "d?cache=1", "d?cache=x", "d?cache=-1MiB",
-		"d?memtable=2GiB", "d?reserve=9999999999TiB", "d?max=", "d?sink=off", "d?%zz",
+	for location, lines := range map[string][]string{
+		"":                       {`"" has no directory`},
+		"?sync=always":           {"has no directory"},
+		"d?sync=never":           {`parameter sync is "never"; allowed: always, interval, off`},
+		"d?sync=":                {`parameter sync is ""; allowed: always, interval, off`},
+		"d?interval=0s":          {`parameter interval is "0s"; allowed: a duration from 1ms to 1m`},
+		"d?interval=2m":          {`interval is "2m"`},
+		"d?cache=1":              {`cache is "1"; allowed: a size from 1MiB to 1TiB`},
+		"d?cache=x":              {`cache is "x"`},
+		"d?cache=-1MiB":          {`cache is "-1MiB"`},
+		"d?memtable=2GiB":        {`memtable is "2GiB"; allowed: a size from 1MiB to 1GiB`},
+		"d?reserve=1023KiB":      {`reserve is "1023KiB"; allowed: a size from 1MiB`},
+		"d?reserve=9999999TiB":   {`reserve is "9999999TiB"`},
+		"d?max=":                 {`max is ""`},
+		"d?sink=off":             {`no parameter "sink"; allowed: cache, interval, max, memtable, reserve, sync`},
+		"d?%zz":                  {`parameters "%zz" can't be read`},
+		"d?sync=off&sync=always": {"parameter sync comes 2 times; allowed: once"},
+		"?sync=x&sync=y&max=z&a=b&reserve=1&%": {
+			"has no directory", "can't be read", `no parameter "a"`, `max is "z"`, `reserve is "1"`, "sync comes 2 times",
+		},
 	} {
-		if o, err := pebble.ParseLocation(location); err == nil {
+		o, err := pebble.ParseLocation(location)
+		if err == nil {
 			t.Errorf("%q: %+v", location, o)
+			continue
+		}
+		got := strings.Split(err.Error(), "\n")
+		for i, want := range lines {
+			if len(got) != len(lines) || !strings.Contains(got[i], want) {
+				t.Errorf("%q: got %q, want %q in line %d of %d", location, got, want, i, len(lines))
+				break
+			}
 		}
 	}
+}
+
+// Whatever a location is, it is read or refused, and what is read is within its bounds.
+func FuzzParseLocation(f *testing.F) {
+	for _, location := range []string{"", "d", "d?sync=off", "d?interval=1m&sync=interval", "d?cache=1MiB&memtable=1GiB&reserve=1TiB&max=1", "?%", "d?a;b", "d?sync=off&sync=off"} {
+		f.Add(location)
+	}
+	f.Fuzz(func(t *testing.T, location string) {
+		o, err := pebble.ParseLocation(location)
+		if err != nil {
+			return
+		}
+		bad := func(n int64) bool { return n != 0 && n < 1<<20 }
+		if o.Dir == "" || bad(o.CacheBytes) || bad(o.MemTableBytes) || bad(o.ReserveBytes) || bad(int64(o.MaxBytes)) || o.SyncInterval < 0 {
+			t.Errorf("%q: %+v", location, o)
+		}
+	})
 }

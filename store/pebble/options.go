@@ -1,9 +1,12 @@
 package pebble
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -92,54 +95,64 @@ func (o *Options) setDefaults() {
 // ParseLocation returns the Options that a location stands for: a directory, and
 // behind a question mark parameters as in a URL: sync (always, interval, off),
 // interval (a duration from 1ms to 1m), cache, memtable, reserve and max (sizes
-// such as 64MiB).
+// such as 64MiB). The error has a line for all that is wrong.
 func ParseLocation(location string) (Options, error) {
 	dir, query, _ := strings.Cut(location, "?")
 	o := Options{Dir: dir}
+	var wrong []error
+	complain := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) }
 	if dir == "" {
-		return o, fmt.Errorf("%q has no directory", location)
+		complain("%q has no directory; allowed: a directory, as in ./data?sync=always", location)
 	}
 	values, err := url.ParseQuery(query)
 	if err != nil {
-		return o, fmt.Errorf("parameters %q: %w", query, err)
+		complain("the parameters %q can't be read: %w", query, err)
 	}
-	for name, v := range values {
-		value := v[len(v)-1]
-		var ok bool
-		switch name {
-		case "sync":
-			o.Sync = Sync(value)
-			ok = o.Sync == SyncAlways || o.Sync == SyncInterval || o.Sync == SyncOff
-		case "interval":
-			o.SyncInterval, err = time.ParseDuration(value)
-			ok = err == nil && o.SyncInterval >= time.Millisecond && o.SyncInterval <= time.Minute
-		case "cache":
-			o.CacheBytes, ok = parseBytes(value, 1<<20, 1<<40)
-		case "memtable":
-			o.MemTableBytes, ok = parseBytes(value, 1<<20, 1<<30)
-		case "reserve":
-			o.ReserveBytes, ok = parseBytes(value, 1<<20, 1<<50)
-		case "max":
-			var n int64
-			n, ok = parseBytes(value, 1<<20, 1<<60)
-			o.MaxBytes = int(n)
-		default:
-			return o, fmt.Errorf("parameter %q is not known; there are sync, interval, cache, memtable, reserve and max", name)
-		}
-		if !ok {
-			return o, fmt.Errorf("parameter %s=%q: allowed: %s", name, value, allowed[name])
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		p, known := parameters[name]
+		switch v := values[name]; {
+		case !known:
+			complain("there is no parameter %q; allowed: %s", name, strings.Join(slices.Sorted(maps.Keys(parameters)), ", "))
+		case len(v) > 1:
+			complain("the parameter %s comes %d times; allowed: once", name, len(v))
+		case !p.set(&o, v[0]):
+			complain("the parameter %s is %q; allowed: %s", name, v[0], p.allowed)
 		}
 	}
-	return o, nil
+	return o, errors.Join(wrong...)
 }
 
-var allowed = map[string]string{
-	"sync":     "always, interval, off",
-	"interval": "a duration from 1ms to 1m",
-	"cache":    "a size from 1MiB to 1TiB, such as 32MiB",
-	"memtable": "a size from 1MiB to 1GiB, such as 64MiB",
-	"reserve":  "a size from 1MiB, such as 256MiB",
-	"max":      "a size from 1MiB, such as 10GiB",
+// parameters are those of a location. set reports whether the value is allowed.
+var parameters = map[string]struct {
+	allowed string
+	set     func(o *Options, value string) bool
+}{
+	"sync": {"always, interval, off", func(o *Options, v string) bool {
+		o.Sync = Sync(v)
+		return o.Sync == SyncAlways || o.Sync == SyncInterval || o.Sync == SyncOff
+	}},
+	"interval": {"a duration from 1ms to 1m", func(o *Options, v string) bool {
+		d, err := time.ParseDuration(v)
+		o.SyncInterval = d
+		return err == nil && d >= time.Millisecond && d <= time.Minute
+	}},
+	"cache": {"a size from 1MiB to 1TiB, such as 32MiB", func(o *Options, v string) (ok bool) {
+		o.CacheBytes, ok = parseBytes(v, 1<<20, 1<<40)
+		return ok
+	}},
+	"memtable": {"a size from 1MiB to 1GiB, such as 64MiB", func(o *Options, v string) (ok bool) {
+		o.MemTableBytes, ok = parseBytes(v, 1<<20, 1<<30)
+		return ok
+	}},
+	"reserve": {"a size from 1MiB to 1024TiB, such as 256MiB", func(o *Options, v string) (ok bool) {
+		o.ReserveBytes, ok = parseBytes(v, 1<<20, 1<<50)
+		return ok
+	}},
+	"max": {"a size from 1MiB to 1024TiB, such as 10GiB", func(o *Options, v string) bool {
+		n, ok := parseBytes(v, 1<<20, 1<<50)
+		o.MaxBytes = int(n)
+		return ok
+	}},
 }
 
 // parseBytes reads a size in bytes, or in KiB, MiB, GiB or TiB.
