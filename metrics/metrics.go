@@ -90,6 +90,8 @@ type Set struct {
 	// RetainedRefused counts messages that were passed on but not retained,
 	// because the retained messages are at their bound.
 	RetainedRefused *Count
+	// Auth is what authentication, authorization and bans count.
+	Auth Auth
 }
 
 // New returns a Set for a Broker with the given number of event loops (at
@@ -156,9 +158,9 @@ func (s *Set) WritePrometheus(w io.Writer) {
 func appendDescribed(out, samples []byte) []byte {
 	var family string
 	for line := range bytes.Lines(samples) {
-		name := line[:bytes.IndexAny(line, "{ ")]
-		if string(name) != family {
-			family = string(name)
+		name := familyOf(string(line[:bytes.IndexAny(line, "{ ")]))
+		if name != family {
+			family = name
 			if f, ok := familyByName[family]; ok {
 				out = f.appendHeader(out)
 			}

@@ -303,10 +303,7 @@ func TestFamilies(t *testing.T) {
 	}
 	for sample := range scrape(t, New(1)) {
 		name, _, _ := strings.Cut(sample, "{")
-		if strings.HasPrefix(name, namePublishToDeliver) {
-			name = namePublishToDeliver
-		}
-		if strings.HasPrefix(name, "loopmq_") && !seen[name] {
+		if strings.HasPrefix(name, "loopmq_") && !seen[familyOf(name)] {
 			t.Errorf("%s isn't listed", name)
 		}
 	}
@@ -326,6 +323,19 @@ func TestReasonLabels(t *testing.T) {
 	}
 	if len(seen) != NumCloseReasons || seen[""] || seen["unknown"] {
 		t.Errorf("close reasons are not named one by one: %v", seen)
+	}
+	clear(seen)
+	for m := range NumAuthMethods {
+		seen[AuthMethod(m).String()] = true
+	}
+	for r := range NumAuthResults {
+		seen[AuthResult(r).String()] = true
+	}
+	for b := range NumBanSources {
+		seen[BanSource(b).String()] = true
+	}
+	if len(seen) != NumAuthMethods+NumAuthResults+NumBanSources || seen[""] || seen["unknown"] {
+		t.Errorf("methods, results and sources of bans are not named one by one: %v", seen)
 	}
 	if DropReason(200).String() != "unknown" || CloseReason(200).String() != "unknown" {
 		t.Error("a reason out of range has a name")

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Type is the type of a family, in the words of the Prometheus text format.
@@ -37,7 +38,9 @@ const (
 
 // families is the list of all names, and the only place that has them. It is
 // ordered as a reader wants it: connections, packets, messages, state, loops.
-var families = []Family{
+var families = slices.Concat(brokerFamilies, authFamilies)
+
+var brokerFamilies = []Family{
 	{
 		"loopmq_build_info", TypeGauge, "version",
 		"1, with the version of the broker as a label.", nil,
@@ -224,6 +227,16 @@ var familyByName = func() map[string]*Family {
 // Families returns the list of all metrics that begin with loopmq_, for
 // documentation. Metrics of the process and the Go runtime aren't in it.
 func Families() []Family { return slices.Clone(families) }
+
+// familyOf returns the name of the family of a line: those of a histogram have more.
+func familyOf(name string) string {
+	for _, suffix := range []string{"_bucket", "_sum", "_count"} {
+		if base, ok := strings.CutSuffix(name, suffix); ok && familyByName[base] != nil && familyByName[base].Type == TypeHistogram {
+			return base
+		}
+	}
+	return name
+}
 
 func (f *Family) appendHeader(out []byte) []byte {
 	return fmt.Appendf(out, "# HELP %s %s\n# TYPE %s %s\n", f.Name, f.Help, f.Name, f.Type)
