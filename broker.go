@@ -50,6 +50,7 @@ type Broker struct {
 	commitGroup                 sync.WaitGroup // the goroutines of the loops' committers
 
 	nextLoop     atomic.Uint64 // of Publish
+	rules        atomic.Uint64 // counts DropDecisions
 	running      atomic.Bool
 	shuttingDown atomic.Bool
 	expelled     atomic.Bool           // another node declared this one dead, and it hasn't begun to join again

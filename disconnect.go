@@ -268,3 +268,40 @@ func (b *Broker) kickHere(ctx context.Context, clientID string) error {
 		return ErrNoClient
 	}
 }
+
+// DisconnectWhere disconnects the clients of this node for which f returns true, for
+// instance those that a new ban or other rules no longer allow, with a reason that
+// 5.0 clients are told. It returns how many they were. Their sessions stay as after
+// any loss of a connection, and their Wills are published.
+//
+// f is called on the event loops, several at a time, and must not block. It is not
+// called for a CONNECT that is being decided on.
+func (b *Broker) DisconnectWhere(f func(c *ClientInfo) bool, reason codec.ReasonCode) int {
+	if !b.running.Load() {
+		return 0
+	}
+	err := codec.NewError(reason, "disconnected: "+reason.String())
+	counts := make(chan int, len(b.loops))
+	for _, l := range b.loops {
+		l.el.Post(func() {
+			n := 0
+			for c := range l.clients {
+				if c.state == stateConnected && f(&c.info) {
+					c.disconnect(reason, err)
+					n++
+				}
+			}
+			counts <- n
+		})
+	}
+	total := 0
+	for range b.loops {
+		select {
+		case n := <-counts:
+			total += n
+		case <-b.stopped:
+			return total
+		}
+	}
+	return total
+}

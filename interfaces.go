@@ -2,7 +2,9 @@ package loopmq
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
+	"time"
 
 	"loopmq/codec"
 	"loopmq/eventloop"
@@ -27,11 +29,16 @@ type Authenticator interface {
 // ConnectRequest is what an Authenticator gets to see of a CONNECT. Its bytes
 // are its own.
 type ConnectRequest struct {
-	ClientID             string
-	Username             string
-	Password             []byte // nil: none was sent
-	HasUsername          bool
-	RemoteAddr           net.Addr
+	ClientID    string
+	Username    string
+	Password    []byte // nil: none was sent
+	HasUsername bool
+	RemoteAddr  net.Addr
+	// Listener is the name of the listener that the connection came by.
+	Listener string
+	// TLS is the state of the connection's TLS, with the certificates of the client;
+	// nil: it has none. It must not be changed.
+	TLS                  *tls.ConnectionState
 	ProtocolVersion      codec.Version
 	AuthenticationMethod string
 	AuthenticationData   []byte
@@ -43,6 +50,15 @@ type ConnectRequest struct {
 type Identity struct {
 	// Username is what the Authorizer, events and logs see.
 	Username string
+	// ClientID replaces the one that the client sent; empty: it stays. It does nothing
+	// in a re-authentication.
+	ClientID string
+	// ExpiresAt is when the identity ends: the client is disconnected then (5.0: Not
+	// authorized, 0x87), unless it has authenticated again. Zero: never.
+	ExpiresAt time.Time
+	// ACL is for the Authorizer, which finds it in ClientInfo.ACL. The broker doesn't
+	// look at it.
+	ACL any
 	// AuthenticationData goes into the CONNACK, or the final AUTH, of an enhanced
 	// authentication.
 	AuthenticationData []byte
@@ -60,23 +76,70 @@ type Action uint8
 
 // The actions.
 const (
+	// ActionPublish: to publish to a Topic Name, also as a Will, which is judged at
+	// CONNECT.
 	ActionPublish Action = iota
+	// ActionSubscribe: to subscribe to a Topic Filter, without $share/{ShareName}/.
 	ActionSubscribe
+	// ActionDeliver: to be sent a message with a Topic Name, retained ones too. See
+	// DeliveryAuthorizer.
+	ActionDeliver
 )
 
-// Authorizer decides what a client may do. Its method may block: the broker
-// calls it off its loops, and does not read on from the connection meanwhile.
+// Authorizer decides what a client may do. Its methods are called from several
+// goroutines at a time.
+//
+// A decision is kept with the connection, and not asked for again, until
+// Broker.DropDecisions is called, the client authenticates again, or a DecisionTTL
+// passes; how many are kept is bounded.
 type Authorizer interface {
-	// Authorize reports whether the client may publish to a Topic Name or
-	// subscribe to a Topic Filter (without $share/{ShareName}/). It is asked for
-	// Wills too, at CONNECT.
+	// Authorize decides on an action. It may block: the broker calls it off its loops,
+	// and does not read on from the connection, or does not send to it, meanwhile. c
+	// is valid during the call only. ctx ends after 10 s, and then false is the answer
+	// whatever is returned.
 	Authorize(ctx context.Context, c *ClientInfo, a Action, topic string, qos byte, retain bool) bool
 }
 
-// ClientInfo describes a connection. It does not change.
+// FastAuthorizer is an Authorizer that has answers which it needn't wait for, such
+// as rules in memory.
+type FastAuthorizer interface {
+	Authorizer
+	// AuthorizeFast is Authorize on an event loop: it must not block, take a lock that
+	// is held for long, or keep c. known is false if it takes longer to find out: then
+	// Authorize is called.
+	AuthorizeFast(c *ClientInfo, a Action, topic string, qos byte, retain bool) (allowed, known bool)
+}
+
+// DeliveryAuthorizer is an Authorizer that wants to be asked about each delivery
+// too (ActionDeliver). Of others, what a client may subscribe to it may get.
+//
+// A message that a client may not get is dropped and counted (not_authorized), and
+// one of a shared subscription goes to another member. What Broker.Subscribe gets
+// is not asked about.
+type DeliveryAuthorizer interface {
+	Authorizer
+	// AuthorizesDeliveries is asked when a client connects, and again after
+	// Broker.DropDecisions. It is called on an event loop, and must not block.
+	AuthorizesDeliveries() bool
+}
+
+// DecisionTTL is an Authorizer whose decisions hold for a limited time.
+type DecisionTTL interface {
+	Authorizer
+	// DecisionTTL is how long a decision may be kept; 0: not at all; negative: until
+	// Broker.DropDecisions. It is asked as AuthorizesDeliveries is.
+	DecisionTTL() time.Duration
+}
+
+// ClientInfo describes a connection. It changes when the client authenticates again,
+// so it is not to be kept, nor used by another goroutine than the one it is given to.
 type ClientInfo struct {
-	ClientID        string
-	Username        string
+	ClientID string
+	Username string
+	// ACL is what the Authenticator put into Identity.ACL.
+	ACL any
+	// Listener is the name of the listener that the connection came by.
+	Listener        string
 	conn            *eventloop.Conn
 	ProtocolVersion codec.Version
 	CleanStart      bool
