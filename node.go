@@ -333,6 +333,9 @@ func (n node) Orphaned(sessions []store.Session) {
 		if s == nil || s.id != se.ID {
 			continue
 		}
+		if s.epoch.Load() != se.Epoch { // the feed hasn't told yet who had it
+			s.unknown()
+		}
 		s.movedTo("", se.Epoch, false)
 		b.giveBack(s, se.Epoch)
 	}

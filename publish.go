@@ -546,10 +546,10 @@ func (l *loop) queued(p *publication, d *delivery, t *store.Target) {
 		l.m.MessagesForwarded[d.qos].Inc()
 		return
 	}
-	if l.b.cluster != nil && t.Owner == "" && d.group != nil && !t.Number.IsZero() {
+	if t.Left != 0 {
 		l.m.MessagesQueued[d.qos].Inc()
 		d.number = t.Number
-		l.handBack(d.session, entryOf(p, d))
+		l.handBack(d.session, entryOf(p, d), t.Left)
 		return
 	}
 	if t.Number.IsZero() { // the store has it, but doesn't say where

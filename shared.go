@@ -364,13 +364,12 @@ func (l *loop) afterLeaving(s *Session, f func()) {
 }
 
 // handBack is for an entry that came into the queue of a member which had gone
-// offline at another instance: that one has handed back what was there before.
-func (l *loop) handBack(s *Session, e *store.Entry) {
-	if s.client.Load() != nil || s.held.Load() != 0 || s.elsewhere() != "" { // connected again: it reads it
-		return
-	}
-	l.backToGroups(s, s.epoch.Load(), []store.Entry{*e}, true, func() {
-		l.repeat(func() { l.handBack(s, e) })
+// offline at another instance: that one has handed back what was there before. epoch
+// is that of the connection which had left: a later one may have sent the entry, and
+// the store refuses it then.
+func (l *loop) handBack(s *Session, e *store.Entry, epoch uint64) {
+	l.backToGroups(s, epoch, []store.Entry{*e}, true, func() {
+		l.repeat(func() { l.handBack(s, e, epoch) })
 	})
 }
 
@@ -648,8 +647,8 @@ func (l *loop) drainEntry(dr *drain, e *store.Entry) bool {
 		case stored:
 			dr.moved = true
 			l.takenOut(dr.topicFilter, e, &d, ok, op.Targets[0].Moved[0].Number)
-			if l.b.cluster != nil && op.Targets[0].Owner == "" { // it has left meanwhile
-				l.handBack(d.session, &op.Targets[0].Moved[0])
+			if epoch := op.Targets[0].Left; epoch != 0 { // it has left meanwhile
+				l.handBack(d.session, &op.Targets[0].Moved[0], epoch)
 			}
 		default:
 			dr.moved = true

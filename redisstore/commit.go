@@ -145,7 +145,7 @@ func forget(op *store.Op) {
 	op.Result, op.Dropped = store.Pending, [3]int{}
 	for i := range op.Targets {
 		t := &op.Targets[i]
-		t.Result, t.Owner, t.Number, t.Dropped, t.Moved = store.Pending, "", store.Number{}, [3]int{}, nil
+		t.Result, t.Owner, t.Left, t.Number, t.Dropped, t.Moved = store.Pending, "", 0, store.Number{}, [3]int{}, nil
 	}
 }
 
@@ -436,16 +436,18 @@ type words struct {
 	bad        bool
 }
 
-// next returns a result, the numbers behind the letter, and how many entries were
-// dropped.
-func (w *words) next() (r store.Result, n store.Number, dropped [3]int) {
+// next returns a result, the numbers behind the letter, the epoch of Target.Left, and
+// how many entries were dropped.
+func (w *words) next() (r store.Result, n store.Number, left uint64, dropped [3]int) {
 	word, rest, _ := strings.Cut(w.rest, " ")
 	w.rest = rest
 	if word == "" || resultOf[word[0]] == store.Pending {
 		w.bad = true
-		return store.Pending, n, dropped
+		return store.Pending, n, 0, dropped
 	}
 	seq, counts, _ := strings.Cut(word[1:], ":")
+	seq, epoch, _ := strings.Cut(seq, "@")
+	left = parseDecimal(epoch)
 	if seq != "" {
 		s, err := strconv.ParseUint(seq, 10, 64)
 		w.bad = w.bad || err != nil
@@ -458,7 +460,7 @@ func (w *words) next() (r store.Result, n store.Number, dropped [3]int) {
 		dropped[i], err = strconv.Atoi(count)
 		w.bad = w.bad || err != nil
 	}
-	return resultOf[word[0]], n, dropped
+	return resultOf[word[0]], n, left, dropped
 }
 
 // run fills in the results of a run.
@@ -466,19 +468,20 @@ func (w *words) run(ops []store.Op, owner string) {
 	rest, each := strings.CutPrefix(w.rest, "= ")
 	var r store.Result
 	var n store.Number
+	var left uint64
 	var dropped [3]int
 	if each {
 		w.rest = rest
 	} else {
-		r, n, _ = w.next()
+		r, n, left, _ = w.next()
 	}
 	for i := range ops {
 		op := &ops[i]
 		t := &op.Targets[0]
 		if each {
-			r, n, dropped = w.next()
+			r, n, left, dropped = w.next()
 		}
-		op.Result, t.Result, t.Number, t.Dropped, t.Owner = store.Done, r, n, dropped, owner
+		op.Result, t.Result, t.Number, t.Dropped, t.Owner, t.Left = store.Done, r, n, dropped, owner, left
 		if r == store.Full {
 			op.Result, t.Owner = r, ""
 		}
@@ -516,7 +519,7 @@ func (a *batchArgs) decode(ctx context.Context, s *Store, b *store.Batch, reply 
 			continue
 		}
 		op := &b.Ops[i]
-		op.Result, _, op.Dropped = w.next()
+		op.Result, _, _, op.Dropped = w.next()
 		for j := range op.Targets {
 			t := &op.Targets[j]
 			if op.Result != store.Done {
@@ -527,7 +530,7 @@ func (a *batchArgs) decode(ctx context.Context, s *Store, b *store.Batch, reply 
 				continue
 			}
 			var counts [3]int
-			t.Result, t.Number, counts = w.next()
+			t.Result, t.Number, t.Left, counts = w.next()
 			t.Owner = holder(t.Queue)
 			if op.Kind == store.OpPublish {
 				t.Dropped = counts

@@ -635,6 +635,68 @@ func TestOtherInstancesAreTold(t *testing.T) {
 	}
 }
 
+// A message of a shared subscription that came behind what its member had handed back is told from one that a member had, whenever the
+// answer comes.
+func TestEntriesForMembersThatHaveLeft(t *testing.T) {
+	r := redistest.Start(t, "appendfsync no")
+	a := newFixture(t, open(t, r, ""))
+	again, err := NewStore(t.Context(), r.URL()+"?prefix="+a.config.prefix, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newFixture(t, again)
+	a.enlist()
+	ib := b.enlist()
+	leave := func(se store.Session) {
+		t.Helper()
+		if op := b.commit(store.Op{Kind: store.OpOffline, Session: se.ID, Epoch: se.Epoch})[0]; op.Result != store.Done {
+			t.Fatalf("offline: %v", op.Result)
+		}
+	}
+	left, here := b.session("{le}ft"), b.session("here")
+	leave(left)
+	forGroup := func(se store.Session, payload string) store.Op {
+		op := publish(payload, se)
+		op.Targets[0].ShareName, op.Targets[0].TopicFilter, op.Targets[0].SubscriptionIdentifiers = "s", "0:0:", []uint32{7}
+		return op
+	}
+	group := publish("moved")
+	group.Targets = []store.Target{{Queue: store.GroupQueue("s", "t"), QoS: 1, ShareName: "s", TopicFilter: "t"}}
+	batch := &store.Batch{Ops: []store.Op{
+		group, {Kind: store.OpMove, From: store.GroupQueue("s", "t"), Limit: 1, Targets: []store.Target{{Queue: store.QueueOf(left.ID)}}},
+		forGroup(left, "1"), forGroup(left, "2"), publish("not of a group", left), forGroup(here, "3"), forGroup(here, "4"),
+	}}
+	check := func(when, owner string) {
+		t.Helper()
+		if err := a.w.Commit(t.Context(), batch); err != nil {
+			t.Fatal(err)
+		}
+		for i, epoch := range []uint64{0, left.Epoch, left.Epoch, left.Epoch, 0, 0, 0} {
+			got := batch.Ops[i].Targets[0]
+			if got.Result != store.Done || got.Left != epoch {
+				t.Errorf("%s, operation %d: %v, left %d; want %d", when, i, got.Result, got.Left, epoch)
+			}
+			if i >= 5 && got.Owner != owner {
+				t.Errorf("%s, operation %d: owner %q, want %q", when, i, got.Owner, owner)
+			}
+		}
+	}
+	check("at first", ib)
+	// The answer was lost, and meanwhile who had left has come and gone, and so has the other.
+	leave(b.session("{le}ft"))
+	leave(here)
+	check("again", "")
+
+	// What the member had by then can't be moved any more.
+	moved := a.commit(store.Op{
+		Kind: store.OpMove, Session: left.ID, Epoch: batch.Ops[2].Targets[0].Left, From: store.QueueOf(left.ID),
+		Numbers: []store.Number{batch.Ops[2].Targets[0].Number}, Targets: []store.Target{{Queue: store.GroupQueue("s", "0:0:")}},
+	})[0]
+	if moved.Result != store.Fenced {
+		t.Errorf("moved: %v, want Fenced", moved.Result)
+	}
+}
+
 func TestFullInboxOverflows(t *testing.T) {
 	r := redistest.Start(t, "appendfsync no")
 	a := newFixture(t, open(t, r, ""))

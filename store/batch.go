@@ -164,9 +164,16 @@ type Target struct {
 	// Set by Commit: the outcome, the Number of the new entry, how many of the
 	// oldest entries had to go, by their QoS, for OpMove the entries with their new
 	// Numbers, and for OpPublish who had the session's connection at that moment
-	// (empty: nobody). An owner other than the committing instance has been told.
+	// (empty: nobody). An owner other than the committing instance has been told; of
+	// a batch that was repeated it is whoever has the connection by then.
+	//
+	// Left is set if nobody had the connection when the entry was appended and it is
+	// of a shared subscription: the epoch of the session's last claim. The entry
+	// came behind what was handed back to the group, so whoever appended it moves it
+	// there, unless the session is claimed first.
 	Result  Result
 	Owner   string
+	Left    uint64
 	Number  Number
 	Dropped [3]int
 	Moved   []Entry

@@ -16,8 +16,9 @@
 --
 -- Returns {1 if the batch was applied before, generation, results, what is new in the feed, who holds the sessions of the queues, and
 -- for each move that was done the fields of what it moved}. Results are words, of each operation and, behind a publication or move
--- that was done, of its targets: a letter, with a target's the sequence of its new entry, and, if entries were dropped, :n:n:n by
--- their QoS. A move's target has :n for n entries there. A run of publications has one word, see operations.Q.
+-- that was done, of its targets: a letter, with a target's the sequence of its new entry, @ and an epoch if it came for a session that
+-- had left its group, and, if entries were dropped, :n:n:n by their QoS. A move's target has :n for n entries there. A run of
+-- publications has one word, see operations.Q.
 local DONE, DUPLICATE, FENCED, GONE, REFUSED, FULL, STALE = 'D', 'U', 'F', 'G', 'R', 'L', 'S'
 
 -- The inbox of another instance holds about so many entries; then it gets no more, but is told that some are missing.
@@ -151,6 +152,19 @@ local function hint(i, of, message, delivery, id)
   if joined and holder and holder ~= me then
     tell(inbox(holder), of, message, 'h' .. field(ARGV[tags + i]) .. field(delivery) .. field(id))
   end
+end
+
+-- of_group(delivery) says whether an entry is of a shared subscription.
+local function of_group(delivery)
+  local length, behind = delivery:match('^(%d+):()', 2)
+  return length and delivery:sub(behind + length) ~= '0:0:' or false
+end
+
+-- left(i, delivery) is what the word of an entry says if nobody holds the session of queue i and the entry is of a shared subscription:
+-- the epoch since which nobody does. What the batch is asked when it is repeated, the session may be held, and left again.
+local function left(i, delivery)
+  if not joined or holders[i] or not of_group(delivery) then return '' end
+  return '@' .. (call('HGET', P .. 's:' .. ARGV[tags + i]:match('^(.*):%d+$'), 'ep') or 0)
 end
 
 -- Limits.
@@ -359,7 +373,7 @@ local function add_to_queue(i, delivery, message, of, once)
   if (tonumber(sequence) + 1) % CHECKED == 0 or #message > LARGE then
     dropped = sum(dropped, check(i, message))
   end
-  return DONE .. sequence .. dropped_word(dropped)
+  return DONE .. sequence .. left(i, delivery) .. dropped_word(dropped)
 end
 
 local function add_to_inbox(where, whom, message, of)
@@ -448,7 +462,8 @@ function operations.Q()
   at = at + n
   if no_room then return result(FULL) end
   local cid, stream, holder = ARGV[cids + i], P .. 'q:' .. ARGV[tags + i], holders[i]
-  local plain, done, sequence, dropped = not full[cid] and not (joined and holder and holder ~= me), 0, nil, nil
+  local plain = not full[cid] and (not joined or holder == me or not holder and not of_group(delivery))
+  local done, sequence, dropped = 0, nil, nil
   while plain and done < n do
     done = done + 1
     local message = ARGV[first + done]
@@ -604,7 +619,7 @@ function operations.M()
         if l.bytes > 0 then used = length * measure(queue, length) end
       end
     end
-    local first, word, large
+    local first, word, large, gone
     for _, entry in ipairs(entries) do
       local delivery, message = entry[2][1], whole(entry[2][2])
       if l then
@@ -619,6 +634,7 @@ function operations.M()
       if i then
         id = call('XADD', P .. 'q:' .. ARGV[tags + i], next_id, delivery, message)
         hint(i, 'move', '', delivery, id)
+        gone = gone or left(i, delivery)
       else
         id = add_to_group(to:sub(2), delivery, message)
       end
@@ -629,7 +645,7 @@ function operations.M()
     end
     if large then measure(ARGV[tags + i], length) end
     result(DONE)
-    result(word or DONE .. (first or '') .. ':' .. #done)
+    result(word or DONE .. (first or '') .. (gone or '') .. ':' .. #done)
     moves[#moves + 1] = moved
   end
   in_parts(function(...) call('XDEL', stream, ...) end, done, 1, #done)

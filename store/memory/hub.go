@@ -204,6 +204,9 @@ func (s *HubStore) merge(op *store.Op, queues []store.Target) {
 			}
 			if se, err := s.Store.Sessions().Lookup(context.Background(), t.Queue.Session.ClientID); err == nil {
 				t.Owner = se.Owner
+				if se.Owner == "" && t.ShareName != "" {
+					t.Left = se.Epoch
+				}
 			}
 			if t.Owner == "" || t.Owner == s.member.instance {
 				continue
