@@ -8,6 +8,7 @@ import (
 
 	"loopmq"
 	"loopmq/codec"
+	"loopmq/metrics"
 )
 
 // DefaultTimeout bounds a call of a Method whose Step says nothing else.
@@ -87,6 +88,9 @@ type Options struct {
 	// AllowAnonymous accepts clients that present no user name, password or
 	// Authentication Method, if no Method decided on them. They have no user name.
 	AllowAnonymous bool
+	// Metrics counts decisions by the names of the Methods, if it knows them; nil:
+	// nothing is counted.
+	Metrics *metrics.Set
 	// Logger is for Methods that fail; nil means slog.Default.
 	Logger *slog.Logger
 }
@@ -109,7 +113,7 @@ func NewChain(o Options, steps ...Step) *Chain {
 	return &Chain{steps: steps, o: o}
 }
 
-// asked is the state of a Challenge: whose it is, and what that one keeps.
+// asked is the state of a Challenge: the Method that asked, and what it keeps.
 type asked struct {
 	step  *Step
 	state any
@@ -124,15 +128,20 @@ func (c *Chain) Authenticate(ctx context.Context, r *loopmq.ConnectRequest) (loo
 			return c.answer(s, r, res, err)
 		}
 	}
+	return loopmq.Identity{}, nil, c.anonymous(r)
+}
+
+// anonymous judges whom no Method knows.
+func (c *Chain) anonymous(r *loopmq.ConnectRequest) error {
 	switch {
 	case r.AuthenticationMethod != "":
-		return loopmq.Identity{}, nil, errNoMethod
+		return errNoMethod
 	case r.HasUsername || r.Password != nil:
-		return loopmq.Identity{}, nil, errRejected
+		return errRejected // it is somebody, who must not go for nobody
 	case !c.o.AllowAnonymous:
-		return loopmq.Identity{}, nil, errNotKnown
+		return errNotKnown
 	}
-	return loopmq.Identity{}, nil, nil
+	return nil
 }
 
 // Continue hands the client's answer to the Method that asked.
