@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -139,12 +138,6 @@ func (b *Broker) Start() error {
 	b.scheduler.start()
 	b.sys.start()
 	return nil
-}
-
-// Listen accepts MQTT connections at address, and returns the address bound,
-// which differs if the port was 0. network is "tcp".
-func (b *Broker) Listen(network, address string) (net.Addr, error) {
-	return b.engine.Listen(network, address)
 }
 
 // Shutdown stops accepting, disconnects the clients (5.0: Server shutting down,

@@ -43,7 +43,7 @@ func Example() {
 	if err := broker.Start(); err != nil {
 		log.Fatal(err)
 	}
-	addr, err := broker.Listen("tcp", "127.0.0.1:0") // port 0: one that is free
+	addr, err := broker.Listen(loopmq.Listener{Address: "127.0.0.1:0"}) // port 0: one that is free
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func ExampleBroker_Listen() {
 		},
 	}})
 	defer stop()
-	addr, err := broker.Listen("tcp", "127.0.0.1:0")
+	addr, err := broker.Listen(loopmq.Listener{Address: "127.0.0.1:0"})
 	if err != nil {
 		log.Fatal(err)
 	}

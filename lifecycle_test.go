@@ -66,7 +66,7 @@ func TestReadyAndHealth(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("ok", "")
-	addr, err := b.Listen("tcp", "127.0.0.1:0")
+	addr, err := b.Listen(loopmq.Listener{Address: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,7 +271,7 @@ func TestShutdownWithHangingParts(t *testing.T) {
 			if err := b.Start(); err != nil {
 				t.Fatal(err)
 			}
-			addr, err := b.Listen("tcp", "127.0.0.1:0")
+			addr, err := b.Listen(loopmq.Listener{Address: "127.0.0.1:0"})
 			if err != nil {
 				t.Fatal(err)
 			}

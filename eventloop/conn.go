@@ -41,22 +41,24 @@ const (
 	watchesWrite                    // registered with the poller for writing
 )
 
-// Conn is one connection. It belongs to one loop, and all its methods but Loop, RemoteAddr and LocalAddr may be called
+// Conn is one connection. It belongs to one loop, and all its methods but Loop, Listener and RemoteAddr may be called
 // there only. A method never calls the Handler. After OnClose the methods may still be called and do nothing.
 type Conn struct {
-	loop    *Loop
-	context any
-	out     *output // borrowed while there is something to send, else nil
-	remote  netip.AddrPort
-	extra   int // size of a message that Room admitted though it exceeds the bound
-	fd      int32
-	state   uint16
+	loop     *Loop
+	listener *listener // nil if it was dialled
+	context  any
+	out      *output // borrowed while there is something to send, else nil
+	remote   netip.Addr
+	fd       int32
+	state    uint16
+	port     uint16 // of remote
 }
 
 // output is what a connection has to send: buf[sent:].
 type output struct {
-	buf  []byte
-	sent int
+	buf   []byte
+	sent  int
+	extra int // size of a message that Room admitted though it exceeds the bound
 }
 
 type closeRequest struct {
@@ -68,7 +70,18 @@ type closeRequest struct {
 func (c *Conn) Loop() *Loop { return c.loop }
 
 // RemoteAddr returns the peer's address. It is valid after the connection was closed too, and safe for any goroutine.
-func (c *Conn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.remote) }
+func (c *Conn) RemoteAddr() net.Addr {
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.remote, c.port))
+}
+
+// Listener returns what was given to Engine.Listen for the listener that accepted the connection, or nil if it was
+// dialled. It is not to be changed, and safe for any goroutine.
+func (c *Conn) Listener() *Listener {
+	if c.listener == nil {
+		return nil
+	}
+	return &c.listener.spec
+}
 
 // LocalAddr returns the address that the peer connected to, by a system call, or nil once the connection is closed.
 // Loop only.
@@ -179,7 +192,10 @@ func (c *Conn) Room(n int) bool {
 	case c.Buffered() > 0:
 		return false
 	}
-	c.extra = n
+	if c.out == nil {
+		c.out = c.loop.borrow()
+	}
+	c.out.extra = n
 	c.markDirty() // the end of the turn takes it back if nothing comes of it
 	return true
 }
@@ -191,7 +207,7 @@ func (c *Conn) flushEarly() {
 }
 
 func (c *Conn) checkBound() {
-	if c.state&closing == 0 && c.Buffered() > c.loop.engine.maxOutput+c.extra {
+	if c.state&closing == 0 && c.out != nil && c.Buffered() > c.loop.engine.maxOutput+c.out.extra {
 		c.loop.counters.outputOverflows.Add(1)
 		c.loop.fail(c, ErrOutputOverflow)
 	}
@@ -291,13 +307,16 @@ func (l *Loop) flush(c *Conn) {
 		}
 		return
 	}
+	if o.extra != 0 && c.state&(dirty|blocked) == dirty { // the message that has been admitted is yet to come
+		o.buf, o.sent = o.buf[:0], 0
+		return
+	}
 	c.out = nil
 	l.giveBack(o)
 	if c.state&blocked == 0 {
 		return
 	}
 	c.state &^= blocked
-	c.extra = 0
 	switch {
 	case c.state&closed != 0:
 		l.linger(c)

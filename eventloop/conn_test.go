@@ -257,15 +257,15 @@ func TestRoom_Oversized(t *testing.T) {
 	mustRead(t, nc, "head"+string(payload))
 	onLoop(l, func() {}) // drained
 	onLoop(l, func() {
-		if c.Buffered() != 0 || c.extra != 0 {
-			t.Errorf("%d bytes wait, and the bound is raised by %d", c.Buffered(), c.extra)
+		if c.Buffered() != 0 || c.out != nil {
+			t.Errorf("%d bytes wait, output %+v", c.Buffered(), c.out)
 		}
 		if !c.Room(1 + len(payload)) { // of which nothing comes
 			t.Error("no room when all is sent")
 		}
 	})
 	onLoop(l, func() {
-		if c.extra != 0 {
+		if c.out != nil {
 			t.Error("the bound is raised for a message that never came")
 		}
 		c.Write(payload) // without asking

@@ -73,7 +73,7 @@ func mustStart(t testing.TB, cfg Config) (*Engine, string) {
 			t.Errorf("Stop: %v", err)
 		}
 	})
-	addr, err := e.Listen("tcp", "127.0.0.1:0")
+	addr, err := e.Listen(Listener{Address: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,17 +192,17 @@ func TestSizes(t *testing.T) {
 
 func TestListen_Errors(t *testing.T) {
 	e, addr := mustStart(t, Config{Loops: 1, Handler: &handler{}})
-	_, err := e.Listen("tcp", addr)
+	_, err := e.Listen(Listener{Address: addr})
 	if !errors.Is(err, syscall.EADDRINUSE) {
 		t.Fatalf("got %v, want EADDRINUSE", err)
 	}
 	if got, want := err.Error(), "listen on "+addr+": address already in use"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if _, err := e.Listen("udp", "127.0.0.1:0"); err == nil {
+	if _, err := e.Listen(Listener{Network: "udp", Address: "127.0.0.1:0"}); err == nil {
 		t.Error("Listen took udp")
 	}
-	if _, err := e.Listen("tcp", "127.0.0.1:notaport"); err == nil {
+	if _, err := e.Listen(Listener{Address: "127.0.0.1:notaport"}); err == nil {
 		t.Error("Listen took a port that isn't one")
 	}
 }
@@ -212,7 +212,7 @@ func TestListen_BeforeStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr, err := e.Listen("tcp", "127.0.0.1:0")
+	addr, err := e.Listen(Listener{Address: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,7 +225,7 @@ func TestListen_BeforeStart(t *testing.T) {
 	if err := e.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.Listen("tcp", "127.0.0.1:0"); !errors.Is(err, ErrStopped) {
+	if _, err := e.Listen(Listener{Address: "127.0.0.1:0"}); !errors.Is(err, ErrStopped) {
 		t.Errorf("Listen after Stop: %v", err)
 	}
 	if err := e.Stop(t.Context()); err != nil {
@@ -244,7 +244,7 @@ func TestCloseListeners(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		addr, err := e.Listen("tcp", "127.0.0.1:0")
+		addr, err := e.Listen(Listener{Address: "127.0.0.1:0"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -280,7 +280,7 @@ func TestAddresses(t *testing.T) {
 			},
 		}
 		e, _ := mustStart(t, Config{Loops: 1, Handler: h})
-		addr, err := e.Listen("tcp", listen)
+		addr, err := e.Listen(Listener{Address: listen})
 		if err != nil {
 			t.Logf("skip %s: %v", listen, err)
 			continue
@@ -485,7 +485,7 @@ func TestStop_Flushes(t *testing.T) {
 	if err := e.Start(); err != nil {
 		t.Fatal(err)
 	}
-	addr, err := e.Listen("tcp", "127.0.0.1:0")
+	addr, err := e.Listen(Listener{Address: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -523,7 +523,7 @@ func TestStop_Tells(t *testing.T) {
 		if err := e.Start(); err != nil {
 			t.Fatal(err)
 		}
-		addr, err := e.Listen("tcp", "127.0.0.1:0")
+		addr, err := e.Listen(Listener{Address: "127.0.0.1:0"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -561,7 +561,7 @@ func TestStop_CutsOffAtDeadline(t *testing.T) {
 	if err := e.Start(); err != nil {
 		t.Fatal(err)
 	}
-	addr, err := e.Listen("tcp", "127.0.0.1:0")
+	addr, err := e.Listen(Listener{Address: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -598,7 +598,7 @@ func TestStop_LeavesNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		addr, err := e.Listen("tcp", "127.0.0.1:0")
+		addr, err := e.Listen(Listener{Address: "127.0.0.1:0"})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -217,7 +217,7 @@ func TestIdleServer(t *testing.T) {
 	if err := e.Start(); err != nil {
 		t.Fatal(err)
 	}
-	addr, err := e.Listen("tcp", "127.0.0.1:0")
+	addr, err := e.Listen(Listener{Address: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	addr, err := engine.Listen("tcp", "127.0.0.1:0")
+	addr, err := engine.Listen(eventloop.Listener{Address: "127.0.0.1:0"})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -137,7 +137,7 @@ func ExampleTimer() {
 		fmt.Println(err)
 		return
 	}
-	addr, err := engine.Listen("tcp", "127.0.0.1:0")
+	addr, err := engine.Listen(eventloop.Listener{Address: "127.0.0.1:0"})
 	if err != nil {
 		fmt.Println(err)
 		return

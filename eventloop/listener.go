@@ -41,8 +41,21 @@ var acceptAgain = []error{
 // inheritsOptions says whether accepted sockets have the options of the listening one.
 const inheritsOptions = runtime.GOOS == "linux"
 
+// Listener says where and how an Engine accepts connections. It isn't changed after it was given to [Engine.Listen].
+type Listener struct {
+	// Network is "tcp", "tcp4" or "tcp6"; "" means "tcp".
+	Network string
+
+	// Address is host:port; port 0 takes a free one.
+	Address string
+
+	// Context is the caller's own, see [Conn.Listener].
+	Context any
+}
+
 // listener is a listening socket. One loop accepts from it and gives each connection to the loop that has the fewest.
 type listener struct {
+	spec   Listener
 	engine *Engine
 	loop   *Loop
 	addr   net.Addr
@@ -58,16 +71,19 @@ type listener struct {
 
 // adoption is a connected socket on its way to its loop.
 type adoption struct {
-	fd      int
-	remote  netip.AddrPort
-	context any
+	fd       int
+	remote   netip.AddrPort
+	listener *listener // nil if it was dialled
+	context  any
 }
 
-// Listen opens a listening socket and accepts from it, once the engine runs. network is "tcp", "tcp4" or "tcp6", port 0
-// takes a free one; the address that it got is returned. The error is one sentence, and errors.Is finds
-// syscall.EADDRINUSE in it.
-func (e *Engine) Listen(network, address string) (net.Addr, error) {
+// Listen opens a listening socket and accepts from it, once the engine runs. The address that it got is returned. The
+// error is one sentence, and errors.Is finds syscall.EADDRINUSE in it.
+func (e *Engine) Listen(spec Listener) (net.Addr, error) {
+	network, address := spec.Network, spec.Address
 	switch network {
+	case "":
+		network = "tcp"
 	case "tcp", "tcp4", "tcp6":
 	default:
 		return nil, fmt.Errorf("listen on %s: network %q is not known", address, network)
@@ -107,7 +123,7 @@ func (e *Engine) Listen(network, address string) (net.Addr, error) {
 		return nil, ErrStopped
 	}
 	l := e.loops[int(e.nextListen.Add(1)-1)%len(e.loops)]
-	ln := &listener{engine: e, loop: l, addr: nl.Addr(), fd: fd, batches: make([][]adoption, len(e.loops))}
+	ln := &listener{spec: spec, engine: e, loop: l, addr: nl.Addr(), fd: fd, batches: make([][]adoption, len(e.loops))}
 	ln.timer.Init(ln)
 	e.mu.listeners = append(e.mu.listeners, ln)
 	l.Post(ln.open)
@@ -215,7 +231,7 @@ func (ln *listener) acceptOne() bool {
 	if !inheritsOptions {
 		_ = tuneSocket(fd)
 	}
-	a := adoption{fd: fd, remote: addrPort(sa)}
+	a := adoption{fd: fd, remote: addrPort(sa), listener: ln}
 	l := e.leastLoaded()
 	l.counters.conns.Add(1)
 	if l == ln.loop {
@@ -271,7 +287,7 @@ func (l *Loop) adopt(batch []adoption) {
 
 // open makes a connection of a socket that was counted already.
 func (l *Loop) open(a adoption) {
-	c := &Conn{loop: l, context: a.context, remote: a.remote, fd: int32(a.fd)}
+	c := &Conn{loop: l, listener: a.listener, context: a.context, remote: a.remote.Addr(), port: a.remote.Port(), fd: int32(a.fd)}
 	l.engine.conns.store(a.fd, c)
 	if l.stopping {
 		l.destroy(c)

@@ -316,9 +316,6 @@ func (l *Loop) flushDirty() {
 		if c.out != nil && c.state&(blocked|broken) == 0 {
 			l.flush(c)
 		}
-		if c.out == nil {
-			c.extra = 0
-		}
 	}
 	clear(l.dirty)
 	l.dirty = l.dirty[:0]
@@ -352,7 +349,7 @@ func (l *Loop) giveBack(o *output) {
 	if cap(o.buf) > keepBuffer || l.freeBytes+cap(o.buf) > keepBuffers {
 		return
 	}
-	o.buf, o.sent = o.buf[:0], 0
+	o.buf, o.sent, o.extra = o.buf[:0], 0, 0
 	l.free = append(l.free, o)
 	l.freeBytes += cap(o.buf)
 }

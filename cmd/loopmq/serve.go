@@ -95,7 +95,7 @@ func serveFrom(ctx context.Context, c config, st store.Store, logger *slog.Logge
 		return first(err, stop(broker, c.grace))
 	}
 	if c.tcp != off {
-		addr, err := broker.Listen("tcp", c.tcp)
+		addr, err := broker.Listen(loopmq.Listener{Address: c.tcp})
 		if err != nil {
 			return first(fmt.Errorf("--tcp: %w", err), stop(broker, c.grace))
 		}

@@ -71,7 +71,7 @@ func start(t *testing.T) string {
 		}
 		_ = store.Close()
 	})
-	addr, err := broker.Listen("tcp", "127.0.0.1:0")
+	addr, err := broker.Listen(loopmq.Listener{Address: "127.0.0.1:0"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -71,7 +71,7 @@ func run(ctx context.Context, w io.Writer, listen string) error {
 	}
 	defer cancel()
 
-	addr, err := broker.Listen("tcp", listen)
+	addr, err := broker.Listen(loopmq.Listener{Address: listen})
 	if err != nil {
 		return err
 	}

@@ -83,7 +83,7 @@ func (s *Server) start(o loopmq.Options) error {
 	if err := b.Start(); err != nil {
 		return err
 	}
-	addr, err := b.Listen("tcp", "127.0.0.1:0")
+	addr, err := b.Listen(loopmq.Listener{Address: "127.0.0.1:0"})
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,29 @@
+package loopmq
+
+import (
+	"net"
+
+	"loopmq/eventloop"
+)
+
+// Listener says where and how the Broker accepts connections.
+type Listener struct {
+	// Name names the listener in logs and settings; "" means the address that it
+	// got. It need not be unique.
+	Name string
+
+	// Network is "tcp", "tcp4" or "tcp6"; "" means "tcp".
+	Network string
+
+	// Address is host:port. Port 0 takes a free one, an empty host all addresses
+	// of the machine.
+	Address string
+}
+
+// Listen accepts MQTT connections as l says, and returns the address bound,
+// which differs from l.Address if the port was 0. It may be called several times,
+// on any goroutine, between Start and Shutdown. The error is one sentence;
+// errors.Is finds syscall.EADDRINUSE in it.
+func (b *Broker) Listen(l Listener) (net.Addr, error) {
+	return b.engine.Listen(eventloop.Listener{Network: l.Network, Address: l.Address, Context: &l})
+}
