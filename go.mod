@@ -3,13 +3,18 @@ module loopmq
 go 1.26.8
 
 require (
+	github.com/MicahParks/jwkset v0.11.3
+	github.com/MicahParks/keyfunc/v3 v3.8.0
 	github.com/VictoriaMetrics/metrics v1.40.1
 	github.com/cockroachdb/pebble/v2 v2.1.7
-	github.com/gorilla/websocket v1.5.3
+	github.com/golang-jwt/jwt/v5 v5.3.1
+	github.com/hashicorp/golang-lru/v2 v2.0.7
 	github.com/panjf2000/gnet/v2 v2.10.0
 	github.com/redis/go-redis/v9 v9.23.0
+	github.com/sony/gobreaker/v2 v2.4.0
 	golang.org/x/net v0.44.0
 	golang.org/x/sys v0.48.0
+	golang.org/x/time v0.9.0
 )
 
 require (

@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"fmt"
+	"slices"
 
 	vm "github.com/VictoriaMetrics/metrics"
 )
@@ -55,6 +56,12 @@ var authMethods = [NumAuthMethods]string{
 
 // String returns the value of the label, such as "jwt". It doesn't allocate.
 func (m AuthMethod) String() string { return label(authMethods[:], uint8(m)) }
+
+// AuthMethodNamed returns the method with a name, and whether there is one.
+func AuthMethodNamed(name string) (AuthMethod, bool) {
+	i := slices.Index(authMethods[:], name)
+	return AuthMethod(max(i, 0)), i >= 0
+}
 
 // AuthResult is what a method decided.
 type AuthResult uint8
