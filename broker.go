@@ -51,11 +51,14 @@ type Broker struct {
 	nextLoop     atomic.Uint64 // of Publish
 	rules        atomic.Uint64 // counts DropDecisions
 	running      atomic.Bool
-	shuttingDown atomic.Bool
-	expelled     atomic.Bool           // another node declared this one dead, and it hasn't begun to join again
-	rejoining    atomic.Bool           // it has begun
-	degraded     atomic.Pointer[error] // why durable publishes fail at the moment
-	stopped      chan struct{}         // closed when no loop runs any more
+	draining     atomic.Bool            // Drain was called
+	shuttingDown atomic.Bool            // no connection is accepted any more
+	stopping     atomic.Bool            // Shutdown was called
+	elsewhere    atomic.Pointer[string] // the Server Reference of a drain; nil: none
+	expelled     atomic.Bool            // another node declared this one dead, and it hasn't begun to join again
+	rejoining    atomic.Bool            // it has begun
+	degraded     atomic.Pointer[error]  // why durable publishes fail at the moment
+	stopped      chan struct{}          // closed when no loop runs any more
 }
 
 // New returns a Broker that is not started yet.
@@ -140,78 +143,13 @@ func (b *Broker) Start() error {
 	return nil
 }
 
-// Shutdown stops accepting, disconnects the clients (5.0: Server shutting down,
-// 0x8B), publishes the Wills that are due, commits what is pending, and stops the
-// loops. It returns ctx's error if that ended first. The store stays open.
-func (b *Broker) Shutdown(ctx context.Context) error {
-	if b.shuttingDown.Swap(true) {
-		return errors.New("loopmq: Shutdown was called before")
-	}
-	defer close(b.stopped)
-	b.engine.CloseListeners()
-	if !b.running.Load() {
-		return b.engine.Stop(ctx)
-	}
-	b.sys.stop()
-	for _, l := range b.loops {
-		l.el.Post(l.disconnectAll)
-	}
-	err := b.drained(ctx)
-	b.scheduler.stop()
-	err = errors.Join(err, waitFor(ctx, func() {
-		b.authenticating.stop()
-		b.authorizing.stop()
-		b.workers.stop()
-	}))
-	// A claim that has returned since is given up, which is a commit.
-	err = errors.Join(err, b.drained(ctx))
-	for _, l := range b.loops {
-		l.el.Post(l.commits.stop)
-	}
-	err = errors.Join(err, waitFor(ctx, b.commitGroup.Wait))
-	if b.cluster != nil {
-		err = errors.Join(err, b.cluster.leave(ctx))
-	}
-	b.running.Store(false)
-	return errors.Join(err, b.engine.Stop(ctx))
-}
-
-// waitFor calls f, but does not wait for it longer than for ctx.
-func waitFor(ctx context.Context, f func()) error {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		f()
-	}()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("loopmq: shutdown: %w", ctx.Err())
-	}
-}
-
-// drained waits until no client is connected and no commit is under way.
-func (b *Broker) drained(ctx context.Context) error {
-	for _, l := range b.loops {
-		done := make(chan struct{})
-		l.el.Post(func() { l.whenDrained(func() { close(done) }) })
-		select {
-		case <-done:
-		case <-ctx.Done():
-			return fmt.Errorf("loopmq: shutdown: %w", ctx.Err())
-		}
-	}
-	return nil
-}
-
 // Metrics returns the set that the broker counts in.
 func (b *Broker) Metrics() *metrics.Set { return b.metrics }
 
 // Ready returns nil if the broker takes connections, or why it doesn't.
 func (b *Broker) Ready() error {
 	switch {
-	case b.shuttingDown.Load():
+	case b.draining.Load() || b.shuttingDown.Load():
 		return errors.New("shutting down")
 	case !b.running.Load():
 		return errors.New("not started")

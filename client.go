@@ -126,7 +126,7 @@ func (b *Broker) HandleConnection(conn *eventloop.Conn) {
 	l.clients[c] = struct{}{}
 	b.metrics.ConnectionsOpened.Inc()
 	if b.shuttingDown.Load() || b.rejoining.Load() {
-		conn.Close(errShutdown)
+		conn.Close(b.farewell())
 	}
 }
 
@@ -445,7 +445,7 @@ func closeReason(was clientState, err error) metrics.CloseReason {
 		return metrics.CloseKeepAlive
 	case codec.SessionTakenOver:
 		return metrics.CloseTakenOver
-	case codec.ServerShuttingDown:
+	case codec.ServerShuttingDown, codec.UseAnotherServer:
 		return metrics.CloseServerShutdown
 	case codec.AdministrativeAction:
 		return metrics.CloseAdministrative

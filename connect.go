@@ -89,7 +89,11 @@ func (c *Client) begin(k *connecting) {
 	b := c.loop.b
 	switch {
 	case b.shuttingDown.Load() || b.rejoining.Load():
-		c.refuse(codec.ServerUnavailable, errShutdown.Error())
+		if e := b.farewell(); e == errUseAnotherServer {
+			c.refuse(e.ReasonCode, e.Error())
+		} else { // CONNACK has no Server shutting down
+			c.refuse(codec.ServerUnavailable, e.Error())
+		}
 	case b.tooManyLevelsIn(k.will):
 		c.refuse(codec.TopicNameInvalid, errTopicLevels.Error())
 	case k.will != nil && reserved(k.will.Message.TopicName):

@@ -29,6 +29,7 @@ var (
 // Why the broker ends a connection.
 var (
 	errShutdown           = codec.NewError(codec.ServerShuttingDown, "server is shutting down")
+	errUseAnotherServer   = codec.NewError(codec.UseAnotherServer, "server is shutting down, use another one [MQTT-4.11.0-1]")
 	errTakenOver          = codec.NewError(codec.SessionTakenOver, "another connection uses the Client Identifier [MQTT-3.1.4-3]")
 	errKeepAlive          = codec.NewError(codec.KeepAliveTimeout, "no packet within one and a half times the Keep Alive [MQTT-3.1.2-22]")
 	errConnectTimeout     = codec.NewError(codec.ProtocolError, "no CONNECT within the time allowed")

@@ -133,13 +133,6 @@ func cleared[T any](s []T, used int) []T {
 // now is the store's clock.
 func (l *loop) now() time.Time { return l.b.store.Now() }
 
-// disconnectAll ends every connection of the loop because the broker stops.
-func (l *loop) disconnectAll() {
-	for c := range l.clients {
-		c.disconnect(codec.ServerShuttingDown, errShutdown)
-	}
-}
-
 // whenDrained calls f once no client is left and everything is committed.
 func (l *loop) whenDrained(f func()) {
 	l.drained = append(l.drained, f)

@@ -15,6 +15,10 @@ const rejoinPause = time.Second
 // it ends every connection, forgets what it knew, and joins as a new instance. If
 // that one is declared dead too, before it is known to have joined, it does so again.
 func (b *Broker) rejoin() {
+	if b.shuttingDown.Load() { // there is nothing to join for: whom a drain would still keep has its session elsewhere
+		b.disconnectAll()
+		return
+	}
 	for b.expelled.Load() && !b.rejoining.Swap(true) && !b.shuttingDown.Load() {
 		if b.expelled.Swap(false) && !b.joinAnew() {
 			return
@@ -36,9 +40,7 @@ func (b *Broker) joinAnew() bool {
 		}
 	}()
 	b.cluster.releasedBy(func(string, *releaseWait) bool { return true })
-	for _, l := range b.loops {
-		l.el.Post(l.disconnectAll)
-	}
+	b.disconnectAll()
 	if b.drained(ctx) != nil {
 		return false
 	}

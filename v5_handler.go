@@ -221,6 +221,7 @@ func (v *V5Handler) Connack(c *Client, sessionPresent bool, reason codec.ReasonC
 		v.connackOffers(c, &p.Properties)
 	} else {
 		c.reasonString(&p.Properties, text)
+		v.serverReference(&p.Properties, reason)
 	}
 	if !c.accepts(p.Size(codec.V5)) {
 		p.Properties.Reset() // [MQTT-3.2.2-19]
@@ -291,6 +292,14 @@ func (c *Client) reasonString(p *codec.Properties, text string) {
 	}
 }
 
+// serverReference says where to go, where that is known.
+func (v *V5Handler) serverReference(p *codec.Properties, reason codec.ReasonCode) {
+	if ref := v.b.elsewhere.Load(); ref != nil && reason == codec.UseAnotherServer {
+		p.ServerReference = []byte(*ref)
+		p.Set(codec.PropServerReference)
+	}
+}
+
 // Ack implements Handler.
 func (v *V5Handler) Ack(c *Client, t codec.PacketType, packetID uint16, reason codec.ReasonCode) {
 	b := c.conn.BeginWrite()
@@ -312,6 +321,7 @@ func (v *V5Handler) Disconnect(c *Client, reason codec.ReasonCode, text string) 
 	}
 	p := codec.Disconnect{ReasonCode: reason}
 	c.reasonString(&p.Properties, text)
+	v.serverReference(&p.Properties, reason)
 	if !c.accepts(p.Size(codec.V5)) { // [MQTT-3.14.2-3]
 		p.Properties.Reset()
 	}

@@ -10,6 +10,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"loopmq"
+	"loopmq/codec"
 )
 
 // off is the address that disables a listener.
@@ -18,6 +21,8 @@ const off = "off"
 const (
 	loopsMax = 1024
 	graceMax = time.Hour
+
+	drainRateMax = 1_000_000
 )
 
 const serveUsage = `Run the broker until SIGTERM or SIGINT.
@@ -41,8 +46,14 @@ Flags:
   --loops N              number of event loops, 1 to 1024; 0 means one per core (default 0)
   --log-level LEVEL      debug, info, warn or error (default info)
   --log-format FORMAT    text or json (default text)
-  --grace DURATION       time allowed for shutting down, such as 500ms or 10s, up to 1h
-                         (default 10s); a second signal ends the process at once
+  --drain-wait DURATION  how long to go on after SIGTERM while /readyz fails already, so that
+                         load balancers notice, such as 5s, up to 1h (default 0s)
+  --drain-rate N         clients to disconnect per second then, up to 1000000; 0 means all
+                         at once (default 0)
+  --server-reference REF where 5.0 clients are told to go when they are disconnected, with
+                         Use another server (0x9C); without it Server shutting down (0x8B)
+  --grace DURATION       time allowed for shutting down when the clients are gone, such as
+                         500ms or 10s, up to 1h (default 10s); a second signal ends the process at once
 `
 
 // config is what serve was asked to do.
@@ -53,6 +64,7 @@ type config struct {
 	loops          int
 	logLevel       slog.Level
 	logFormat      string
+	drain          loopmq.DrainOptions
 	grace          time.Duration
 }
 
@@ -100,6 +112,20 @@ func parseServe(args []string) (c config, problems []string, help bool) {
 		return known
 	})
 	add("log-format", "text, json", func(v string) bool { c.logFormat = v; return v == "text" || v == "json" })
+	add("drain-wait", fmt.Sprintf("a duration such as 5s, from 0s to %v", graceMax), func(v string) bool {
+		d, err := time.ParseDuration(v)
+		c.drain.Wait = d
+		return err == nil && d >= 0 && d <= graceMax
+	})
+	add("drain-rate", fmt.Sprintf("0 (all at once) to %d", drainRateMax), func(v string) bool {
+		n, err := strconv.Atoi(v)
+		c.drain.Rate = n
+		return err == nil && n >= 0 && n <= drainRateMax
+	})
+	add("server-reference", "1 to 65535 bytes of UTF-8", func(v string) bool {
+		c.drain.ServerReference = v
+		return v != "" && len(v) <= 65535 && codec.ValidUTF8String([]byte(v))
+	})
 	add("grace", fmt.Sprintf("a duration such as 10s, from 0s to %v", graceMax), func(v string) bool {
 		d, err := time.ParseDuration(v)
 		c.grace = d

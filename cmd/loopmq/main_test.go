@@ -224,6 +224,9 @@ func TestUsageErrors(t *testing.T) {
 		{"serve --grace 10", []string{`--grace "10": allowed: a duration such as 10s, from 0s to 1h`}},
 		{"serve --grace -1s", []string{`--grace "-1s": allowed`}},
 		{"serve --grace 61m", []string{`--grace "61m": allowed`}},
+		{"serve --drain-wait 5 --drain-wait 2h", []string{`--drain-wait "5": allowed: a duration such as 5s`, `--drain-wait "2h"`}},
+		{"serve --drain-rate -1 --drain-rate fast", []string{`--drain-rate "-1": allowed: 0 (all at once) to 1000000`, `--drain-rate "fast"`}},
+		{"serve --server-reference=", []string{`--server-reference "": allowed: 1 to 65535 bytes`}},
 		{"serve --allow-anonymous=maybe", []string{`--allow-anonymous "maybe": allowed: true, false`}},
 		{"serve now", []string{`argument "now": allowed: flags only`}},
 		{"serve --port 1", []string{`--port: unknown flag`}},
@@ -330,6 +333,24 @@ func TestServe(t *testing.T) {
 }
 
 // Whoever registers a metric has put it on the list, else it has no HELP.
+// After SIGTERM clients can still connect while /readyz says not to; then they are told where to go, and the exit code is 0.
+func TestServeDrains(t *testing.T) {
+	p := mustServe(t, "--drain-wait", "2s", "--drain-rate", "1000", "--server-reference", "elsewhere")
+	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for code := 200; code != 503; {
+		code, _ = p.get(t, "/readyz")
+	}
+	got, _ := io.ReadAll(mustConnect(t, p.tcp))
+	if len(got) < 3 || got[0] != 0xe0 || got[2] != 0x9c || !bytes.Contains(got, []byte("\x1c\x00\x09elsewhere")) {
+		t.Errorf("the client got % x, want DISCONNECT with 0x9c and the Server Reference", got)
+	}
+	if err := p.Wait(); err != nil {
+		t.Errorf("%v, want exit code 0", err)
+	}
+}
+
 func TestMetricsAreListed(t *testing.T) {
 	_, body := mustServe(t).get(t, "/metrics")
 	listed := map[string]bool{}

@@ -105,6 +105,11 @@ func serveFrom(ctx context.Context, c config, st store.Store, logger *slog.Logge
 	logger.Info("listening", bound...)
 
 	<-ctx.Done()
+	// It ends by itself: nobody connects any more, and who is connected leaves at a
+	// known rate. So --grace is for what comes after it.
+	if err := broker.Drain(context.Background(), c.drain); err != nil {
+		return first(err, stop(broker, c.grace))
+	}
 	logger.Info("shutdown", "grace", c.grace)
 	return stop(broker, c.grace)
 }
