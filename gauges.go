@@ -20,8 +20,9 @@ func (b *Broker) registerGauges() {
 	gauge("loopmq_retained_bytes", func() int { return int(b.retainedBytes.Load()) })
 	gauge("loopmq_queued_messages", b.queued)
 	gauge("loopmq_connections", func() int { return int(b.engine.Stats().Connections) })
-	gauge(`loopmq_connections_refused_total{reason="limit"}`, func() int { return int(b.engine.Stats().RefusedLimit) })
-	gauge(`loopmq_connections_refused_total{reason="busy"}`, func() int { return int(b.engine.Stats().RefusedBusy) })
+	for r := range metrics.RefuseReason(metrics.NumRefuseReasons) {
+		gauge(fmt.Sprintf("loopmq_connections_refused_total{reason=%q}", r), func() int { return int(b.engine.Stats().Refused[r]) })
+	}
 	gauge("loopmq_accept_pauses_total", func() int { return int(b.engine.Stats().AcceptPauses) })
 	gauge("loopmq_received_bytes_total", func() int { return int(b.engine.Stats().BytesIn) })
 	gauge("loopmq_sent_bytes_total", func() int { return int(b.engine.Stats().BytesOut) })

@@ -39,6 +39,8 @@ const (
 	destroyed                       // the file is closed
 	watchesRead                     // registered with the poller for reading
 	watchesWrite                    // registered with the poller for writing
+	open                            // OnOpen was called
+	refused                         // closed before that, and counted
 )
 
 // Conn is one connection. It belongs to one loop, and all its methods but Loop, Listener and RemoteAddr may be called
@@ -46,6 +48,7 @@ const (
 type Conn struct {
 	loop     *Loop
 	listener *listener // nil if it was dialled
+	stack    *stack    // what stands between the socket and the Handler; nil if nothing does
 	context  any
 	out      *output // borrowed while there is something to send, else nil
 	remote   netip.Addr
@@ -54,9 +57,10 @@ type Conn struct {
 	port     uint16 // of remote
 }
 
-// output is what a connection has to send: buf[sent:].
+// output is what a connection has to send: buf[sent:], and plain, which its layers have not encoded yet.
 type output struct {
 	buf   []byte
+	plain []byte
 	sent  int
 	extra int // size of a message that Room admitted though it exceeds the bound
 }
@@ -69,8 +73,12 @@ type closeRequest struct {
 // Loop returns the loop that owns the connection, always the same. It is safe for any goroutine.
 func (c *Conn) Loop() *Loop { return c.loop }
 
-// RemoteAddr returns the peer's address. It is valid after the connection was closed too, and safe for any goroutine.
+// RemoteAddr returns the peer's address: that of the client, if a proxy in front named it. For a peer on a unix socket,
+// which has no address, it is the socket's. It is valid after the connection was closed too, and safe for any goroutine.
 func (c *Conn) RemoteAddr() net.Addr {
+	if !c.remote.IsValid() && c.listener != nil {
+		return c.listener.addr
+	}
 	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.remote, c.port))
 }
 
@@ -93,7 +101,10 @@ func (c *Conn) LocalAddr() net.Addr {
 	if err != nil {
 		return nil
 	}
-	return net.TCPAddrFromAddrPort(addrPort(sa))
+	if a := addrPort(sa); a.IsValid() {
+		return net.TCPAddrFromAddrPort(a)
+	}
+	return c.RemoteAddr()
 }
 
 // Context returns what SetContext or Dial stored; nil after OnClose has returned.
@@ -120,6 +131,9 @@ func (c *Conn) BeginWrite() []byte {
 		c.out = l.borrow()
 	}
 	c.markDirty()
+	if c.stack != nil {
+		return c.out.plain
+	}
 	return c.out.buf
 }
 
@@ -138,7 +152,11 @@ func (c *Conn) EndWrite(b []byte) {
 	if c.state&closing != 0 {
 		return
 	}
-	c.out.buf = b
+	if c.stack != nil {
+		c.out.plain = b
+	} else {
+		c.out.buf = b
+	}
 	if n := c.Buffered(); n >= flushEarly || n > c.loop.engine.maxOutput {
 		c.flushEarly()
 		c.checkBound()
@@ -147,7 +165,7 @@ func (c *Conn) EndWrite(b []byte) {
 
 // Write is BeginWrite, append and EndWrite. It doesn't keep p. Large slices are written to the socket directly.
 func (c *Conn) Write(p []byte) {
-	if len(p) >= copyLimit && c.state&(closing|blocked) == 0 {
+	if len(p) >= copyLimit && c.state&(closing|blocked) == 0 && c.stack == nil {
 		c.flushEarly()
 		if c.state&(closing|blocked) == 0 {
 			n, err := c.loop.write(c, p)
@@ -164,12 +182,12 @@ func (c *Conn) Write(p []byte) {
 	c.EndWrite(append(c.BeginWrite(), p...))
 }
 
-// Buffered returns how many bytes were written and not yet taken by the kernel.
+// Buffered returns how many bytes were written and not yet taken by the kernel. What layers add to them counts.
 func (c *Conn) Buffered() int {
 	if c.out == nil {
 		return 0
 	}
-	return len(c.out.buf) - c.out.sent
+	return len(c.out.buf) - c.out.sent + len(c.out.plain)
 }
 
 // Room reports whether n more bytes fit within Config.MaxOutputBytes. Before it says no it gives the socket what is
@@ -288,6 +306,12 @@ func (l *Loop) write(c *Conn, p []byte) (int, error) {
 // flush gives the socket what there is to send, once. What it doesn't take waits until it is writable again.
 func (l *Loop) flush(c *Conn) {
 	o := c.out
+	if len(o.plain) > 0 {
+		if err := c.encode(); err != nil {
+			l.fail(c, err)
+			return
+		}
+	}
 	if len(o.buf) > o.sent {
 		n, err := l.write(c, o.buf[o.sent:])
 		if err != nil {
@@ -330,8 +354,17 @@ func (l *Loop) flush(c *Conn) {
 
 // finish is the part of Close that is left to the end of the turn; what could be sent was.
 func (l *Loop) finish(c *Conn, err error) {
-	l.engine.handler.OnClose(c, err)
+	if c.state&open != 0 {
+		l.engine.handler.OnClose(c, err)
+	}
 	c.context = nil
+	if c.stack != nil {
+		if c.state&broken == 0 {
+			c.takeLeave()
+			c.flushLast()
+		}
+		c.dissolve()
+	}
 	c.state |= closed
 	delete(l.stashes, c)
 	switch {
@@ -342,6 +375,13 @@ func (l *Loop) finish(c *Conn, err error) {
 		l.destroyAfter(c, closeTimeout)
 	default:
 		l.linger(c)
+	}
+}
+
+// flushLast sends what layers wrote while the connection was closing.
+func (c *Conn) flushLast() {
+	if c.out != nil && c.state&(blocked|broken) == 0 {
+		c.loop.flush(c)
 	}
 }
 
@@ -384,6 +424,7 @@ func (l *Loop) destroy(c *Conn) {
 		return
 	}
 	c.state = c.state&^(blocked|watchesRead|watchesWrite) | destroyed
+	c.dissolve()
 	if c.out != nil {
 		_ = unix.SetsockoptLinger(int(c.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 		l.giveBack(c.out)

@@ -20,6 +20,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"loopmq/metrics"
 )
 
 // handler is a Handler made of functions; nil ones do nothing.
@@ -316,7 +318,7 @@ func TestConnectionLimit(t *testing.T) {
 			t.Fatal("a third connection was served")
 		}
 	}
-	if got := e.Stats(); got.RefusedLimit != 3 || got.Connections != 2 || got.Accepted != 2 {
+	if got := e.Stats(); got.Refused[metrics.RefuseLimit] != 3 || got.Connections != 2 || got.Accepted != 2 {
 		t.Errorf("got %+v", got)
 	}
 	if err := e.Dial(t.Context(), addr, nil); !errors.Is(err, ErrConnectionLimit) {

@@ -15,6 +15,8 @@ import (
 
 	"github.com/panjf2000/gnet/v2/pkg/socket"
 	"golang.org/x/sys/unix"
+
+	"loopmq/metrics"
 )
 
 const (
@@ -30,6 +32,8 @@ const (
 	// wait each, up to maxBackoff.
 	minBackoff = 50 * time.Millisecond
 	maxBackoff = time.Second
+
+	defaultHandshakeTimeout = 10 * time.Second
 )
 
 // acceptAgain are errors of one connection that is gone before it was accepted. The next may do.
@@ -48,6 +52,10 @@ type Listener struct {
 
 	// Address is host:port; port 0 takes a free one.
 	Address string
+
+	// HandshakeTimeout is how long a connection may take for each step before Handler.OnOpen: a header, a handshake;
+	// 0 means 10 s.
+	HandshakeTimeout time.Duration
 
 	// Context is the caller's own, see [Conn.Listener].
 	Context any
@@ -216,7 +224,7 @@ func (ln *listener) acceptOne() bool {
 	}
 	open := e.open.Load()
 	if open >= e.maxConnections || fd >= maxFiles {
-		e.accepts.refusedLimit.Add(1)
+		e.accepts.refused[metrics.RefuseLimit].Add(1)
 		_ = unix.Close(fd)
 		if e.full.CompareAndSwap(false, true) {
 			e.logger.Warn("connection_limit", "limit", e.maxConnections)
@@ -271,11 +279,17 @@ func (ln *listener) OnTimer(*Timer) { ln.accept() }
 // refuse closes connections that their loop has no room for.
 func (e *Engine) refuse(batch []adoption, l *Loop) {
 	for _, a := range batch {
-		e.accepts.refusedBusy.Add(1)
+		e.accepts.refused[metrics.RefuseBusy].Add(1)
 		e.open.Add(-1)
 		l.counters.conns.Add(-1)
 		_ = unix.Close(a.fd)
 	}
+}
+
+// refused counts a connection that the Handler never hears of, and logs it.
+func (e *Engine) refused(reason metrics.RefuseReason, remote net.Addr, err error) {
+	e.accepts.refused[reason].Add(1)
+	e.logger.Info("connection_refused", "remote_addr", remote.String(), "reason", reason.String(), "error", err)
 }
 
 // adopt takes connections that were accepted or dialled elsewhere.
@@ -299,7 +313,23 @@ func (l *Loop) open(a adoption) {
 		l.destroy(c)
 		return
 	}
-	l.engine.handler.OnOpen(c)
+	if c.stack = c.listener.layers(); c.stack != nil {
+		c.stack.bottom.start(c)
+		return
+	}
+	c.opened()
+}
+
+// layers makes the layers of one connection; nil if there are none.
+func (ln *listener) layers() *stack {
+	if ln == nil {
+		return nil
+	}
+	var s stack
+	if s.bottom == nil {
+		return nil
+	}
+	return &s
 }
 
 // tuneSocket sets what every connection has. On a listening socket it is set once, where accepted ones inherit it.

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"loopmq/internal/invariants"
 )
 
 const (
@@ -219,11 +217,11 @@ func (l *Loop) input(c *Conn, in []byte) {
 	case c.state&closing != 0: // the peer's last words, which nobody is to hear
 	case c.state&paused != 0 || l.stashes[c] != nil:
 		l.stash(c, in)
+	case c.stack != nil:
+		c.stack.bottom.input(c, in)
+		c.checkBound()
 	default:
-		l.engine.handler.OnData(c, in)
-		if invariants.Enabled {
-			invariants.Mangle(in)
-		}
+		l.deliver(c, in)
 	}
 }
 
@@ -340,25 +338,27 @@ func (l *Loop) borrow() *output {
 	o := l.free[n]
 	l.free[n] = nil
 	l.free = l.free[:n]
-	l.freeBytes -= cap(o.buf)
+	l.freeBytes -= o.size()
 	l.freeLow = min(l.freeLow, n)
 	return o
 }
 
 func (l *Loop) giveBack(o *output) {
-	if cap(o.buf) > keepBuffer || l.freeBytes+cap(o.buf) > keepBuffers {
+	if o.size() > keepBuffer || l.freeBytes+o.size() > keepBuffers {
 		return
 	}
-	o.buf, o.sent, o.extra = o.buf[:0], 0, 0
+	o.buf, o.plain, o.sent, o.extra = o.buf[:0], o.plain[:0], 0, 0
 	l.free = append(l.free, o)
-	l.freeBytes += cap(o.buf)
+	l.freeBytes += o.size()
 }
+
+func (o *output) size() int { return cap(o.buf) + cap(o.plain) }
 
 // trim lets go of half of the buffers that weren't needed since the last call, once a second.
 func (l *Loop) trim() {
 	for range (l.freeLow + 1) / 2 {
 		n := len(l.free) - 1
-		l.freeBytes -= cap(l.free[n].buf)
+		l.freeBytes -= l.free[n].size()
 		l.free[n] = nil
 		l.free = l.free[:n]
 	}

@@ -48,7 +48,7 @@ func (l *Loop) unstash(c *Conn) {
 			return
 		}
 		delete(l.stashes, c)
-		if len(s.data) > 0 {
+		if len(s.data) > 0 || c.stack != nil { // a layer may hold some too
 			l.input(c, s.data)
 		}
 		if s.ended {

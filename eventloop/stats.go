@@ -3,6 +3,8 @@ package eventloop
 import (
 	"sync/atomic"
 	"time"
+
+	"loopmq/metrics"
 )
 
 // counters of one loop. The loop is the only one who changes them often, so they are never contended.
@@ -21,23 +23,23 @@ type counters struct {
 
 // acceptCounters are changed once per connection.
 type acceptCounters struct {
-	accepted     atomic.Uint64
-	pauses       atomic.Uint64
-	pausedNow    atomic.Int64
-	refusedLimit atomic.Uint64
-	refusedBusy  atomic.Uint64
+	accepted  atomic.Uint64
+	pauses    atomic.Uint64
+	pausedNow atomic.Int64
+	refused   [metrics.NumRefuseReasons]atomic.Uint64
 }
 
 // Stats are counters of an engine and its loops since New. Each is exact; together they are not one moment.
 type Stats struct {
 	Connections     int64  // open now, including those that are closing
 	Accepted        uint64 // connections taken from listeners
-	RefusedLimit    uint64 // closed at once, as Config.MaxConnections were open
-	RefusedBusy     uint64 // closed at once, as their loop had too many others to take
 	AcceptPauses    uint64 // times that accepting paused for want of files or memory
 	AcceptPaused    int64  // listeners that are pausing now
 	OutputOverflows uint64 // connections closed with ErrOutputOverflow
 	InputOverflows  uint64 // connections closed with ErrInputOverflow
+
+	// Refused are connections that the Handler never heard of, by metrics.RefuseReason.
+	Refused [metrics.NumRefuseReasons]uint64
 
 	Reads    uint64 // read system calls that yielded bytes
 	Writes   uint64 // write system calls
@@ -64,11 +66,12 @@ func (e *Engine) Stats() Stats {
 	s := Stats{
 		Connections:  e.open.Load(),
 		Accepted:     e.accepts.accepted.Load(),
-		RefusedLimit: e.accepts.refusedLimit.Load(),
-		RefusedBusy:  e.accepts.refusedBusy.Load(),
 		AcceptPauses: e.accepts.pauses.Load(),
 		AcceptPaused: e.accepts.pausedNow.Load(),
 		Loops:        make([]LoopStats, len(e.loops)),
+	}
+	for i := range s.Refused {
+		s.Refused[i] = e.accepts.refused[i].Load()
 	}
 	now := e.nanotime()
 	for i, l := range e.loops {

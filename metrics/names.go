@@ -69,7 +69,7 @@ var brokerFamilies = []Family{
 	},
 	{
 		"loopmq_connections_refused_total", TypeCounter, "reason",
-		"Network connections closed at once: limit, the limit on connections was reached; busy, too many others waited for a loop.", nil,
+		"Network connections closed before any MQTT was spoken, by reason.", nil,
 	},
 	{
 		"loopmq_accept_pauses_total", TypeCounter, "",

@@ -101,6 +101,51 @@ var closeReasons = [NumCloseReasons]string{
 // String returns the value of the label, such as "taken_over". It doesn't allocate.
 func (r CloseReason) String() string { return label(closeReasons[:], uint8(r)) }
 
+// RefuseReason says why a Network Connection was closed before any MQTT was
+// spoken.
+type RefuseReason uint8
+
+// The reasons to refuse a connection. Each is a value of the label `reason`.
+const (
+	// RefuseLimit: the limit on connections was reached.
+	RefuseLimit RefuseReason = iota
+	// RefuseBusy: too many others waited for the loop.
+	RefuseBusy
+	// RefuseProxyUntrusted: a PROXY header is expected, and the peer is not in a
+	// network that may send one.
+	RefuseProxyUntrusted
+	// RefuseProxyInvalid: what came instead of a PROXY header, or a bad one.
+	RefuseProxyInvalid
+	// RefuseProxyTimeout: no whole PROXY header in time.
+	RefuseProxyTimeout
+	// RefuseTLSTimeout: the TLS handshake took too long.
+	RefuseTLSTimeout
+	// RefuseTLSProtocol: not TLS, or no version, cipher or name in common.
+	RefuseTLSProtocol
+	// RefuseTLSCertificate: the client's certificate is missing, invalid or revoked.
+	RefuseTLSCertificate
+	// RefuseTLSAborted: the client gave the TLS handshake up.
+	RefuseTLSAborted
+
+	// NumRefuseReasons is the number of reasons.
+	NumRefuseReasons = int(iota)
+)
+
+var refuseReasons = [NumRefuseReasons]string{
+	RefuseLimit:          "limit",
+	RefuseBusy:           "busy",
+	RefuseProxyUntrusted: "proxy_untrusted",
+	RefuseProxyInvalid:   "proxy_invalid",
+	RefuseProxyTimeout:   "proxy_timeout",
+	RefuseTLSTimeout:     "tls_timeout",
+	RefuseTLSProtocol:    "tls_protocol",
+	RefuseTLSCertificate: "tls_certificate",
+	RefuseTLSAborted:     "tls_aborted",
+}
+
+// String returns the value of the label, such as "proxy_invalid". It doesn't allocate.
+func (r RefuseReason) String() string { return label(refuseReasons[:], uint8(r)) }
+
 func label(labels []string, r uint8) string {
 	if int(r) >= len(labels) {
 		return "unknown"
