@@ -81,18 +81,21 @@ func TestPublishQoS0DoesNotAlloc(t *testing.T) {
 	for name, test := range map[string]struct {
 		loops, subscribers int
 		publish            codec.Publish
+		authorizer         loopmq.Authorizer
 	}{
-		"same loop":    {1, 1, codec.Publish{TopicName: []byte("some/topic"), Payload: make([]byte, 64)}},
-		"across loops": {2, 2, codec.Publish{TopicName: []byte("some/topic"), Payload: make([]byte, 64)}},
-		"fan-out":      {2, 50, codec.Publish{TopicName: []byte("some/topic"), Payload: make([]byte, 64)}},
+		"same loop":    {1, 1, codec.Publish{TopicName: []byte("some/topic"), Payload: make([]byte, 64)}, nil},
+		"across loops": {2, 2, codec.Publish{TopicName: []byte("some/topic"), Payload: make([]byte, 64)}, nil},
+		"fan-out":      {2, 50, codec.Publish{TopicName: []byte("some/topic"), Payload: make([]byte, 64)}, nil},
 		"alias set": {1, 1, codec.Publish{
 			Payload: make([]byte, 64), TopicName: []byte("some/topic"),
 			Properties: brokertest.Properties(codec.PropTopicAlias, 1),
-		}},
-		"alias used": {1, 1, codec.Publish{Payload: make([]byte, 64), Properties: brokertest.Properties(codec.PropTopicAlias, 1)}},
+		}, nil},
+		"alias used": {1, 1, codec.Publish{Payload: make([]byte, 64), Properties: brokertest.Properties(codec.PropTopicAlias, 1)}, nil},
+		// Decisions that are kept cost nothing.
+		"authorized": {1, 1, codec.Publish{TopicName: []byte("some/topic"), Payload: make([]byte, 64)}, newRules(true)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := brokertest.Start(t, func(o *loopmq.Options) { o.Loops = test.loops })
+			s := brokertest.Start(t, func(o *loopmq.Options) { o.Loops, o.Authorizer = test.loops, test.authorizer })
 			p := test.publish
 			if got := publishAllocs(t, s, &p, test.subscribers); got > 0.01 {
 				t.Errorf("%.3f allocations for each message", got)

@@ -141,7 +141,7 @@ func (l *loop) arrivedForGroup(p *publication, id *store.GroupID) {
 		if g.ShareName() != id.ShareName || g.TopicFilter() != id.TopicFilter {
 			continue
 		}
-		if d, ok := l.selectAmong(g, p, connectedHere); ok {
+		if d, ok := l.selectAmong(g, p, l.unlessDenied(connectedHere, p.topic)); ok {
 			if p.qos > 0 && d.stored() {
 				break // a durable member: by way of its queue
 			}

@@ -50,6 +50,7 @@ type Broker struct {
 
 	nextLoop     atomic.Uint64 // of Publish
 	rules        atomic.Uint64 // counts DropDecisions
+	denies       atomic.Bool   // a session was denied something of a shared subscription
 	running      atomic.Bool
 	draining     atomic.Bool            // Drain was called
 	shuttingDown atomic.Bool            // no connection is accepted any more

@@ -27,6 +27,7 @@ type Client struct {
 	flow      *flow       // nil until something at QoS 1 or 2 is under way
 	v5        *v5State    // nil unless the client uses something of it
 	connect   *connecting // nil unless stateConnecting
+	access    *access     // nil if it may do everything, for ever
 	takenOver *takeover   // another connection has the session now
 	will      *store.Will
 	local     func(*MessageView) // a subscriber in this process, which has no connection
@@ -365,6 +366,9 @@ func (c *Client) finish(err error) {
 	c.stash = nil
 	delete(c.loop.clients, c)
 	c.loop.b.metrics.ConnectionsClosed[closeReason(was, err)].Inc()
+	if c.access != nil {
+		c.access.leave(c)
+	}
 	if was == stateConnected {
 		c.loop.connected.Add(-1)
 		c.loop.b.disconnected(c, err)
@@ -457,6 +461,8 @@ func closeReason(was clientState, err error) metrics.CloseReason {
 	switch {
 	case was == stateConnecting:
 		return metrics.CloseRefused
+	case e.ReasonCode == codec.NotAuthorized || e.ReasonCode == codec.Banned:
+		return metrics.CloseNotAuthorized
 	case e == errNormal || e == errDisconnectWithWill || !e.ReasonCode.IsError():
 		return metrics.CloseDisconnect
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"loopmq/codec"
 	"loopmq/session"
@@ -174,30 +176,53 @@ func authError(err error) *codec.Error {
 // authenticated goes on with a client whose identity is known.
 func (c *Client) authenticated(id Identity) {
 	b, k := c.loop.b, c.connect
-	c.info.Username, k.authenticationData = id.Username, id.AuthenticationData
-	if c.info.ProtocolVersion == codec.V5 && !b.v5.connackFits(c) {
+	k.authenticationData = id.AuthenticationData
+	if id.ClientID != "" && id.ClientID != c.info.ClientID {
+		if len(id.ClientID) > clientIDMax || !utf8.ValidString(id.ClientID) || strings.ContainsRune(id.ClientID, 0) {
+			c.refuse(codec.ClientIdentifierNotValid, errClientIDNotValid.Error())
+			return
+		}
+		c.rename(id.ClientID)
+	}
+	c.identify(&id)
+	switch {
+	case c.expired():
+		c.refuse(codec.NotAuthorized, errIdentityExpired.Error())
+		return
+	case c.info.ProtocolVersion == codec.V5 && !b.v5.connackFits(c):
 		c.refuse(codec.PacketTooLarge, errAnswerTooLarge.Error())
 		return
-	}
-	if k.will == nil || b.opts.Authorizer == nil {
+	case k.will == nil:
 		c.takeTurn()
 		return
 	}
-	m, l, info := &k.will.Message, c.loop, c.info
-	b.authorizing.do(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), authTimeout)
-		defer cancel()
-		ok := b.opts.Authorizer.Authorize(ctx, &info, ActionPublish, string(m.TopicName), m.QoS, m.Retain)
-		l.el.Post(func() {
-			switch {
-			case c.state == stateClosed:
-			case !ok:
-				c.refuse(codec.NotAuthorized, "not authorized to publish the Will Message")
-			default:
-				c.takeTurn()
-			}
-		})
-	})
+	m := &k.will.Message
+	will := func(ok bool) {
+		switch {
+		case c.state == stateClosed:
+		case !ok:
+			c.refuse(codec.NotAuthorized, "not authorized to publish the Will Message")
+		default:
+			c.takeTurn()
+		}
+	}
+	if d := c.decide(ActionPublish, m.TopicName, m.QoS, m.Retain); d != undecided {
+		will(d == allowed)
+		return
+	}
+	c.ask([]question{{string(m.TopicName), ActionPublish, m.QoS, m.Retain}}, func(answers []bool) { will(answers[0]) })
+}
+
+// clientIDMax is the length of a string in a packet (section 1.5).
+const clientIDMax = 65_535
+
+// rename gives a client another ClientID than it sent, before it has a session.
+func (c *Client) rename(clientID string) {
+	k := c.connect
+	c.info.ClientID, k.request.ClientID = clientID, clientID
+	if k.will != nil {
+		k.will.ClientID, k.will.Message.PublisherID = clientID, clientID
+	}
 }
 
 // takeTurn waits for other CONNECTs with the same ClientID. Of those that wait
@@ -454,6 +479,7 @@ func (c *Client) attach(s *Session, res *store.Claimed) {
 		l.el.Schedule(&c.timer, limit)
 	}
 	l.connected.Add(1)
+	s.denied.Store(nil)
 	c.handler.Connack(c, res.Present, codec.Success, "")
 	c.connect = nil
 	if c.state == stateClosed { // the CONNACK was too large for the client
@@ -475,6 +501,7 @@ func (c *Client) attach(s *Session, res *store.Claimed) {
 	for _, f := range s.sharedFilters() {
 		l.memberCame(f)
 	}
+	c.checkExpiry()
 	c.resume(waitDecision)
 }
 
@@ -544,7 +571,9 @@ func (c *Client) auth(p *codec.Auth) error {
 			c.sendAuth(codec.ContinueAuthentication, ch.AuthenticationData)
 		default:
 			c.v5.authState, c.v5.authBusy = nil, false
+			c.identify(&id)
 			c.sendAuth(codec.Success, id.AuthenticationData)
+			c.checkExpiry()
 		}
 		c.resume(waitDecision)
 	})

@@ -36,6 +36,7 @@ var (
 	errClientIDNotValid   = codec.NewError(codec.ClientIdentifierNotValid, "Client Identifier is not valid [MQTT-3.1.3-8]")
 	errBadAuthMethod      = codec.NewError(codec.BadAuthenticationMethod, "Authentication Method is not supported [MQTT-4.12.0-1]")
 	errNotAuthorized      = codec.NewError(codec.NotAuthorized, "not authorized")
+	errIdentityExpired    = codec.NewError(codec.NotAuthorized, "the client's credentials have expired")
 	errStoreUnavailable   = codec.NewError(codec.ServerBusy, "the store is unavailable, try again later")
 	errQuota              = codec.NewError(codec.QuotaExceeded, "the store did not take the message, try again later")
 	errAnswerTooLarge     = codec.NewError(codec.PacketTooLarge, "the answer exceeds the client's Maximum Packet Size [MQTT-3.1.2-24]")

@@ -101,11 +101,31 @@ func (c *Client) deliver(p *publication, d *delivery) {
 }
 
 func (c *Client) deliverQoS0(p *publication, d *delivery) {
+	if c.access != nil && len(c.access.held) > 0 {
+		c.hold(p, d)
+		return
+	}
+	c.sendQoS0(p, d, nil)
+}
+
+// sendQoS0 sends a QoS 0 message, which was kept as e if that isn't nil.
+func (c *Client) sendQoS0(p *publication, d *delivery, e *store.Entry) {
 	switch reason, ok := c.send(p, d, 0, false); {
 	case ok:
 		c.loop.m.MessagesDelivered[0].Inc()
+	case reason == metrics.DropOutputFull && c.mayGet(p, d) == undecided:
+		c.hold(p, d)
 	default:
 		c.loop.drop(p, d, reason)
+		if reason != metrics.DropNotAuthorized {
+			return
+		}
+		if d.group != nil {
+			e = entryOf(p, d)
+		}
+		if e != nil && e.ShareName != "" {
+			c.passOn(e)
+		}
 	}
 }
 
@@ -128,6 +148,9 @@ func (c *Client) deliverLive(p *publication, d *delivery) {
 		if reason != metrics.DropOutputFull {
 			f.out.Finish(packetID) // it has had its Packet Identifier
 			c.loop.drop(p, d, reason)
+			if reason == metrics.DropNotAuthorized && e != nil {
+				c.passOn(e)
+			}
 			return
 		}
 		f.out.Unsend()
@@ -185,6 +208,10 @@ func (c *Client) deliverStored(p *publication, d *delivery) {
 		f.out.Unsend()
 		if reason != metrics.DropOutputFull {
 			f.cursor = n
+			if reason == metrics.DropNotAuthorized && d.group != nil && c.returnToGroup(entryOf(p, d), false) {
+				m.MessagesQueued[d.qos].Inc()
+				return
+			}
 			c.loop.commits.finish(c.session, n, f.out.Unfinished())
 			c.loop.drop(p, d, reason)
 			return
@@ -257,6 +284,9 @@ func (c *Client) advanceLive() {
 			}
 			f.out.Finish(packetID)
 			c.loop.dropQueued(&p, &d, reason)
+			if reason == metrics.DropNotAuthorized && e.ShareName != "" {
+				c.passOn(e)
+			}
 		} else {
 			c.loop.m.QueueDelivered[e.QoS].Inc()
 			c.loop.m.Inflight.Inc()
@@ -301,12 +331,16 @@ func (c *Client) sendEntry(e *store.Entry) bool {
 	again := sent || f.possibly > 0
 	packetID := f.out.SendNumber(e.Number, e.QoS, nil)
 	reason, ok := c.send(&p, &d, packetID, again)
+	returned := false
 	if !ok {
 		f.out.Unsend()
 		if reason == metrics.DropOutputFull {
 			return false
 		}
-		c.loop.commits.finish(c.session, e.Number, f.out.Unfinished())
+		returned = reason == metrics.DropNotAuthorized && e.ShareName != "" && c.returnToGroup(e, again)
+		if !returned {
+			c.loop.commits.finish(c.session, e.Number, f.out.Unfinished())
+		}
 	} else {
 		c.loop.m.Inflight.Inc()
 	}
@@ -318,7 +352,7 @@ func (c *Client) sendEntry(e *store.Entry) bool {
 		}
 	}
 	switch {
-	case sent: // counted when it was sent first
+	case sent, returned: // counted when it was sent first, or is in its group's queue
 	case ok:
 		c.loop.m.QueueDelivered[e.QoS].Inc()
 	default:
@@ -424,10 +458,17 @@ func (l *loop) repeat(f func()) {
 // passes on: the bound on output need not be exact.
 const publishOverhead = 16
 
-// send writes a PUBLISH. If it can't, the reason says why: with DropOutputFull it
-// may be tried again, else never.
+// send writes a PUBLISH. If it can't, the reason says why: with DropOutputFull, which
+// is also the reason while the Authorizer thinks about it, it may be tried again, else
+// never.
 func (c *Client) send(p *publication, d *delivery, packetID uint16, again bool) (metrics.DropReason, bool) {
 	l := c.loop
+	switch c.mayGet(p, d) {
+	case denied:
+		return metrics.DropNotAuthorized, false
+	case undecided: // who is told that it's full goes on by advance, as with the answer
+		return metrics.DropOutputFull, false
+	}
 	h := codec.PublishHeader{Dup: again, QoS: d.qos, Retain: d.retain, PacketID: packetID}
 	topic := p.topic
 	v := c.info.ProtocolVersion

@@ -2,7 +2,6 @@ package loopmq
 
 import (
 	"bytes"
-	"context"
 	"time"
 	"unicode/utf8"
 
@@ -635,11 +634,14 @@ func (l *loop) publishFrom(c *Client, p *publication, packetID uint16, dup bool)
 		c.refusePublish(p.qos, packetID, e)
 		return nil
 	}
-	if l.b.opts.Authorizer != nil {
+	switch c.decide(ActionPublish, p.topic, p.qos, p.retain) {
+	case allowed:
+		l.publishAllowed(c, p, packetID)
+	case denied:
+		c.refusePublish(p.qos, packetID, errNotAuthorized)
+	default:
 		c.authorizePublish(p, packetID)
-		return nil
 	}
-	l.publishAllowed(c, p, packetID)
 	return nil
 }
 
@@ -693,28 +695,22 @@ func (l *loop) publishAllowed(c *Client, p *publication, packetID uint16) {
 
 // authorizePublish asks the Authorizer, and reads nothing more from c meanwhile.
 func (c *Client) authorizePublish(p *publication, packetID uint16) {
-	l, info := c.loop, &c.info
-	q := *p
+	l, q := c.loop, *p
 	m := q.keep()
 	c.wait(waitDecision)
-	l.b.authorizing.do(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), authTimeout)
-		defer cancel()
-		ok := l.b.opts.Authorizer.Authorize(ctx, info, ActionPublish, string(m.TopicName), m.QoS, m.Retain)
-		l.el.Post(func() {
-			if c.state != stateConnected {
-				return
-			}
-			from, received := q.from, q.received
-			q.set(m)
-			q.from, q.received = from, received
-			if ok {
-				l.publishAllowed(c, &q, packetID)
-			} else {
-				c.refusePublish(q.qos, packetID, errNotAuthorized)
-			}
-			c.resume(waitDecision)
-		})
+	c.ask([]question{{string(m.TopicName), ActionPublish, m.QoS, m.Retain}}, func(answers []bool) {
+		if c.state != stateConnected {
+			return
+		}
+		from, received := q.from, q.received
+		q.set(m)
+		q.from, q.received = from, received
+		if answers[0] {
+			l.publishAllowed(c, &q, packetID)
+		} else {
+			c.refusePublish(q.qos, packetID, errNotAuthorized)
+		}
+		c.resume(waitDecision)
 	})
 }
 

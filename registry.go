@@ -36,6 +36,9 @@ type Session struct {
 	// here only, and records of the feed are older than what the claim returned.
 	held atomic.Uint64
 
+	// denied says what the session may not get of shared subscriptions; nil: nothing.
+	denied atomic.Pointer[denials]
+
 	// over: the session was ended elsewhere while a connection here still had it.
 	over atomic.Bool
 

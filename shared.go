@@ -248,10 +248,16 @@ func connectedMember(s *Session) bool { return s.client.Load() != nil || s.remot
 // strategy. If there is none and p is at QoS 1 or 2, it waits for a durable one
 // in the group's queue: the delivery has no session then.
 func (l *loop) selectMember(g *trie.Group[*Session], p *publication) (delivery, bool) {
-	if d, ok := l.selectAmong(g, p, connectedMember); ok {
+	if d, ok := l.selectAmong(g, p, l.unlessDenied(connectedMember, p.topic)); ok {
 		return d, true
 	}
-	return delivery{group: g, qos: p.qos, retain: p.retain}, p.qos == 0 || hasDurable(g)
+	waits := p.qos > 0 && l.hasDurable(g, p.topic)
+	if !waits && l.b.denies.Load() { // nobody is to get it: one drops it, and counts it
+		if d, ok := l.selectAmong(g, p, connectedMember); ok {
+			return d, true
+		}
+	}
+	return delivery{group: g, qos: p.qos, retain: p.retain}, p.qos == 0 || waits
 }
 
 // selectAmong picks one of those members of a group that are usable.
@@ -287,9 +293,11 @@ func (l *loop) selectAmong(g *trie.Group[*Session], p *publication, usable func(
 // selectTries bounds how often a member is chosen that leaves in that moment.
 const selectTries = 8
 
-func hasDurable(g *trie.Group[*Session]) (durable bool) {
+// hasDurable reports whether a group has a durable member that may get a topic.
+func (l *loop) hasDurable(g *trie.Group[*Session], topic []byte) (durable bool) {
+	usable := l.unlessDenied(func(s *Session) bool { return s.durable }, topic)
 	g.Each(func(m trie.Match[*Session]) bool {
-		durable = m.Subscriber.durable
+		durable = usable(m.Subscriber)
 		return !durable
 	})
 	return durable
@@ -374,9 +382,10 @@ func (l *loop) handBack(s *Session, e *store.Entry, epoch uint64) {
 }
 
 // backToGroups moves those of a session's entries to the queues of their groups
-// that belong there, and on from there. unsent: nobody can have sent them. failed is
-// called for each of them for which the store failed.
-func (l *loop) backToGroups(s *Session, epoch uint64, entries []store.Entry, unsent bool, failed func()) {
+// that belong there, and on from there, and returns how many it tries to. unsent:
+// nobody can have sent them. failed is called for each of them for which the store
+// failed.
+func (l *loop) backToGroups(s *Session, epoch uint64, entries []store.Entry, unsent bool, failed func()) (begun int) {
 	lastSent, known := s.sent()
 	regained := ""
 	for i := range entries {
@@ -389,6 +398,7 @@ func (l *loop) backToGroups(s *Session, epoch uint64, entries []store.Entry, uns
 		if !l.b.groups.reserve(f, e.Message.Size(), &l.b.opts.Limits) {
 			continue
 		}
+		begun++
 		op := store.Op{
 			Kind: store.OpMove, Session: s.id, Epoch: epoch, From: store.QueueOf(s.id), Numbers: []store.Number{e.Number},
 			Targets: []store.Target{{
@@ -417,6 +427,7 @@ func (l *loop) backToGroups(s *Session, epoch uint64, entries []store.Entry, uns
 			}
 		})
 	}
+	return begun
 }
 
 // regain looks after a while what a group's queue holds, into which a commit that
@@ -449,16 +460,25 @@ func (l *loop) groupHas(e *store.Entry) {
 // session if none is connected. false: the group has gone, or has nobody left to
 // wait for.
 func (l *loop) memberFor(e *store.Entry) (delivery, bool) {
+	g := l.groupOf(e)
+	if g == nil {
+		return delivery{qos: e.QoS}, false
+	}
+	var p publication
+	p.set(e.Message)
+	return l.selectMember(g, &p)
+}
+
+// groupOf returns the group of an entry, nil if it has gone.
+func (l *loop) groupOf(e *store.Entry) *trie.Group[*Session] {
 	var m trie.Matches[*Session]
 	l.b.subscriptions.Match(e.Message.TopicName, &m)
 	for _, g := range m.Groups {
 		if g.ShareName() == e.ShareName && g.TopicFilter() == e.TopicFilter {
-			var p publication
-			p.set(e.Message)
-			return l.selectMember(g, &p)
+			return g
 		}
 	}
-	return delivery{qos: e.QoS}, false
+	return nil
 }
 
 // passToGroup gives a message that a member in memory left to another member.

@@ -1,8 +1,6 @@
 package loopmq
 
 import (
-	"context"
-
 	"loopmq/codec"
 	"loopmq/store"
 )
@@ -51,10 +49,6 @@ func (c *Client) subscribe(p *codec.Subscribe) {
 			return
 		}
 	}
-	if c.loop.b.opts.Authorizer == nil {
-		c.subscribeAllowed(s)
-		return
-	}
 	c.authorizeSubscribe(s)
 }
 
@@ -72,29 +66,41 @@ func (c *Client) tooManyFilters(n int) bool {
 	return true
 }
 
-// authorizeSubscribe asks the Authorizer, and reads nothing more from c meanwhile.
+// authorizeSubscribe goes on with what the Authorizer allows. While it is asked
+// nothing more is read from c.
 func (c *Client) authorizeSubscribe(s *subscribing) {
-	l, info := c.loop, &c.info
+	var ask []question
+	var asked []int // the subscription that each of them is about
+	for i := range s.subscriptions {
+		sub := &s.subscriptions[i]
+		if s.reasons[i].IsError() {
+			continue
+		}
+		_, filter, _ := codec.SplitShare([]byte(sub.TopicFilter))
+		switch c.decide(ActionSubscribe, filter, sub.Options.QoS, false) {
+		case denied:
+			s.reasons[i] = codec.NotAuthorized
+		case undecided:
+			ask = append(ask, question{topic: string(filter), action: ActionSubscribe, qos: sub.Options.QoS})
+			asked = append(asked, i)
+		}
+	}
+	if len(ask) == 0 {
+		c.subscribeAllowed(s)
+		return
+	}
 	c.wait(waitDecision)
-	l.b.authorizing.do(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), authTimeout)
-		defer cancel()
-		for i := range s.subscriptions {
-			sub := &s.subscriptions[i]
-			if s.reasons[i].IsError() {
-				continue
-			}
-			_, filter, _ := codec.SplitShare([]byte(sub.TopicFilter))
-			if !l.b.opts.Authorizer.Authorize(ctx, info, ActionSubscribe, string(filter), sub.Options.QoS, false) {
-				s.reasons[i] = codec.NotAuthorized
+	c.ask(ask, func(answers []bool) {
+		if c.state != stateConnected {
+			return
+		}
+		for i, ok := range answers {
+			if !ok {
+				s.reasons[asked[i]] = codec.NotAuthorized
 			}
 		}
-		l.el.Post(func() {
-			if c.state == stateConnected {
-				c.subscribeAllowed(s)
-				c.resume(waitDecision)
-			}
-		})
+		c.subscribeAllowed(s)
+		c.resume(waitDecision)
 	})
 }
 

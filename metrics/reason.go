@@ -78,6 +78,9 @@ const (
 	CloseAdministrative
 	// CloseInternal: an error of the Broker or its store.
 	CloseInternal
+	// CloseNotAuthorized: a connected client may not be connected any more: its
+	// credentials expired, it failed to authenticate again, or it was banned.
+	CloseNotAuthorized
 
 	// NumCloseReasons is the number of reasons.
 	NumCloseReasons = int(iota)
@@ -96,6 +99,7 @@ var closeReasons = [NumCloseReasons]string{
 	CloseServerShutdown: "server_shutdown",
 	CloseAdministrative: "administrative",
 	CloseInternal:       "internal_error",
+	CloseNotAuthorized:  "not_authorized",
 }
 
 // String returns the value of the label, such as "taken_over". It doesn't allocate.
