@@ -136,7 +136,7 @@ func (b *Broker) Start() error {
 		}
 	}
 	for _, s := range b.givingBack {
-		b.giveBack(s, s.epoch.Load())
+		b.giveBack(s, s.epoch.Load(), func(bool) {})
 	}
 	b.givingBack = nil
 	b.scheduler.start()

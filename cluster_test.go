@@ -363,6 +363,32 @@ func TestClusterADeadNodesMessagesGoToOtherMembers(t *testing.T) {
 	})
 }
 
+// A clean start at another node ends a session, but not what others of its group can still get.
+func TestClusterCleanStartElsewhere(t *testing.T) {
+	onNodes(t, 2, func(n *nodes) {
+		old := brokertest.Connect(n.T, n.addr(0), codec.V5, brokertest.Durable("member"))
+		old.Subscribe("$share/g/t", 1)
+		pub := brokertest.Connect(n.T, n.addr(1), codec.V5)
+		for i := range 5 {
+			pub.Publish("t", strconv.Itoa(i), 1)
+			old.ExpectPublish("t", strconv.Itoa(i))
+		}
+		other := brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.Durable("other"))
+		other.Subscribe("$share/g/t", 1)
+		brokertest.Connect(n.T, n.addr(1), codec.V5, func(p *codec.Connect) { p.ClientID, p.CleanStart = []byte("member"), true })
+		var got []string
+		for range 5 {
+			p := brokertest.Expect[*codec.Publish](other)
+			other.Acknowledge(p)
+			got = append(got, string(p.Payload))
+		}
+		slices.Sort(got)
+		if want := []string{"0", "1", "2", "3", "4"}; !slices.Equal(got, want) {
+			n.Errorf("got %v, want %v", got, want)
+		}
+	})
+}
+
 func TestClusterWillOfADeadNodesClient(t *testing.T) {
 	onNodes(t, 3, func(n *nodes) {
 		sub := brokertest.Connect(n.T, n.addr(1), codec.V5)

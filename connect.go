@@ -23,6 +23,7 @@ type connecting struct {
 
 	challenge any // the authenticator's state of an enhanced authentication
 
+	name                       string // of this CONNECT among all, for the store
 	cleanStart                 bool
 	assigned                   bool     // the ClientID is the server's
 	claimBegan                 int64    // when the first claim failed, by the loop's clock; 0: none has
@@ -40,6 +41,7 @@ const authTimeout = 10 * time.Second
 // newConnecting copies what both versions have in CONNECT.
 func newConnecting(c *Client, p *codec.Connect) *connecting {
 	k := &connecting{
+		name:       rand.Text(),
 		cleanStart: p.CleanStart,
 		keepAlive:  p.KeepAlive,
 		request: ConnectRequest{
@@ -273,7 +275,7 @@ func (c *Client) replaceOld() {
 				f(s.id.ClientID)
 			}
 		}
-		l.afterLeaving(s, func() {
+		l.afterLeaving(s, func(bool) {
 			l.commits.after(func() { c.loop.el.Post(c.claim) })
 		})
 	})
@@ -289,6 +291,7 @@ func (c *Client) claim() {
 	b, k, l := c.loop.b, c.connect, c.loop
 	claim := store.Claim{
 		ClientID:              c.info.ClientID,
+		Connect:               k.name,
 		Owner:                 b.owner(),
 		CleanStart:            k.cleanStart,
 		Durable:               k.sessionExpiryInterval > 0,
@@ -368,6 +371,9 @@ func (c *Client) owned(res *store.Claimed) {
 	}()
 	c.loop.wentWithSession(res.Dropped)
 	s := b.sessionFor(res)
+	for _, g := range res.GivenBack {
+		c.loop.memberCame(sharedFilter(g.ShareName, g.TopicFilter))
+	}
 	c.session, c.epoch = s, res.Session.Epoch
 	s.owner.Store(c.loop)
 	if c.state == stateClosed { // it left before it was accepted: nothing of it stays
@@ -424,7 +430,7 @@ func (l *loop) giveUp(se *store.Session) {
 	if s != nil {
 		op.Sent, _ = s.sent()
 	}
-	l.commitOffline(op, b.scheduler.nudge)
+	l.commitOffline(&op, b.scheduler.nudge)
 	if s != nil && !se.Durable {
 		l.endSession(s, se.Epoch)
 	}

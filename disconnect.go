@@ -57,7 +57,7 @@ func (c *Client) goOffline(clean bool) {
 	}
 	op.Sent, _ = s.sent()
 	offline := func() {
-		l.commitOffline(op, func() {
+		l.commitOffline(&op, func() {
 			if ends && !s.durable || s.over.Load() {
 				s.end(b)
 			}
@@ -72,14 +72,16 @@ func (c *Client) goOffline(clean bool) {
 		if ends {
 			op.Due = now.Add(givingTime)
 		}
+		op.Gives = true
 		offline()
 	}
 	if gives {
 		l.redistribute(s, c.epoch)
 	}
 	// A session that ends has its queue until others have what they are to get.
-	l.afterLeaving(s, func() {
-		if !gives || b.cluster == nil {
+	l.afterLeaving(s, func(done bool) {
+		op.Gives, op.Gave = false, op.Gives
+		if done || !op.Gave {
 			offline()
 		}
 		if ends && s.durable {
@@ -94,9 +96,9 @@ const givingTime = time.Minute
 
 // commitOffline commits the end of a connection, and again while the store fails:
 // nobody else would end it there, or see to its Will. done is called after the
-// first try. The epoch keeps a late one from a newer connection.
-func (l *loop) commitOffline(op store.Op, done func()) {
-	l.commits.add(op, func(committed *store.Op, err error) {
+// first try. The epoch keeps a late one from a newer connection. op is read for each.
+func (l *loop) commitOffline(op *store.Op, done func()) {
+	l.commits.add(*op, func(committed *store.Op, err error) {
 		if err != nil {
 			l.repeat(func() { l.commitOffline(op, l.b.scheduler.nudge) })
 		} else {

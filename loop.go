@@ -29,16 +29,16 @@ type loop struct {
 	inbox                         *eventloop.Mailbox[*outbox]
 	blocked                       []*Client // not read until the outboxes could be pushed
 	clients                       map[*Client]struct{}
-	retries                       []*Client             // whose read of the store failed
-	drainRetries                  []drainRetry          // the shared subscriptions whose queue could not be drained
-	repeats                       []func()              // what the store failed to do
-	leaving                       map[*Session][]func() // what waits until they have given up what others are to get
-	doubted                       map[string]uint64     // retained topics to be read from the store again, see doubtRetained
-	rereading                     bool                  // some of them are being read
-	replaying                     []*Client             // who wait for their turn to get retained messages
-	replayStepsLeft               int                   // of this turn
-	replayScheduled               bool                  // those who wait get their turn at the end of this one
-	drained                       []func()              // called when the last client has gone and all is committed
+	retries                       []*Client                      // whose read of the store failed
+	drainRetries                  []drainRetry                   // the shared subscriptions whose queue could not be drained
+	repeats                       []func()                       // what the store failed to do
+	leaving                       map[*Session][]func(done bool) // what waits until they have given up what others are to get
+	doubted                       map[string]uint64              // retained topics to be read from the store again, see doubtRetained
+	rereading                     bool                           // some of them are being read
+	replaying                     []*Client                      // who wait for their turn to get retained messages
+	replayStepsLeft               int                            // of this turn
+	replayScheduled               bool                           // those who wait get their turn at the end of this one
+	drained                       []func()                       // called when the last client has gone and all is committed
 
 	retryTimer eventloop.Timer
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"loopmq/codec"
@@ -288,7 +290,7 @@ func (n node) yield(clientID string, epoch uint64, cleanStart bool, to string) {
 				s.movedTo(to, epoch, false)
 			}
 		}
-		l.afterLeaving(s, func() { l.commits.after(answer) })
+		l.afterLeaving(s, func(bool) { l.commits.after(answer) })
 	})
 }
 
@@ -325,26 +327,50 @@ func (n node) Dead(instance string) {
 }
 
 // Orphaned implements [store.Node].
-func (n node) Orphaned(sessions []store.Session) {
+func (n node) Orphaned(sessions []store.Session) (done bool) {
 	b := n.b
+	var failed atomic.Bool
+	var giving sync.WaitGroup
 	for i := range sessions {
 		se := &sessions[i]
 		s := b.registry.session(se.ID.ClientID)
-		if s == nil || s.id != se.ID {
+		if s == nil { // the feed will tell, or tells that it has ended
+			failed.Store(true)
+			continue
+		}
+		if s.id != se.ID {
 			continue
 		}
 		if s.epoch.Load() != se.Epoch { // the feed hasn't told yet who had it
 			s.unknown()
 		}
 		s.movedTo("", se.Epoch, false)
-		b.giveBack(s, se.Epoch)
+		giving.Add(1)
+		b.giveBack(s, se.Epoch, func(done bool) {
+			if !done {
+				failed.Store(true)
+			}
+			giving.Done()
+		})
+	}
+	given := make(chan struct{})
+	go func() {
+		giving.Wait()
+		close(given)
+	}()
+	select {
+	case <-given:
+		return !failed.Load()
+	case <-b.stopped: // the loops may have ended without it
+		return false
 	}
 }
 
 // giveBack lets go to others what an offline session, which no loop has, holds of
-// shared subscriptions.
-func (b *Broker) giveBack(s *Session, epoch uint64) {
+// shared subscriptions, and calls after, on any goroutine, when that is done.
+func (b *Broker) giveBack(s *Session, epoch uint64, after func(done bool)) {
 	if _, shared := s.subscriptionCount(); shared == 0 {
+		after(true)
 		return
 	}
 	l := b.loops[0]
@@ -354,6 +380,7 @@ func (b *Broker) giveBack(s *Session, epoch uint64) {
 		if s.client.Load() == nil && s.held.Load() == 0 {
 			l.redistribute(s, epoch)
 		}
+		l.afterLeaving(s, after)
 	})
 }
 

@@ -312,11 +312,11 @@ func (l *loop) hasDurable(g *trie.Group[*Session], topic []byte) (durable bool) 
 // it any more: it has no client.
 func (l *loop) redistribute(s *Session, epoch uint64) {
 	if waiting, already := l.leaving[s]; already {
-		l.leaving[s] = append(waiting, func() { l.redistribute(s, epoch) })
+		l.leaving[s] = append(waiting, func(bool) { l.redistribute(s, epoch) })
 		return
 	}
 	if l.leaving == nil {
-		l.leaving = make(map[*Session][]func())
+		l.leaving = make(map[*Session][]func(done bool))
 	}
 	l.leaving[s] = nil
 	l.afterCommits(func() { l.redistributePage(s, epoch, store.Number{}) })
@@ -328,47 +328,55 @@ func (l *loop) redistributePage(s *Session, epoch uint64, after store.Number) {
 	begun := b.workers.do(func() {
 		entries, err := b.store.Messages().Read(context.Background(), id, after, readEntries, readBytes)
 		l.el.Post(func() {
-			if err != nil || len(entries) == 0 {
-				l.left(s)
+			again := func() {
+				if b.shuttingDown.Load() || b.rejoining.Load() {
+					l.left(s, false)
+					return
+				}
+				l.repeat(func() { l.redistributePage(s, epoch, after) })
+			}
+			switch {
+			case err != nil && !errors.Is(err, store.ErrGone):
+				again()
+				return
+			case len(entries) == 0:
+				l.left(s, true)
 				return
 			}
 			failed := false
 			l.backToGroups(s, epoch, entries, false, func() { failed = true })
 			l.commits.after(func() {
-				switch {
-				case !failed:
-					l.redistributePage(s, epoch, entries[len(entries)-1].Number)
-				case b.shuttingDown.Load() || b.rejoining.Load():
-					l.left(s)
-				default:
-					l.repeat(func() { l.redistributePage(s, epoch, after) })
+				if failed {
+					again()
+					return
 				}
+				l.redistributePage(s, epoch, entries[len(entries)-1].Number)
 			})
 		})
 	})
 	if !begun { // the broker stops
-		l.left(s)
+		l.left(s, false)
 	}
 }
 
-// left ends redistribute.
-func (l *loop) left(s *Session) {
+// left ends redistribute. done: nothing is left that is to go back.
+func (l *loop) left(s *Session, done bool) {
 	waiting := l.leaving[s]
 	delete(l.leaving, s)
 	for _, f := range waiting {
-		f()
+		f(done)
 	}
 	l.checkDrained()
 }
 
-// afterLeaving calls f when nothing of s goes back to groups any more; at once if
-// nothing does.
-func (l *loop) afterLeaving(s *Session, f func()) {
+// afterLeaving calls f when nothing of s goes back to groups any more, with whether
+// all of it has; at once if nothing does.
+func (l *loop) afterLeaving(s *Session, f func(done bool)) {
 	if waiting, ok := l.leaving[s]; ok {
 		l.leaving[s] = append(waiting, f)
 		return
 	}
-	f()
+	f(true)
 }
 
 // handBack is for an entry that came into the queue of a member which had gone

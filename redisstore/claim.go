@@ -26,7 +26,7 @@ func (v sessionsView) Claim(ctx context.Context, c store.Claim) (store.Claimed, 
 		}
 		reply, err := v.run(ctx, claimScript, []any{
 			v.keys.prefix, instance, millis(v.Now()), c.ClientID, tag(c.ClientID), c.Owner, flag(c.CleanStart), flag(c.Durable),
-			c.SessionExpiryInterval, encodeLimits(c.Limits), optionalID(c.Sent), will,
+			c.SessionExpiryInterval, encodeLimits(c.Limits), optionalID(c.Sent), will, c.Connect,
 		})
 		if err != nil {
 			if err = failed("claim a session", err); m != nil && errors.Is(err, store.ErrDead) {
@@ -81,6 +81,14 @@ func decodeClaimed(c *store.Claim, reply []any) (store.Claimed, error) {
 		for i, n := range list(4) {
 			dropped, _ := n.(int64)
 			claimed.Dropped[min(i, 2)] = int(dropped)
+		}
+		for _, names := range list(8) {
+			s, _ := names.(string)
+			f := fields{s: s}
+			claimed.GivenBack = append(claimed.GivenBack, store.GroupID{ShareName: f.next(), TopicFilter: f.next()})
+			if err := f.err("group"); err != nil {
+				return claimed, err
+			}
 		}
 		return claimed, nil
 	}

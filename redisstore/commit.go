@@ -234,7 +234,14 @@ func (a *batchArgs) encodeOp(op *store.Op, stale bool) {
 		if op.WillRemoved {
 			will = "x"
 		}
-		a.add(op.SessionExpiryInterval, millis(op.Due), will, optionalID(op.Sent))
+		gives := ""
+		switch {
+		case op.Gives:
+			gives = "g"
+		case op.Gave:
+			gives = "d"
+		}
+		a.add(op.SessionExpiryInterval, millis(op.Due), will, optionalID(op.Sent), gives)
 	case store.OpEndSession:
 		a.guarded("E", op)
 		a.add(optionalID(op.Sent))

@@ -792,6 +792,94 @@ func TestClaimAsksTheInstanceBefore(t *testing.T) {
 	}
 }
 
+// A claim whose answer was lost takes, when it is made again, the place of its first try.
+func TestClaimWhoseAnswerWasLost(t *testing.T) {
+	r := redistest.Start(t, "appendfsync no")
+	x := newLossy(t, r.Addr)
+	s, err := NewStore(t.Context(), "redis://"+x.addr, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFixture(t, s)
+	other := newFixture(t, s).enlist()
+	f.enlist()
+	will := &store.Will{Message: store.Message{TopicName: []byte("w"), Payload: []byte("will")}}
+	twice := func(c store.Claim) store.Claimed {
+		t.Helper()
+		x.armed.Store(true)
+		c.Owner = f.joined.Load().instance
+		if _, err := f.Sessions().Claim(t.Context(), c); !errors.Is(err, store.ErrUnavailable) {
+			t.Fatalf("without an answer: got %v, want ErrUnavailable", err)
+		}
+		return f.claim(c)
+	}
+	wills := func(clientID string) int {
+		return int(f.redis.HLen(t.Context(), f.keys.will(clientID)).Val())
+	}
+
+	fresh := twice(store.Claim{ClientID: "c", Connect: "1", Durable: true, SessionExpiryInterval: 60, Will: will})
+	if fresh.Present || fresh.OldOwner != "" || wills("c") != 1 {
+		t.Errorf("new session: got %+v, and %d Wills; want it new, and one", fresh, wills("c"))
+	}
+	if due, ok, err := f.Wills().NextDue(t.Context()); ok || err != nil {
+		t.Errorf("a Will is due at %v, %v, though its client is connected", due, err)
+	}
+
+	old := f.claim(store.Claim{ClientID: "d", Connect: "2", Owner: other, Durable: true, SessionExpiryInterval: 60, Will: will})
+	f.commit(publish("kept", old.Session))
+	// A session goes on for a connection with which it will end.
+	goes := twice(store.Claim{ClientID: "d", Connect: "3", Will: will})
+	if !goes.Present || goes.OldOwner != other || goes.Session.ID != old.Session.ID || f.payloads(store.QueueOf(old.Session.ID)) != "kept" {
+		t.Errorf("session that goes on: got %+v", goes)
+	}
+	yields := f.redis.XRange(t.Context(), f.keys.ctl(other), "-", "+").Val()
+	if last := yields[len(yields)-1].Values["epoch"]; last != fmt.Sprint(goes.Session.Epoch) {
+		t.Errorf("the instance before was asked for epoch %v, want %d", last, goes.Session.Epoch)
+	}
+	if n := wills("d"); n != 2 { // that of the connection before is due
+		t.Errorf("%d Wills, want those of two connections", n)
+	}
+
+	// Another CONNECT is another claim.
+	if next := f.claim(store.Claim{ClientID: "d", Connect: "4", Durable: true}); next.OldOwner != f.joined.Load().instance {
+		t.Errorf("next CONNECT: got %+v", next)
+	}
+}
+
+// What a session that a clean start ends had of shared subscriptions goes to the groups, but for what may have been sent at QoS 2.
+func TestCleanStartGivesBack(t *testing.T) {
+	r := redistest.Start(t, "appendfsync no")
+	f := newFixture(t, open(t, r, ""))
+	f.enlist()
+	se := f.claim(store.Claim{ClientID: "{m}", Durable: true, SessionExpiryInterval: 60, Limits: store.Limits{Protected: 3}}).Session
+	f.commit(store.Op{Kind: store.OpSubscribe, Session: se.ID, Epoch: se.Epoch, Subscriptions: []store.Subscription{{TopicFilter: "$share/s/a/+"}}})
+	for i, qos := range []byte{1, 2, 0, 2, 1} {
+		op := publish(fmt.Sprint(i), se)
+		op.Message.QoS = 2
+		op.Targets[0].QoS = max(qos, 1)
+		if qos > 0 {
+			op.Targets[0].ShareName, op.Targets[0].TopicFilter = "s", "a/+"
+		}
+		f.commit(op)
+	}
+	claimed := f.claim(store.Claim{ClientID: "{m}", CleanStart: true, Durable: true})
+	if want := []store.GroupID{{ShareName: "s", TopicFilter: "a/+"}}; !slices.Equal(claimed.GivenBack, want) || claimed.Present {
+		t.Errorf("got %+v, want %v given back", claimed, want)
+	}
+	group := store.GroupQueue("s", "a/+")
+	if got, want := f.payloads(group), "0 3 4"; got != want {
+		t.Errorf("the group has %q, want %q", got, want)
+	}
+	for _, e := range f.entries(group) {
+		if e.QoS != 2 || e.ShareName != "s" || e.TopicFilter != "a/+" {
+			t.Errorf("entry %+v, want the QoS of its message, and its group", e)
+		}
+	}
+	if claimed.Dropped != [3]int{0, 1, 1} {
+		t.Errorf("dropped %v, want the two that went with the session", claimed.Dropped)
+	}
+}
+
 func TestWhatIsKnownOfWhoIsConnected(t *testing.T) {
 	r := redistest.Start(t, "appendfsync no")
 	a := newFixture(t, open(t, r, ""))

@@ -38,7 +38,7 @@ type node struct {
 	orphaned []store.Session
 
 	deliver  chan struct{} // if not nil, Deliver takes one from it first
-	orphans  func([]store.Session)
+	orphans  func([]store.Session) bool
 	applying func()
 	kick     func()
 }
@@ -71,11 +71,9 @@ func (n *node) Deliver(news []store.News) {
 	n.note(func() { n.news = append(n.news, news...) })
 }
 
-func (n *node) Orphaned(sessions []store.Session) {
+func (n *node) Orphaned(sessions []store.Session) bool {
 	n.note(func() { n.orphaned = append(n.orphaned, sessions...) })
-	if n.orphans != nil {
-		n.orphans(sessions)
-	}
+	return n.orphans == nil || n.orphans(sessions)
 }
 
 func (n *node) Reread()                            { n.say("reread") }
@@ -234,7 +232,7 @@ func (c *cluster) claim(instance, clientID string, durable bool, interval uint32
 		encoded = encodeWill(will)
 	}
 	reply, err := claimScript.Run(context.Background(), c.client, nil, c.keys.prefix, instance, time.Now().UnixMilli(), clientID,
-		tag(clientID), instance, 0, bit, interval, "", "", encoded).Slice()
+		tag(clientID), instance, 0, bit, interval, "", "", encoded, "").Slice()
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -80,7 +80,9 @@ func (m *member) reap(ctx context.Context, dead, runID string) error {
 		}
 		told = told[:0]
 		if len(page.orphans) > 0 {
-			m.node.Orphaned(page.orphans)
+			if !m.node.Orphaned(page.orphans) {
+				return errors.New("not all that its sessions had of shared subscriptions went back to the groups")
+			}
 			for i := range page.orphans {
 				told = append(told, page.orphans[i].ID.ClientID)
 			}

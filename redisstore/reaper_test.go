@@ -144,9 +144,10 @@ func TestReaperDiesHalfway(t *testing.T) {
 	reaper := c.join(c.config(x.addr, shortLease))
 	half, block := make(chan struct{}), make(chan struct{})
 	t.Cleanup(func() { close(block) })
-	reaper.node.orphans = func([]store.Session) {
+	reaper.node.orphans = func([]store.Session) bool {
 		close(half)
 		<-block // as a process does that was halted
+		return true
 	}
 	if err := reaper.Start(context.Background()); err != nil {
 		t.Fatal(err)
@@ -188,6 +189,54 @@ func TestReaperDiesHalfway(t *testing.T) {
 	}
 	if s, err := c.session("c1"); err != nil || !s.Due.Equal(c1.Due) {
 		t.Errorf("session that was offline already: %+v, %v; want it due at %v", s, err, c1.Due)
+	}
+}
+
+// What a session that went offline was still to give back to its groups when its instance died is not forgotten, nor what whoever was
+// told of it could not give back either.
+func TestUnfinishedGivingIsInherited(t *testing.T) {
+	c := newCluster(t, "appendfsync no")
+	a := c.start(shortLease)
+	s, err := NewStore(t.Context(), c.server.URL()+"?prefix="+c.keys.prefix, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFixture(t, s)
+	f.joined.Store(&membership{instance: a.Instance(), feed: a.feed, committed: new(committed), died: func() {}})
+	offline := func(clientID string, gives, gave bool) {
+		t.Helper()
+		se, err := c.session(clientID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		op := f.commit(store.Op{Kind: store.OpOffline, Session: se.ID, Epoch: se.Epoch, Gives: gives, Gave: gave})[0]
+		if op.Result != store.Done {
+			t.Fatalf("offline: %v", op.Result)
+		}
+	}
+	for _, clientID := range []string{"gives", "gave", "plain"} {
+		c.claim(a.Instance(), clientID, true, 100, nil)
+		c.subscribe(clientID, "$share/g/a")
+		offline(clientID, clientID != "plain", false)
+	}
+	offline("gave", false, true)
+
+	tries := 0
+	b := c.join(c.config(c.server.Addr, shortLease))
+	b.node.orphans = func([]store.Session) bool { tries++; return tries > 1 }
+	if err := b.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a.end() // renews no more
+	b.node.awaitSaid(t, "dead "+a.Instance())
+	b.node.mu.Lock()
+	defer b.node.mu.Unlock()
+	var got []string
+	for _, s := range b.node.orphaned {
+		got = append(got, s.ID.ClientID)
+	}
+	if !slices.Equal(got, []string{"gives", "gives"}) {
+		t.Errorf("handed over %q, want the one that had not given, until it has", got)
 	}
 }
 

@@ -141,6 +141,11 @@ type Op struct {
 	WillRemoved           bool
 	WillDue               time.Time
 
+	// Gives, for an OpOffline of a Shared store: the session has messages that are to
+	// go back to their groups, which the committer sees to. Should it die before it
+	// has committed the same with Gave instead, the session is an orphan.
+	Gives, Gave bool
+
 	// Sent is the last entry of the session's queue that was sent. Dropped is set by
 	// Commit: how many entries behind it were deleted with the session, by their QoS.
 	Sent    Number

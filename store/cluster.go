@@ -65,8 +65,8 @@ type Member interface {
 	Leave(ctx context.Context) error
 }
 
-// Node is the broker as its Member sees it. Apply, Deliver and Orphaned may take
-// their time, but must not wait for the store.
+// Node is the broker as its Member sees it. Apply and Deliver may take their time,
+// but must not wait for the store.
 type Node interface {
 	// Apply applies Changes to what is known of other instances' sessions. Calls
 	// come one at a time and in the order of the feed; those that a Commit's answer
@@ -92,11 +92,12 @@ type Node interface {
 	// Dead: an instance is dead, and all that it held has been taken offline; or
 	// has left.
 	Dead(instance string)
-	// Orphaned hands over durable sessions that were taken offline because their
-	// instance had died, for what only a broker can do: what they have of shared
-	// subscriptions goes back to the groups. It may be called again for the same
-	// sessions.
-	Orphaned(sessions []Session)
+	// Orphaned hands over durable sessions that are offline because their instance
+	// has died, for what only a broker can do: what they have of shared subscriptions
+	// goes back to the groups. It returns when that is in the store, or false if it
+	// could not be done: then the same sessions come again, to this instance or to
+	// another. They may come again in any case.
+	Orphaned(sessions []Session) (done bool)
 	// Expelled: this instance was declared dead. Its Member is of no use any more.
 	Expelled()
 }

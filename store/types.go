@@ -142,6 +142,10 @@ type Session struct {
 // Claim is what a CONNECT asks for.
 type Claim struct {
 	ClientID string
+	// Connect names the CONNECT, at any instance: without spaces, and empty if it has
+	// no name. A Claim that failed may have been made all the same; made again under
+	// its name it takes the place of the first one, with all that one had brought.
+	Connect string
 	// Owner is the claiming instance.
 	Owner string
 	// CleanStart ends a stored session first [MQTT-3.1.2-4].
@@ -169,6 +173,10 @@ type Claimed struct {
 	// Dropped is how many entries behind Claim.Sent were deleted with the session
 	// that ended, by their QoS.
 	Dropped [3]int
+	// GivenBack are the groups into whose queues a Shared store has put messages of
+	// shared subscriptions that the session had which did not go on: QoS 1, and QoS 2
+	// that can't have been sent.
+	GivenBack []GroupID
 	// OldOwner is the instance that held the connection until now, empty if
 	// none. OldEpoch is the Epoch of the claim before, 0 if there was no session. A
 	// Shared store has asked another instance to end that connection (Node.Yield):

@@ -12,12 +12,13 @@
 -- ARGV[10] limits
 -- ARGV[11] id of the entry that was sent last, or empty
 -- ARGV[12] Will, or empty
+-- ARGV[13] name of the CONNECT, or empty: a claim whose answer was lost is made again under the same one
 --
 -- Returns {epoch, incarnation, present, the former session or nothing (inc, ep, own, dur, sei, due, lim), entries dropped with it by
--- QoS, its owner if that is still to end the connection, due time of its Will in ms (0: cancelled), its Will; and of a session that
--- goes on: subscriptions, released, held, last id of the queue}.
+-- QoS, its owner if that is still to end the connection, due time of its Will in ms (0: cancelled), its Will; of a session that
+-- goes on: subscriptions, released, held, last id of the queue; of one that doesn't: the groups that got some of its messages}.
 local cid, tag, owner, clean, durable = ARGV[4], ARGV[5], ARGV[6], ARGV[7] == '1', ARGV[8] == '1'
-local sei, lim, sent, will = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
+local sei, lim, sent, will, name = ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13]
 
 -- Neither an epoch nor an incarnation restarts, even if the session is forgotten and the clock set back.
 local time = call('TIME')
@@ -27,12 +28,25 @@ call('HSET', P .. 'meta', 'epoch', epoch)
 
 local se = find(cid, tag)
 local former, old_owner = false, ''
-local present, dropped, old_due, old_will = false, {0, 0, 0}, 0, false
+local present, dropped, old_due, old_will, groups = false, {0, 0, 0}, 0, false, {}
+
+-- What the first claim of this CONNECT has made is taken for not made: its Will, and that it holds the session. try is the name, who
+-- held the session before, and 1 if it was a new one.
+local try, was, new
+if se then
+  try, was, new = (call('HGET', P .. 's:' .. tag, 'try') or ''):match('^(%S+) (%S*) (%d)$')
+  if try and name ~= '' and try == name then drop_will(cid, tag, se.ep) else try = nil end
+end
+
 if se then
   former = {se.inc, se.ep, se.own, se.durable and '1' or '0', se.sei, se.due, se.lim}
-  old_owner = se.own
+  old_owner = try and was or se.own
   local due = tonumber(se.due)
-  present = not clean and se.durable and not (due ~= 0 and now >= due)
+  if try then
+    present = not clean and new == '0'
+  else
+    present = not clean and se.durable and not (due ~= 0 and now >= due)
+  end
   old_will = call('HGET', P .. 'w:' .. tag, se.ep)
   if old_will then
     local will_due = tonumber(call('ZSCORE', P .. 'wills', se.ep .. ':' .. cid) or nil)
@@ -43,9 +57,11 @@ if se then
     end
   end
   if not present then
+    groups = give_back(se)
     dropped = end_session(se, sent)
   end
 end
+local held_by = old_owner
 
 -- The connection of another instance ends first. If that instance is gone, so is the connection.
 if old_owner ~= '' and old_owner ~= owner and joined then
@@ -69,7 +85,8 @@ else
   end
 end
 call('HSET', P .. 's:' .. tag, 'inc', se.inc, 'ep', epoch, 'own', owner, 'dur', durable and '1' or '0', 'st', se.stored and '1' or '0',
-  'sei', sei, 'due', '0', 'lim', lim)
+  'sei', sei, 'due', '0', 'lim', lim, 
+  'try', name .. ' ' .. held_by .. ' ' .. (present and 0 or 1))
 if owner ~= '' then
   call('HSET', P .. 'owners', cid, owner)
   call('ZADD', P .. 'clients', 0, cid)
@@ -88,5 +105,7 @@ if present then
   for i = 1, #info, 2 do
     if info[i] == 'last-generated-id' then reply[12] = info[i + 1] end
   end
+else
+  reply[9] = groups
 end
 return reply

@@ -102,14 +102,15 @@ local function session(cid, tag)
   return se
 end
 
--- guarded() takes ClientID, tag, incarnation and epoch. It returns the session, or nil and why nothing may be done.
+-- guarded() takes ClientID, tag, incarnation and epoch. It returns the session, or nil and why nothing may be done; behind that the
+-- ClientID, and the session whosever it is.
 local function guarded()
   local cid, tag, inc, epoch = take(), take(), take(), take()
   local se = session(cid, tag)
-  if not se then return nil, GONE end
-  if se.ep ~= epoch then return nil, FENCED end
-  if se.inc ~= inc then return nil, GONE end
-  return se
+  if not se then return nil, GONE, cid, nil end
+  if se.ep ~= epoch then return nil, FENCED, cid, se end
+  if se.inc ~= inc then return nil, GONE, cid, se end
+  return se, nil, cid, se
 end
 
 -- stored() is guarded() for what changes state that only a durable session has.
@@ -132,8 +133,6 @@ local function inbox(instance)
   return b
 end
 
-local function field(s) return #s .. ':' .. s end
-
 -- tell(b, of, message, whom) adds a message once, and whom it is for. of tells messages apart that are the same.
 local function tell(b, of, message, whom)
   if b.over then return end
@@ -154,27 +153,14 @@ local function hint(i, of, message, delivery, id)
   end
 end
 
--- of_group(delivery) says whether an entry is of a shared subscription.
-local function of_group(delivery)
-  local length, behind = delivery:match('^(%d+):()', 2)
-  return length and delivery:sub(behind + length) ~= '0:0:' or false
-end
-
 -- left(i, delivery) is what the word of an entry says if nobody holds the session of queue i and the entry is of a shared subscription:
 -- the epoch since which nobody does. What the batch is asked when it is repeated, the session may be held, and left again.
 local function left(i, delivery)
-  if not joined or holders[i] or not of_group(delivery) then return '' end
+  if not joined or holders[i] or not group_of(delivery) then return '' end
   return '@' .. (call('HGET', P .. 's:' .. ARGV[tags + i]:match('^(.*):%d+$'), 'ep') or 0)
 end
 
 -- Limits.
-
--- size_of(value) returns the size of an entry's message, whether that is in the entry or elsewhere.
-local function size_of(message)
-  if message:byte(1) == 64 then return tonumber(message:match('^@(%d+)')) end
-  local flags, _, _, high, low = message:byte(1, 5)
-  return #message - 9 - (flags % 16 >= 8 and 8 or 0) - high * 256 - low
-end
 
 local function before(a, b)
   local ga, sa = a:match('(%d+)-(%d+)')
@@ -323,22 +309,6 @@ local function finish_once(once, message)
   call('ZADD', P .. 'shared', now + 1000, once.number)
 end
 
--- whole(value) returns the message of an entry, or nil if it is gone.
-local function whole(value)
-  if value:byte(1) ~= 64 then return value end
-  return call('HGET', P .. 'm:' .. value:match(' (%d+)$'), 'message') or nil
-end
-
--- add_to_group(key, delivery, message) appends to a group, which comes into being with that. It begins behind all numbers that any
--- group had in this generation, so that it reuses none.
-local function add_to_group(key, delivery, message)
-  local id = call('XADD', key, 'NOMKSTREAM', next_id, delivery, message)
-  if not id then
-    id = call('XADD', key, generation .. '-' .. (meta[4] or '0'), delivery, message)
-  end
-  return id
-end
-
 -- forget_group(key) ends a group without entries.
 local function forget_group(key)
   if call('XLEN', key) > 0 then return end
@@ -462,7 +432,7 @@ function operations.Q()
   at = at + n
   if no_room then return result(FULL) end
   local cid, stream, holder = ARGV[cids + i], P .. 'q:' .. ARGV[tags + i], holders[i]
-  local plain = not full[cid] and (not joined or holder == me or not holder and not of_group(delivery))
+  local plain = not full[cid] and (not joined or holder == me or not holder and not group_of(delivery))
   local done, sequence, dropped = 0, nil, nil
   while plain and done < n do
     done = done + 1
@@ -567,20 +537,6 @@ function operations.X()
   result(DONE)
 end
 
--- redirected(delivery, message, qos, retained, identifiers) returns an entry's delivery as one to another session.
-local function redirected(delivery, message, qos, retained, identifiers)
-  local flags = message:byte(1)
-  local first = 48 + math.min(flags % 4, qos)
-  if retained and flags % 8 >= 4 then first = first + 4 end
-  local rest = '0:0:'
-  if #delivery > 1 then
-    local length, behind = delivery:match('^(%d+):()', 2)
-    rest = delivery:sub(behind + length)
-  end
-  if identifiers == '' and rest == '0:0:' then return string.char(first) end
-  return string.char(first) .. field(identifiers) .. rest
-end
-
 -- OpMove: 1 and what guarded takes, or 0; a queue; ids; a limit; 1 and a queue, QoS, 1 for RETAIN, identifiers, or 0.
 function operations.M()
   local why, _
@@ -653,10 +609,13 @@ function operations.M()
 end
 
 -- OpOffline: what guarded takes, Session Expiry Interval, due time in ms or 0, and of the Will: 'x' to remove it, or its due time in ms,
--- 0 for now; the id of the entry that was sent last, or empty.
+-- 0 for now; the id of the entry that was sent last, or empty; 'g' if the session has something to give back to groups, 'd' if that is
+-- done, or empty. While it has, it stays among those that whoever reaps this instance looks at.
 function operations.O()
-  local se, why = guarded()
-  local sei, due, will, sent = take(), take(), take(), take()
+  local se, why, cid, found = guarded()
+  local sei, due, will, sent, gives = take(), take(), take(), take(), take()
+  local own = P .. 'own:' .. me
+  if gives == 'd' and joined and not (found and found.own == me) then call('ZREM', own, cid) end
   if not se then return result(why) end
   if will == 'x' then
     drop_will(se.cid, se.tag, se.ep)
@@ -666,7 +625,7 @@ function operations.O()
     call('ZADD', P .. 'wills', will, se.ep .. ':' .. se.cid)
   end
   local dropped, ended = go_offline(se, sei, due, sent)
-  if ended then known[se.tag] = false end
+  if ended then known[se.tag] = false elseif gives == 'g' and joined then call('ZADD', own, 0, se.cid) end
   result(DONE .. dropped_word(dropped))
 end
 

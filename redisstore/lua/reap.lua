@@ -35,13 +35,6 @@ local function offline(se)
   go_offline(se, se.sei, se.sei == NEVER and '0' or in_seconds(tonumber(se.sei)), '')
 end
 
-local function has_shared_subscription(tag)
-  for _, filter in ipairs(call('HKEYS', P .. 'sub:' .. tag)) do
-    if filter:sub(1, 7) == '$share/' then return true end
-  end
-  return false
-end
-
 local escapes = {['%'] = '%25', ['{'] = '%7B', ['}'] = '%7D'}
 local page = call('ZRANGE', own, first, first + limit - 1)
 local orphans = {}

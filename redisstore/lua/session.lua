@@ -120,6 +120,91 @@ local function count(queue, sent)
   return by_qos
 end
 
+local function field(s) return #s .. ':' .. s end
+
+-- group_of(delivery) returns ShareName and Topic Filter of an entry of a shared subscription, each behind its length, or nil.
+local function group_of(delivery)
+  local length, behind = delivery:match('^(%d+):()', 2)
+  if not length then return nil end
+  local names = delivery:sub(behind + length)
+  return names ~= '0:0:' and names or nil
+end
+
+-- size_of(value) returns the size of an entry's message, whether that is in the entry or elsewhere.
+local function size_of(message)
+  if message:byte(1) == 64 then return tonumber(message:match('^@(%d+)')) end
+  local flags, _, _, high, low = message:byte(1, 5)
+  return #message - 9 - (flags % 16 >= 8 and 8 or 0) - high * 256 - low
+end
+
+-- whole(value) returns the message of an entry, or nil if it is gone.
+local function whole(value)
+  if value:byte(1) ~= 64 then return value end
+  return call('HGET', P .. 'm:' .. value:match(' (%d+)$'), 'message') or nil
+end
+
+-- add_to_group(key, delivery, message) appends to a group, which comes into being with that. It begins behind all numbers that any
+-- group had in this generation, so that it reuses none.
+local function add_to_group(key, delivery, message)
+  local id = call('XADD', key, 'NOMKSTREAM', next_id, delivery, message)
+  if not id then
+    id = call('XADD', key, generation .. '-' .. (meta[4] or '0'), delivery, message)
+  end
+  return id
+end
+
+-- redirected(delivery, message, qos, retained, identifiers) returns an entry's delivery as one to another session.
+local function redirected(delivery, message, qos, retained, identifiers)
+  local flags = message:byte(1)
+  local first = 48 + math.min(flags % 4, qos)
+  if retained and flags % 8 >= 4 then first = first + 4 end
+  local rest = '0:0:'
+  if #delivery > 1 then
+    local length, behind = delivery:match('^(%d+):()', 2)
+    rest = delivery:sub(behind + length)
+  end
+  if identifiers == '' and rest == '0:0:' then return string.char(first) end
+  return string.char(first) .. field(identifiers) .. rest
+end
+
+-- has_shared_subscription(tag) says whether one of a session's Topic Filters is that of a group.
+local function has_shared_subscription(tag)
+  for _, filter in ipairs(call('HKEYS', P .. 'sub:' .. tag)) do
+    if filter:sub(1, 7) == '$share/' then return true end
+  end
+  return false
+end
+
+-- give_back(se) moves what a session that is about to end has of shared subscriptions to their groups: QoS 1, and QoS 2 that nobody can
+-- have sent, which is what stands behind as many entries as may be in flight [MQTT-4.8.2-4, MQTT-4.8.2-5]. It returns the groups, as
+-- group_of does.
+local function give_back(se)
+  local groups, known = {}, {}
+  if not se.stored or not has_shared_subscription(se.tag) then return groups end
+  local queue = P .. 'q:' .. se.tag .. ':' .. se.inc
+  local in_flight, seen, from = tonumber(se.lim:match('(%d+)$') or 65535), 0, '-'
+  repeat
+    local page = call('XRANGE', queue, from, '+', 'COUNT', PAGE)
+    for _, entry in ipairs(page) do
+      local id, delivery = entry[1], entry[2][1]
+      local names, qos = group_of(delivery), qos_of(delivery)
+      seen, from = seen + 1, '(' .. id
+      local message = names and (qos == 1 or qos == 2 and seen > in_flight) and whole(entry[2][2])
+      if message then
+        local length, behind = names:match('^(%d+):()')
+        local share, filter = names:sub(behind, behind + length - 1), names:sub(behind + length):match('^%d+:(.*)$')
+        add_to_group(P .. 'g:' .. share .. '/' .. filter, redirected(delivery, message, 2, true, ''), message)
+        call('XDEL', queue, id)
+        if not known[names] then
+          known[names] = true
+          groups[#groups + 1] = names
+        end
+      end
+    end
+  until #page < PAGE
+  return groups
+end
+
 -- end_session(se, sent) deletes a session with all its state except Wills. It returns how many entries went, as count does.
 local function end_session(se, sent)
   local dropped = {0, 0, 0}

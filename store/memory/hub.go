@@ -93,7 +93,7 @@ func (s *HubStore) Join(_ context.Context, n store.Node) (store.Member, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.names++
-	m := &member{hub: h, node: n, instance: fmt.Sprintf("instance-%d", h.names), position: len(h.feed), additions: 1}
+	m := &member{hub: h, node: n, instance: fmt.Sprintf("instance-%d", h.names), position: len(h.feed), additions: 1, giving: make(map[string]store.Session)}
 	s.member = m
 	h.members[m.instance] = m
 	h.live.Store(int64(len(h.members)))
@@ -271,7 +271,12 @@ func (h *Hub) tell(m *member, op *store.Op, before store.Session, hadTopic bool)
 	case store.OpUnsubscribe:
 		h.append(store.Change{Kind: store.ChangeUnsubscribed, Session: op.Session, Instance: m.instance, TopicFilters: filters})
 	case store.OpOffline:
-		if before.Durable {
+		if op.Gives {
+			m.giving[op.Session.ClientID] = before
+		} else if op.Gave {
+			delete(m.giving, op.Session.ClientID)
+		}
+		if before.Durable && before.Owner != "" {
 			h.append(store.Change{Kind: store.ChangeOwner, Session: op.Session, Epoch: op.Epoch})
 		}
 	case store.OpEndSession:
@@ -328,6 +333,11 @@ func (h *Hub) bury(m *member) {
 			h.append(store.Change{Kind: store.ChangeOwner, Session: se.ID, Epoch: se.Epoch})
 		}
 	}
+	for clientID, se := range m.giving {
+		if now, err := h.Store.Sessions().Lookup(context.Background(), clientID); err == nil && now.ID == se.ID && now.Owner == "" {
+			orphans = append(orphans, now)
+		}
+	}
 	h.append(store.Change{Kind: store.ChangeDead, Instance: m.instance})
 	upTo := len(h.feed)
 	var others []*member
@@ -361,6 +371,7 @@ type member struct {
 	inbox     []store.News
 	controls  []func()
 	routes    []string
+	giving    map[string]store.Session // offline, with something that is to go back to groups: by ClientID
 	started   bool
 }
 

@@ -50,6 +50,7 @@ func (v sessionsView) Claim(_ context.Context, c store.Claim) (store.Claimed, er
 		if !claimed.Present {
 			ended := se.Session
 			claimed.Ended = &ended
+			claimed.GivenBack = v.giveBack(se)
 			claimed.Dropped = v.endSession(se, c.Sent)
 			se = nil
 		}
@@ -207,6 +208,28 @@ func (s *Store) endSession(se *session, sent store.Number) (dropped [3]int) {
 	}
 	delete(s.sessions, se.ID.ClientID)
 	return dropped
+}
+
+// giveBack moves what a session that is about to end has of shared subscriptions to
+// their groups, see [store.Claimed.GivenBack]. REQUIRES: s.mu
+func (s *Store) giveBack(se *session) (groups []store.GroupID) {
+	if se.state == nil {
+		return nil
+	}
+	q := &se.state.queue
+	for seen, n := range q.first(q.live) {
+		sl := q.slots[q.find(n)]
+		if sl.extra == nil || sl.extra.shareName == "" || sl.qos == 0 || sl.qos == 2 && seen < se.Limits.Protected {
+			continue
+		}
+		id := store.GroupID{ShareName: sl.extra.shareName, TopicFilter: sl.extra.topicFilter}
+		to, _ := s.queueToAppend(store.GroupQueue(id.ShareName, id.TopicFilter))
+		to.append(redirected(q.remove(q.find(n)), &store.Target{QoS: 2, Retain: true}))
+		if !slices.Contains(groups, id) {
+			groups = append(groups, id)
+		}
+	}
+	return groups
 }
 
 // hasCome reports whether a due time has come at now; the zero time never does.
