@@ -2,6 +2,7 @@
 //
 //	loopmq serve     run the broker, see loopmq serve --help
 //	loopmq health    ask a running broker whether it takes connections
+//	loopmq passwd    set or delete a password in a password file
 //	loopmq version   print the version
 //	loopmq help      print an overview
 //
@@ -39,6 +40,8 @@ const usage = `loopmq is an MQTT 3.1, 3.1.1 and 5.0 broker.
 Usage:
   loopmq serve [flags]   run the broker; loopmq serve --help lists the flags
   loopmq health [flags]  ask a running broker whether it takes connections
+  loopmq passwd [flags] FILE USER
+                         set or delete a password in a password file
   loopmq version         print the version
   loopmq help            print this
 `
@@ -73,6 +76,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return runServe(ctx, args, stdout, stderr)
 	case "health":
 		return runHealth(ctx, args, stdout, stderr)
+	case "passwd":
+		return runPasswd(ctx, args, os.Stdin, stdout, stderr)
 	case "version", "--version", "-version":
 		text = fmt.Sprintf("loopmq %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	case "help", "--help", "-help", "-h":
@@ -83,10 +88,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 				text, args = serveUsage, nil
 			case "health":
 				text, args = healthUsage, nil
+			case "passwd":
+				text, args = passwdUsage, nil
 			}
 		}
 	default:
-		fmt.Fprintf(stderr, "loopmq: command %q: allowed: serve, health, version, help\n", command)
+		fmt.Fprintf(stderr, "loopmq: command %q: allowed: serve, health, passwd, version, help\n", command)
 		return exitUsage
 	}
 	if len(args) > 0 {

@@ -198,7 +198,7 @@ func TestUsageErrors(t *testing.T) {
 		args string
 		want []string // One per line of stderr.
 	}{
-		{"start", []string{`command "start": allowed: serve, health, version, help`}},
+		{"start", []string{`command "start": allowed: serve, health, passwd, version, help`}},
 		{"version now", []string{`version: argument "now": allowed: none`}},
 		{"serve --tcp 1883", []string{`--tcp "1883": allowed: host:port`}},
 		{"serve --tcp localhost:65536", []string{`--tcp "localhost:65536": allowed: host:port`}},
