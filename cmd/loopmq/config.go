@@ -5,25 +5,14 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
-	"net"
-	"strconv"
+	"os"
 	"strings"
-	"time"
 
-	"loopmq"
-	"loopmq/codec"
+	"loopmq/config"
 )
 
 // off is the address that disables a listener.
-const off = "off"
-
-const (
-	loopsMax = 1024
-	graceMax = time.Hour
-
-	drainRateMax = 1_000_000
-)
+const off = config.Off
 
 const serveUsage = `Run the broker until SIGTERM or SIGINT.
 
@@ -31,7 +20,11 @@ Usage:
   loopmq serve [flags]
 
 Flags:
-  --tcp ADDR             MQTT over TCP, as host:port, or "off" (default 127.0.0.1:1883)
+  --config FILE          YAML file; docs/configuration.md lists its keys. Variables LOOPMQ_…
+                         of the environment go before it, flags before both
+  --set ASSIGNMENT       KEY=VALUE for any key of the file, such as limits.packet_size=1MiB;
+                         may be repeated
+  --tcp ADDR             MQTT over TCP, as host:port, unix:PATH, or "off" (default 127.0.0.1:1883)
   --admin ADDR           /metrics, /livez, /readyz and /health, as host:port, or "off"
                          (default 127.0.0.1:8081)
   --allow-anonymous      allow addresses that are not loopback, though nobody has to
@@ -54,89 +47,79 @@ Flags:
                          Use another server (0x9C); without it Server shutting down (0x8B)
   --grace DURATION       time allowed for shutting down when the clients are gone, such as
                          500ms or 10s, up to 1h (default 10s); a second signal ends the process at once
+
+SIGHUP reads file and environment again.
 `
 
-// config is what serve was asked to do.
-type config struct {
-	tcp, admin     string // host:port, or off.
-	allowAnonymous bool
-	store          string
-	loops          int
-	logLevel       slog.Level
-	logFormat      string
-	drain          loopmq.DrainOptions
-	grace          time.Duration
+// paths are the flags of serve, and the keys that they set.
+var paths = map[string]string{
+	"tcp":              "@tcp",
+	"admin":            "admin.address",
+	"allow-anonymous":  "allow_anonymous",
+	"store":            "store",
+	"loops":            "engine.loops",
+	"log-level":        "log.level",
+	"log-format":       "log.format",
+	"drain-wait":       "drain.wait",
+	"drain-rate":       "drain.rate",
+	"server-reference": "drain.server_reference",
+	"grace":            "drain.grace",
 }
 
-// parseServe reads the flags of serve. problems are all that is wrong with them,
-// each naming flag, value and what is allowed. help means that the usage was asked
-// for, whatever else there was.
-func parseServe(args []string) (c config, problems []string, help bool) {
-	c = config{tcp: "127.0.0.1:1883", admin: "127.0.0.1:8081", store: "pebble:./loopmq-data", logFormat: "text", grace: 10 * time.Second}
+// invocation is a command line that asks for a configuration.
+type invocation struct {
+	file  string // empty: none
+	flags []config.Flag
+}
+
+// load reads what an invocation asks for. problems are all that is wrong with it.
+func (i invocation) load() (c *config.Config, problems []string) {
+	c, wrong := config.Load(i.file, os.Environ(), i.flags)
+	for _, problem := range storeProblems(c.Store) {
+		wrong = append(wrong, c.Problem("store", problem))
+	}
+	for _, p := range wrong {
+		problems = append(problems, oneLine(p))
+	}
+	return c, problems
+}
+
+// parseServe reads the flags of a command. problems are all that is wrong with
+// their form. help means that the usage was asked for, whatever else there was.
+func parseServe(command string, args []string) (i invocation, problems []string, help bool) {
+	i.file = os.Getenv(config.FileVariable)
 	complain := func(format string, a ...any) { problems = append(problems, fmt.Sprintf(format, a...)) }
 
-	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
+	flags := flag.NewFlagSet(command, flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // What it would say stops at the first error.
-	allowed := map[string]string{}
-	// add declares a flag; set reports whether the value is allowed.
-	add := func(name, allow string, set func(value string) bool) {
-		allowed[name] = allow
-		flags.Func(name, "", func(value string) error {
-			if !set(value) {
-				complain("--%s %q: allowed: %s", name, value, allow)
-			}
+	allowed := map[string]string{"config": "the name of a file", "set": "KEY=VALUE"}
+	for name, path := range paths {
+		f := config.Flag{Name: "--" + name, Path: path}
+		allowed[name] = f.Allowed()
+		set := func(value string) error {
+			f.Value = value
+			i.flags = append(i.flags, f)
 			return nil
-		})
+		}
+		if name == "allow-anonymous" {
+			flags.BoolFunc(name, "", set)
+		} else {
+			flags.Func(name, "", set)
+		}
 	}
-	const address = "host:port with a port from 0 to 65535, or off"
-	add("tcp", address, func(v string) bool { c.tcp = v; return isAddress(v) })
-	add("admin", address, func(v string) bool { c.admin = v; return isAddress(v) })
-	allowed["store"] = storesAllowed
-	flags.Func("store", "", func(v string) error {
-		c.store = v
-		for _, problem := range storeProblems(v) {
-			complain("--store %s", problem)
+	flags.Func("config", "", func(value string) error {
+		if i.file = value; value == "" {
+			complain("--config %q: allowed: the name of a file", value)
 		}
 		return nil
 	})
-	add("loops", fmt.Sprintf("0 (one per core) to %d", loopsMax), func(v string) bool {
-		n, err := strconv.Atoi(v)
-		c.loops = n
-		return err == nil && n >= 0 && n <= loopsMax
-	})
-	add("log-level", "debug, info, warn, error", func(v string) bool {
-		level, known := map[string]slog.Level{
-			"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
-		}[v]
-		c.logLevel = level
-		return known
-	})
-	add("log-format", "text, json", func(v string) bool { c.logFormat = v; return v == "text" || v == "json" })
-	add("drain-wait", fmt.Sprintf("a duration such as 5s, from 0s to %v", graceMax), func(v string) bool {
-		d, err := time.ParseDuration(v)
-		c.drain.Wait = d
-		return err == nil && d >= 0 && d <= graceMax
-	})
-	add("drain-rate", fmt.Sprintf("0 (all at once) to %d", drainRateMax), func(v string) bool {
-		n, err := strconv.Atoi(v)
-		c.drain.Rate = n
-		return err == nil && n >= 0 && n <= drainRateMax
-	})
-	add("server-reference", "1 to 65535 bytes of UTF-8", func(v string) bool {
-		c.drain.ServerReference = v
-		return v != "" && len(v) <= 65535 && codec.ValidUTF8String([]byte(v))
-	})
-	add("grace", fmt.Sprintf("a duration such as 10s, from 0s to %v", graceMax), func(v string) bool {
-		d, err := time.ParseDuration(v)
-		c.grace = d
-		return err == nil && d >= 0 && d <= graceMax
-	})
-	flags.BoolFunc("allow-anonymous", "", func(v string) error {
-		b, err := strconv.ParseBool(v)
-		if err != nil {
-			complain("--allow-anonymous %q: allowed: true, false", v)
+	flags.Func("set", "", func(v string) error {
+		path, value, ok := strings.Cut(v, "=")
+		if !ok {
+			complain("--set %q: allowed: KEY=VALUE", v)
+			return nil
 		}
-		c.allowAnonymous = b
+		i.flags = append(i.flags, config.Flag{Name: "--set " + path, Path: path, Value: value})
 		return nil
 	})
 
@@ -145,9 +128,9 @@ func parseServe(args []string) (c config, problems []string, help bool) {
 		rest := flags.Args()
 		switch at := args[:len(args)-len(rest)]; {
 		case errors.Is(err, flag.ErrHelp):
-			return c, nil, true
+			return i, nil, true
 		case err == nil && len(rest) > 0: // Stopped at what isn't a flag.
-			complain("argument %q: allowed: flags only, see loopmq serve --help", rest[0])
+			complain("argument %q: allowed: flags only, see loopmq %s --help", rest[0], command)
 			rest = rest[1:]
 		case err != nil:
 			name := strings.TrimLeft(at[len(at)-1], "-")
@@ -155,46 +138,12 @@ func parseServe(args []string) (c config, problems []string, help bool) {
 				complain("--%s: needs a value: allowed: %s", name, allow)
 				break
 			}
-			complain("%s: unknown flag, see loopmq serve --help", at[len(at)-1])
+			complain("%s: unknown flag, see loopmq %s --help", at[len(at)-1], command)
 			if len(rest) > 0 && !strings.Contains(name, "=") && !strings.HasPrefix(rest[0], "-") {
 				rest = rest[1:] // Its value, as far as one can tell.
 			}
 		}
 		args = rest
 	}
-
-	if !c.allowAnonymous {
-		for _, l := range []struct{ name, addr string }{{"tcp", c.tcp}, {"admin", c.admin}} {
-			if isAddress(l.addr) && !isLoopback(l.addr) {
-				complain("--%s %q: anybody who reaches this address could connect, since nobody has to authenticate: "+
-					"allowed: a loopback address, or --allow-anonymous with it", l.name, l.addr)
-			}
-		}
-	}
-	return c, problems, false
-}
-
-// isAddress reports whether s is host:port, with a number for the port, or off.
-// Whether the host exists shows when it is listened on.
-func isAddress(s string) bool {
-	if s == off {
-		return true
-	}
-	host, port, err := net.SplitHostPort(s)
-	if err != nil || strings.ContainsAny(host, " /") {
-		return false
-	}
-	_, err = strconv.ParseUint(port, 10, 16)
-	return err == nil
-}
-
-// isLoopback reports whether only this machine can reach an address for which
-// isAddress is true. Of names, only localhost is taken to be so: what another
-// one resolves to can change.
-func isLoopback(s string) bool {
-	if s == off {
-		return true
-	}
-	host, _, _ := net.SplitHostPort(s)
-	return host == "localhost" || net.ParseIP(host).IsLoopback()
+	return i, problems, false
 }

@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"net/url"
 	"time"
+
+	"loopmq/config"
 )
 
 // healthTimeout is how long a broker may take to answer; those who ask for its
@@ -42,7 +44,7 @@ func runHealth(ctx context.Context, args []string, stdout, stderr io.Writer) int
 	if err == nil && flags.NArg() > 0 {
 		err = fmt.Errorf("argument %q: allowed: --admin host:port", flags.Arg(0))
 	}
-	if err == nil && (address == off || !isAddress(address)) {
+	if err == nil && !config.IsHostPort(address) {
 		err = fmt.Errorf("--admin %q: allowed: host:port with a port from 0 to 65535", address)
 	}
 	if err != nil {

@@ -1,13 +1,14 @@
 // Command loopmq is an MQTT 3.1, 3.1.1 and 5.0 broker.
 //
 //	loopmq serve     run the broker, see loopmq serve --help
+//	loopmq config    check, print, explain or import a configuration
 //	loopmq health    ask a running broker whether it takes connections
 //	loopmq passwd    set or delete a password in a password file
 //	loopmq version   print the version
 //	loopmq help      print an overview
 //
 // It exits with 0 after SIGTERM or SIGINT when everything was shut down within
-// the grace time, 1 if something failed, 2 if the command line is wrong, and
+// the grace time, 1 if something failed, 2 if the command line or the configuration is wrong, and
 // 130 at once on a second signal.
 package main
 
@@ -39,6 +40,7 @@ const usage = `loopmq is an MQTT 3.1, 3.1.1 and 5.0 broker.
 
 Usage:
   loopmq serve [flags]   run the broker; loopmq serve --help lists the flags
+  loopmq config COMMAND  check, print, explain or import a configuration
   loopmq health [flags]  ask a running broker whether it takes connections
   loopmq passwd [flags] FILE USER
                          set or delete a password in a password file
@@ -74,6 +76,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	switch command {
 	case "serve":
 		return runServe(ctx, args, stdout, stderr)
+	case "config":
+		return runConfig(args, stdout, stderr)
 	case "health":
 		return runHealth(ctx, args, stdout, stderr)
 	case "passwd":
@@ -86,6 +90,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			switch args[0] {
 			case "serve":
 				text, args = serveUsage, nil
+			case "config":
+				text, args = configUsage, nil
 			case "health":
 				text, args = healthUsage, nil
 			case "passwd":
@@ -93,7 +99,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			}
 		}
 	default:
-		fmt.Fprintf(stderr, "loopmq: command %q: allowed: serve, health, passwd, version, help\n", command)
+		fmt.Fprintf(stderr, "loopmq: command %q: allowed: serve, config, health, passwd, version, help\n", command)
 		return exitUsage
 	}
 	if len(args) > 0 {
@@ -105,22 +111,28 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 func runServe(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	c, problems, help := parseServe(args)
+	i, problems, help := parseServe("serve", args)
 	if help {
 		fmt.Fprint(stdout, serveUsage)
 		return exitOK
 	}
-	if len(problems) > 0 {
-		for _, problem := range problems {
-			fmt.Fprintf(stderr, "loopmq: %s\n", problem)
-		}
-		return exitUsage
+	c, more := i.load()
+	if problems = append(problems, more...); len(problems) > 0 {
+		return complain(stderr, problems)
 	}
-	if err := serve(ctx, c, stderr); err != nil {
+	if err := serve(ctx, i, c, stderr); err != nil {
 		fmt.Fprintf(stderr, "loopmq: %s\n", oneLine(err))
 		return exitFailed
 	}
 	return exitOK
+}
+
+// complain says what is wrong with a command line or configuration.
+func complain(stderr io.Writer, problems []string) int {
+	for _, problem := range problems {
+		fmt.Fprintf(stderr, "loopmq: %s\n", problem)
+	}
+	return exitUsage
 }
 
 // oneLine is the text of an error, which errors.Join spreads over several lines.

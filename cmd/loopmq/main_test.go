@@ -198,7 +198,7 @@ func TestUsageErrors(t *testing.T) {
 		args string
 		want []string // One per line of stderr.
 	}{
-		{"start", []string{`command "start": allowed: serve, health, passwd, version, help`}},
+		{"start", []string{`command "start": allowed: serve, config, health, passwd, version, help`}},
 		{"version now", []string{`version: argument "now": allowed: none`}},
 		{"serve --tcp 1883", []string{`--tcp "1883": allowed: host:port`}},
 		{"serve --tcp localhost:65536", []string{`--tcp "localhost:65536": allowed: host:port`}},
@@ -214,7 +214,7 @@ func TestUsageErrors(t *testing.T) {
 		},
 		{
 			"serve --store redis://user:secret@host/x?ack=most&acks=store --loops x",
-			[]string{`the path of the URL is "x"; allowed: the number`, `ack is "most"; allowed: memory, store`, `"acks"; allowed: ack, `, `--loops "x"`},
+			[]string{`--loops "x"`, `the path of the URL is "x"; allowed: the number`, `ack is "most"; allowed: memory, store`, `"acks"; allowed: ack, `},
 		},
 		{"serve --loops -1", []string{`--loops "-1": allowed: 0 (one per core) to 1024`}},
 		{"serve --loops 1025", []string{`--loops "1025": allowed`}},
@@ -224,9 +224,8 @@ func TestUsageErrors(t *testing.T) {
 		{"serve --grace 10", []string{`--grace "10": allowed: a duration such as 10s, from 0s to 1h`}},
 		{"serve --grace -1s", []string{`--grace "-1s": allowed`}},
 		{"serve --grace 61m", []string{`--grace "61m": allowed`}},
-		{"serve --drain-wait 5 --drain-wait 2h", []string{`--drain-wait "5": allowed: a duration such as 5s`, `--drain-wait "2h"`}},
+		{"serve --drain-wait 5 --drain-wait 2h", []string{`--drain-wait "5": allowed: a duration such as 10s`, `--drain-wait "2h"`}},
 		{"serve --drain-rate -1 --drain-rate fast", []string{`--drain-rate "-1": allowed: 0 (all at once) to 1000000`, `--drain-rate "fast"`}},
-		{"serve --server-reference=", []string{`--server-reference "": allowed: 1 to 65535 bytes`}},
 		{"serve --allow-anonymous=maybe", []string{`--allow-anonymous "maybe": allowed: true, false`}},
 		{"serve now", []string{`argument "now": allowed: flags only`}},
 		{"serve --port 1", []string{`--port: unknown flag`}},
@@ -237,7 +236,7 @@ func TestUsageErrors(t *testing.T) {
 		{"serve --tcp off --admin example.com:0", []string{`--admin "example.com:0": anybody who reaches this address`}},
 		{
 			"serve --loops x --port 1 --tcp :1 extra --log-level loud --store s3 -- more",
-			[]string{`--loops "x"`, `--port: unknown`, `"extra"`, `--log-level "loud"`, `--store "s3"`, `"more"`, `--tcp ":1"`},
+			[]string{`--port: unknown`, `"extra"`, `"more"`, `--loops "x"`, `--log-level "loud"`, `--tcp ":1"`, `--store "s3"`},
 		},
 	} {
 		code, stdout, stderr := call(t, strings.Fields(c.args)...)
@@ -257,20 +256,6 @@ func TestUsageErrors(t *testing.T) {
 	}
 	if code, stdout, stderr := call(t); code != 2 || stdout != "" || stderr != usage {
 		t.Errorf("no arguments: exit %d, stdout %q, stderr %q", code, stdout, stderr)
-	}
-}
-
-func TestLoopback(t *testing.T) {
-	for address, want := range map[string]bool{
-		"127.0.0.1:1": true, "127.8.9.10:1": true, "[::1]:1": true, "localhost:1": true, off: true,
-		"0.0.0.0:1": false, ":1": false, "[::]:1": false, "192.168.0.1:1": false, "example.com:1": false, "localhost.:1": false,
-	} {
-		if !isAddress(address) {
-			t.Errorf("isAddress(%q) = false", address)
-		}
-		if got := isLoopback(address); got != want {
-			t.Errorf("isLoopback(%q) = %v", address, got)
-		}
 	}
 }
 

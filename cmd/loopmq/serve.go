@@ -6,11 +6,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"os/signal"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"loopmq"
 	httpbridge "loopmq/bridges/http"
+	"loopmq/config"
 	"loopmq/redisstore"
 	"loopmq/store"
 )
@@ -22,29 +26,33 @@ const adminGrace = time.Second
 var errStarting = errors.New("starting")
 
 // serve runs a broker until ctx ends, then shuts it down within the grace time.
-func serve(ctx context.Context, c config, stderr io.Writer) error {
-	logger := newLogger(c, stderr)
+func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer) error {
+	level := new(slog.LevelVar)
+	level.Set(c.Log.Level)
+	logger := newLogger(c, level, stderr)
 	// Libraries write to the standard logger; it shall look like the rest.
 	slog.SetDefault(logger)
 
-	st, err := openStore(ctx, c.store, logger)
+	st, err := openStore(ctx, c.Store, logger)
 	if err != nil {
 		return fmt.Errorf("--store: %w", err)
 	}
-	err = serveFrom(ctx, c, st, logger)
+	r := &reloader{invocation: i, started: c, current: c, level: level, log: logger}
+	err = serveFrom(ctx, c, r, st, logger)
 	return first(err, st.Close())
 }
 
-func newLogger(c config, w io.Writer) *slog.Logger {
-	o := &slog.HandlerOptions{Level: c.logLevel}
-	if c.logFormat == "json" {
+func newLogger(c *config.Config, level slog.Leveler, w io.Writer) *slog.Logger {
+	o := &slog.HandlerOptions{Level: level}
+	if c.Log.Format == "json" {
 		return slog.New(slog.NewJSONHandler(w, o))
 	}
 	return slog.New(slog.NewTextHandler(w, o))
 }
 
-func serveFrom(ctx context.Context, c config, st store.Store, logger *slog.Logger) error {
-	options := loopmq.Options{Loops: c.loops, Logger: logger, Store: st, Version: version}
+func serveFrom(ctx context.Context, c *config.Config, r *reloader, st store.Store, logger *slog.Logger) error {
+	options := optionsOf(c)
+	options.Logger, options.Store, options.Version = logger, st, version
 	if r, ok := st.(*redisstore.Store); ok {
 		options.AcknowledgeEarly, options.ServeWithoutStore = r.AcknowledgesEarly(), r.Degraded()
 	}
@@ -52,6 +60,7 @@ func serveFrom(ctx context.Context, c config, st store.Store, logger *slog.Logge
 	if err != nil {
 		return err
 	}
+	r.broker = broker
 	broker.Metrics().Gauge(fmt.Sprintf("loopmq_build_info{version=%q}", version), func() float64 { return 1 })
 
 	// The admin listener is there before the broker has loaded what is stored, and
@@ -78,13 +87,14 @@ func serveFrom(ctx context.Context, c config, st store.Store, logger *slog.Logge
 		},
 		Logger: logger,
 	})
-	bound := []any{"version", version, "tcp", off, "admin", off}
-	if c.admin != off {
-		addr, err := admin.Start(c.admin)
+	bound := []any{"version", version}
+	adminAddress := off
+	if c.Admin.Address != off {
+		addr, err := admin.Start(c.Admin.Address)
 		if err != nil {
-			return first(fmt.Errorf("--admin: %w", err), stop(broker, c.grace))
+			return first(fmt.Errorf("%s: %w", named(c, "admin.address", "--admin"), err), stop(broker, c.Drain.Grace))
 		}
-		bound[5] = addr.String()
+		adminAddress = addr.String()
 		defer func() {
 			ctx, cancel := context.WithTimeout(context.Background(), adminGrace)
 			defer cancel()
@@ -92,26 +102,54 @@ func serveFrom(ctx context.Context, c config, st store.Store, logger *slog.Logge
 		}()
 	}
 	if err := broker.Start(); err != nil {
-		return first(err, stop(broker, c.grace))
+		return first(err, stop(broker, c.Drain.Grace))
 	}
-	if c.tcp != off {
-		addr, err := broker.Listen(loopmq.Listener{Address: c.tcp})
-		if err != nil {
-			return first(fmt.Errorf("--tcp: %w", err), stop(broker, c.grace))
+	for i := range c.Listeners {
+		l, address := &c.Listeners[i], off
+		if l.Address != off {
+			addr, err := broker.Listen(listenerOf(c, l))
+			if err != nil {
+				key := fmt.Sprintf("listeners[%d].address", i)
+				return first(fmt.Errorf("%s: %w", named(c, key, "--"+l.Name), err), stop(broker, c.Drain.Grace))
+			}
+			address = addr.String()
 		}
-		bound[3] = addr.String()
+		bound = append(bound, l.Name, address)
 	}
 	serving.Store(true)
-	logger.Info("listening", bound...)
+	logger.Info("listening", append(bound, "admin", adminAddress)...)
 
-	<-ctx.Done()
-	// It ends by itself: nobody connects any more, and who is connected leaves at a
-	// known rate. So --grace is for what comes after it.
-	if err := broker.Drain(context.Background(), c.drain); err != nil {
-		return first(err, stop(broker, c.grace))
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	for ctx.Err() == nil {
+		select {
+		case <-hangups:
+			r.reload()
+		case <-ctx.Done():
+		}
 	}
-	logger.Info("shutdown", "grace", c.grace)
-	return stop(broker, c.grace)
+	// It ends by itself: nobody connects any more, and who is connected leaves at a
+	// known rate. So the grace time is for what comes after it.
+	drain := &r.current.Drain
+	if err := broker.Drain(context.Background(), drainOf(drain)); err != nil {
+		return first(err, stop(broker, drain.Grace))
+	}
+	logger.Info("shutdown", "grace", drain.Grace)
+	return stop(broker, drain.Grace)
+}
+
+// named returns how an operator knows a value: by the place where it was set, or by
+// the flag that would set it.
+func named(c *config.Config, key, flag string) string {
+	s := c.Source(key)
+	switch {
+	case s.Name == "":
+		return flag
+	case s.Line > 0:
+		return s.String() + ": " + key
+	}
+	return s.String()
 }
 
 // stop shuts the broker down; /readyz fails from here on.

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"loopmq/config"
+)
+
+const configUsage = `Check, print, explain or import a configuration.
+
+Usage:
+  loopmq config check [FILE] [flags]   say all that is wrong with it; exit code 2 if anything is
+  loopmq config print [FILE] [flags]   print what holds, each value with where it comes from;
+                                       secrets are not shown
+  loopmq config reference              print the list of all keys, in Markdown
+  loopmq config import FILE            print a mosquitto.conf as a configuration of loopmq. What
+                                       has no counterpart is named on standard error; exit code 1
+                                       if leaving it out would make the broker less safe
+
+Flags are those of loopmq serve. The variables LOOPMQ_… of the environment count, too.
+`
+
+// runConfig is the command config.
+func runConfig(args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		fmt.Fprint(stderr, configUsage)
+		return exitUsage
+	}
+	switch command, rest := args[0], args[1:]; command {
+	case "check", "print":
+		return runConfigLoad(command, rest, stdout, stderr)
+	case "reference":
+		if len(rest) > 0 {
+			return complain(stderr, []string{fmt.Sprintf("config reference: argument %q: allowed: none", rest[0])})
+		}
+		return written(config.WriteReference(stdout), stderr)
+	case "--help", "-help", "-h":
+		fmt.Fprint(stdout, configUsage)
+		return exitOK
+	default:
+		return complain(stderr, []string{fmt.Sprintf("config: command %q: allowed: check, print, reference, import", command)})
+	}
+}
+
+// runConfigLoad checks or prints what a broker with these arguments would run with.
+func runConfigLoad(command string, args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] != "" && args[0][0] != '-' {
+		args = append([]string{"--config=" + args[0]}, args[1:]...)
+	}
+	i, problems, help := parseServe("config "+command, args)
+	if help {
+		fmt.Fprint(stdout, configUsage)
+		return exitOK
+	}
+	c, more := i.load()
+	if problems = append(problems, more...); len(problems) > 0 {
+		return complain(stderr, problems)
+	}
+	if command == "print" {
+		return written(c.WriteYAML(stdout), stderr)
+	}
+	fmt.Fprintln(stdout, "ok")
+	return exitOK
+}
+
+func written(err error, stderr io.Writer) int {
+	if err != nil {
+		fmt.Fprintf(stderr, "loopmq: %s\n", err)
+		return exitFailed
+	}
+	return exitOK
+}
