@@ -58,11 +58,11 @@ func (s *Store) newClient(options redis.UniversalOptions) redis.UniversalClient 
 // clock.
 func (s *Store) inspect(ctx context.Context) error {
 	if err := s.look(ctx); err != nil {
-		return failed("open the store", err)
+		return s.opening(err)
 	}
 	text, err := s.redis.Info(ctx).Result()
 	if err != nil {
-		return failed("open the store", err)
+		return s.opening(err)
 	}
 	info := parseInfo(text)
 	if !atLeast(info["redis_version"], 7, 0) {

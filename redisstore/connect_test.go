@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"loopmq/codec"
 	"loopmq/internal/redistest"
 	"loopmq/store"
 )
@@ -27,7 +28,7 @@ func TestURLsThatAreWrong(t *testing.T) {
 		"redis://h:p:1\x7f":  {"can't be read"},
 		"redis+sentinel://h": {"name of the master"},
 		"redis://h?bogus=1&pool=0&ack=none&away=no&lease=1&timeout=x&max_bytes=-1&prefix=&node=": {
-			`"bogus"`, "ack, away, lease, max_bytes, node, pool, prefix",
+			`"bogus"`, "ack, away, ca, cert, key, lease, max_bytes, node, pool, prefix",
 			`pool is "0"; allowed: 1 to 10000`, `ack is "none"; allowed: memory, store, or store+replicas:N`,
 			`away is "no"; allowed: closed or degraded`, `lease is "1"; allowed: 50ms to 1h0m0s, with a unit, as in 1s`,
 			`timeout is "x"; allowed: 10ms to 1h0m0s`, `max_bytes is "-1"`,
@@ -46,6 +47,9 @@ func TestURLsThatAreWrong(t *testing.T) {
 		"redis://user:12%secret@h":       {"% as %25"},
 		"redis+cluster://h/1":            {"one database"},
 		"redis+cluster://h?prefix=lmq:":  {"with a hash tag, as in {lmq}:"},
+		"redis://h?ca=f":                 {"begins with rediss"},
+		"rediss://h?cert=f":              {"cert and key; allowed: both or none"},
+		"rediss://h?key=f&ca=":           {"both or none", `ca is ""; allowed: the name of a file`},
 		"redis://h?node=a&node=a":        {"parameter node comes 2 times; allowed: once"},
 	} {
 		if err := CheckURL(url); err == nil {
@@ -334,11 +338,11 @@ func TestAdvice(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := NewStore(t.Context(), r.URL(), Options{})
-	if !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), "put user and password into the URL") {
+	if !errors.Is(err, store.ErrUnavailable) || !errors.Is(err, ErrUnusable) || !strings.Contains(err.Error(), "put user and password into the URL") {
 		t.Errorf("without a password: got %v", err)
 	}
 	_, err = NewStore(t.Context(), strings.Replace(r.URL(), "://", "://:wrong@", 1), Options{})
-	if !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), "look at user and password") {
+	if !errors.Is(err, store.ErrUnavailable) || !errors.Is(err, ErrUnusable) || !strings.Contains(err.Error(), "look at user and password") {
 		t.Errorf("wrong password: got %v", err)
 	}
 	// One that is not a master, and one that can't write.
@@ -366,8 +370,51 @@ func TestAdvice(t *testing.T) {
 	}
 }
 
-// The rights that docs/cluster.md names are enough, and what is missing is named.
+// The rights that docs/cluster.md names are enough for what nodes do with each other,
+// waiting for a replica included; TestStore has the rest.
 func TestRightsOfTheUser(t *testing.T) {
+	r, replica := redistest.Start(t), redistest.Start(t)
+	if err := replica.Client().ReplicaOf(t.Context(), "127.0.0.1", fmt.Sprint(r.Port())).Err(); err != nil {
+		t.Fatal(err)
+	}
+	r.Replicated()
+	url := withRights(t, r, "lmq:", "+wait")
+	stays, dies := joinAt(t, url+"?ack=store+replicas:1"), joinAt(t, url+"?lease=400ms")
+	session := stays.claim(t, "c").Session
+	dies.claim(t, "d")
+	w := stays.NewWriter("w")
+	commit(t, w, store.Op{Kind: store.OpRoute, TopicFilters: []string{"r"}})
+	commit(t, w, store.Op{
+		Kind: store.OpSubscribe, Session: session.ID, Epoch: session.Epoch,
+		Subscriptions: []store.Subscription{{TopicFilter: "$share/g/t", Options: codec.SubscriptionOptions{QoS: 1}}},
+	})
+	if got := commit(t, w, publish("m", session)).Result; got != store.Done {
+		t.Errorf("publish: got %v", got)
+	}
+	if err := stays.sweep(t.Context(), stays.Now()); err != nil {
+		t.Error(err)
+	}
+	if err := dies.Kick(t.Context(), "c"); err != nil {
+		t.Error(err)
+	}
+	stays.node.awaitSaid(t, "kicked c")
+	if clients, err := dies.Clients(t.Context(), "", 10); err != nil || len(clients) != 2 {
+		t.Errorf("clients: got %v, %v", clients, err)
+	}
+	stays.claim(t, "d")
+	dies.node.awaitSaid(t, "yield d *")
+	dies.Released("d", 1, stays.Instance())
+	// It stops renewing its lease, and the other takes offline what it had.
+	dies.claim(t, "e")
+	dies.Member.(*member).end()
+	stays.node.awaitSaid(t, "dead "+dies.Instance())
+	if err := stays.Leave(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// What is missing of the rights is named.
+func TestMissingRights(t *testing.T) {
 	r := redistest.Start(t)
 	rights := []any{"ACL", "SETUSER", "loopmq", "on", ">secret", "~lmq:*", "+@all", "-@admin", "-@dangerous", "+info"}
 	if err := r.Client().Do(t.Context(), rights...).Err(); err != nil {
@@ -379,9 +426,6 @@ func TestRightsOfTheUser(t *testing.T) {
 	if got := commit(t, w, publish("m", session)).Result; got != store.Done {
 		t.Errorf("publish: got %v", got)
 	}
-	if err := j.sweep(t.Context(), j.Now()); err != nil {
-		t.Error(err)
-	}
 	for _, missing := range []string{"-xadd", "-evalsha"} {
 		if err := r.Client().Do(t.Context(), "ACL", "SETUSER", "loopmq", missing).Err(); err != nil {
 			t.Fatal(err)
@@ -391,6 +435,9 @@ func TestRightsOfTheUser(t *testing.T) {
 			t.Errorf("with %s: got %v", missing, err)
 		}
 	}
+	if _, err := NewStore(t.Context(), strings.Replace(r.URL(), "://", "://loopmq:secret@", 1), Options{}); !errors.Is(err, ErrUnusable) {
+		t.Errorf("opened: got %v, want ErrUnusable", err)
+	}
 	r.Client().Do(t.Context(), rights...)
 }
 
@@ -399,7 +446,7 @@ func TestAdviceOnCertificates(t *testing.T) {
 	defer server.Close()
 	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
 	_, err := NewStore(t.Context(), "rediss://"+server.Listener.Addr().String(), Options{})
-	if !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), "SSL_CERT_FILE") {
+	if !errors.Is(err, store.ErrUnavailable) || !strings.Contains(err.Error(), "ca=FILE") {
 		t.Errorf("unknown CA: got %v", err)
 	}
 	if got := advice(fmt.Errorf("dial: %w", x509.HostnameError{Certificate: &x509.Certificate{}, Host: "h"})); !strings.Contains(got, "as its certificate does") {

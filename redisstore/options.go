@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"math"
 	"net"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,6 +47,8 @@ type config struct {
 	lease    time.Duration
 	node     string
 	maxBytes int64
+
+	caFile, certFile, keyFile string // empty: the system's CAs, and no certificate
 }
 
 const (
@@ -116,8 +120,20 @@ var parameters = map[string]func(c *config, value string) (allowed string){
 		c.node = v
 		return ""
 	},
+	"ca":   func(c *config, v string) string { return file(&c.caFile, v) },
+	"cert": func(c *config, v string) string { return file(&c.certFile, v) },
+	"key":  func(c *config, v string) string { return file(&c.keyFile, v) },
+
 	"sentinel_username": func(c *config, v string) string { c.redis.SentinelUsername = v; return "" },
 	"sentinel_password": func(c *config, v string) string { c.redis.SentinelPassword = v; return "" },
+}
+
+func file(name *string, v string) (allowed string) {
+	if v == "" {
+		return "the name of a file in PEM format"
+	}
+	*name = v
+	return ""
 }
 
 func duration(d *time.Duration, v string, low, high time.Duration) (allowed string) {
@@ -243,11 +259,46 @@ func parseURL(rawURL string) (config, error) {
 	if c.cluster && !hasHashTag(c.prefix) {
 		complain("the URL parameter prefix is %q; allowed for a Redis Cluster: one with a hash tag, as in %s", c.prefix, clusterPrefix)
 	}
+	if c.redis.TLSConfig == nil && c.caFile+c.certFile+c.keyFile != "" {
+		complain("the URL has a parameter ca, cert or key; allowed with TLS, where its scheme begins with rediss")
+	}
+	if (c.certFile == "") != (c.keyFile == "") {
+		complain("the URL has one of the parameters cert and key; allowed: both or none")
+	}
 	if len(wrong) > 0 && strings.Contains(u.RawQuery, "@") { // the password may have had a question mark
 		return c, errURL
 	}
 	c.redis.WriteTimeout = c.redis.ReadTimeout
 	return c, errors.Join(wrong...)
+}
+
+// readCertificates has the files that the URL names in use. The certificate and its key
+// are read again for each connection, so that they can be renewed.
+func (c *config) readCertificates() error {
+	if c.caFile != "" {
+		text, err := os.ReadFile(c.caFile)
+		if err != nil {
+			return fmt.Errorf("redisstore: ca in the URL: %w", err)
+		}
+		c.redis.TLSConfig.RootCAs = x509.NewCertPool()
+		if !c.redis.TLSConfig.RootCAs.AppendCertsFromPEM(text) {
+			return fmt.Errorf("redisstore: ca in the URL: %s has no certificate in PEM format", c.caFile)
+		}
+	}
+	if c.certFile != "" {
+		certificate := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+			if err != nil {
+				return nil, fmt.Errorf("redisstore: cert and key in the URL: %w", err)
+			}
+			return &pair, nil
+		}
+		if _, err := certificate(nil); err != nil {
+			return err
+		}
+		c.redis.TLSConfig.GetClientCertificate = certificate
+	}
+	return nil
 }
 
 // cutHosts takes the hosts out of a URL that may have several, which package url

@@ -5,11 +5,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -85,10 +88,13 @@ type membership struct {
 // with rediss for TLS, redis+sentinel://host1,host2/master, and redis+cluster://host1,host2,
 // where all keys are in the hash slot of the prefix. The error names all
 // parameters that are wrong and what is allowed; it is store.ErrUnavailable if the
-// Redis can't be reached. The Store is usable until Close, whatever becomes of ctx.
+// Redis can't be reached, and ErrUnusable as well if that won't change by itself. The Store is usable until Close, whatever becomes of ctx.
 func NewStore(ctx context.Context, rawURL string, opts Options) (*Store, error) {
 	c, err := parseURL(rawURL)
 	if err != nil {
+		return nil, err
+	}
+	if err := c.readCertificates(); err != nil {
 		return nil, err
 	}
 	s := &Store{log: opts.Logger, config: c, keys: keys{c.prefix}, name: newName("process"), room: room{maxBytes: c.maxBytes}}
@@ -226,46 +232,101 @@ func failed(what string, err error) error {
 }
 
 // adviceOnRights is about a user of an ACL.
-const adviceOnRights = "give the user of the URL the rights that docs/cluster.md names (~PREFIX* +@all -@admin -@dangerous +info)"
+const adviceOnRights = "give the user of the URL the rights that docs/cluster.md names, or ~PREFIX* +@all -@admin -@dangerous +info"
+
+// ErrUnusable is what an error of NewStore is where waiting is of no use: somebody has to
+// change the URL, or how Redis is set up.
+var ErrUnusable = errors.New("redisstore: Redis can't be used as it is set up")
+
+// unusable is an error that is ErrUnusable, and reads as before.
+type unusable struct{ error }
+
+func (u unusable) Is(target error) bool { return target == ErrUnusable }
+
+func (u unusable) Unwrap() error { return u.error }
+
+// opening is failed for NewStore.
+func (s *Store) opening(err error) error {
+	if err == nil {
+		return nil
+	}
+	_, lasting := adviceOn(err)
+	if _, moved := redis.IsMovedError(err); moved && s.slot != nil {
+		lasting = false
+	}
+	if err = failed("open the store", err); lasting {
+		return unusable{err}
+	}
+	return err
+}
 
 // advice says what to do about an error.
 func advice(err error) string {
+	text, _ := adviceOn(err)
+	return text
+}
+
+// adviceOn says what to do about an error, and whether nothing changes until that is
+// done.
+func adviceOn(err error) (advice string, lasting bool) {
+	const passes, lasts = false, true
 	text := err.Error()
-	for _, a := range []struct{ prefix, advice string }{
-		{"NOAUTH", "put user and password into the URL"},
-		{"WRONGPASS", "look at user and password in the URL"},
-		{"NOPERM", adviceOnRights},
-		{"READONLY", "this Redis is a replica: let the URL name the master, or the Sentinels"},
-		{"MISCONF", "Redis can't write to its disk: look at its log"},
-		{"NOREPLICAS", "Redis has fewer replicas than min-replicas-to-write"},
-		{"LOADING", "Redis is reading its data: wait"},
-		{"MOVED", "the hash slot has another master: if the URL begins with redis+cluster wait, else let it"},
-		{"CROSSSLOT", "this is a node of a Redis Cluster: let the URL begin with redis+cluster"},
-		{"ASK", "the hash slot is being moved to another server: wait"},
-		{"TRYAGAIN", "the hash slot is being moved to another server: wait"},
-		{"CLUSTERDOWN", "the Redis Cluster doesn't serve the hash slot: look at CLUSTER INFO"},
-		{"BUSY", "a script runs in Redis for too long"},
+	for _, a := range []struct {
+		prefix, advice string
+		lasting        bool
+	}{
+		{"NOAUTH", "put user and password into the URL", lasts},
+		{"WRONGPASS", "look at user and password in the URL", lasts},
+		{"ERR AUTH", "this Redis has no password: leave it out of the URL", lasts},
+		{"NOPERM", adviceOnRights, lasts},
+		{"READONLY", "this Redis is a replica: let the URL name the master, or the Sentinels", passes},
+		{"MISCONF", "Redis can't write to its disk: look at its log", passes},
+		{"NOREPLICAS", "Redis has fewer replicas than min-replicas-to-write", passes},
+		{"LOADING", "Redis is reading its data: wait", passes},
+		{"MOVED", "the hash slot has another master: if the URL begins with redis+cluster wait, else let it", lasts},
+		{"CROSSSLOT", "this is a node of a Redis Cluster: let the URL begin with redis+cluster", lasts},
+		{"ASK", "the hash slot is being moved to another server: wait", passes},
+		{"TRYAGAIN", "the hash slot is being moved to another server: wait", passes},
+		{"CLUSTERDOWN", "the Redis Cluster doesn't serve the hash slot: look at CLUSTER INFO", passes},
+		{"BUSY", "a script runs in Redis for too long", passes},
+		{"ERR DB index", "this Redis has fewer databases: look at the number in the path of the URL", lasts},
+		{"ERR max number of clients", "Redis has as many connections as its maxclients allows", passes},
 	} {
 		if strings.HasPrefix(text, a.prefix) {
-			return a.advice
+			return a.advice, a.lasting
 		}
 	}
-	if strings.Contains(text, "can't run this command") || strings.Contains(text, "ACL failure in script") {
-		return adviceOnRights
+	for _, a := range []struct{ part, advice string }{
+		{"can't run this command", adviceOnRights},
+		{"ACL failure in script", adviceOnRights},
+		{"cluster support disabled", "this is no node of a Redis Cluster: let the URL begin with redis, or rediss"},
+		{"unknown command", "this is no Redis that keeps data: if it is a Sentinel, let the URL begin with redis+sentinel"},
+		{"first record does not look like a TLS handshake", "this port of Redis has no TLS: let the URL begin with redis instead of rediss"},
+	} {
+		if strings.Contains(text, a.part) {
+			return a.advice, true
+		}
 	}
 	var (
 		unknown x509.UnknownAuthorityError
 		other   x509.HostnameError
+		invalid x509.CertificateInvalidError
+		refused redis.Error
 	)
 	switch {
 	case errors.As(err, &unknown):
-		return "let the environment variable SSL_CERT_FILE name a file with the certificate of the CA that has signed that of Redis"
+		return "let the URL name a file with the certificate of the CA that has signed that of Redis, ca=FILE", true
 	case errors.As(err, &other):
-		return "let the URL name Redis as its certificate does"
+		return "let the URL name Redis as its certificate does", true
+	case errors.As(err, &invalid):
+		return "look at the certificate of Redis", true
+	case errors.As(err, &refused):
+		return "Redis refused a command", false
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), strings.Contains(text, "remote error: tls: "):
+		return "Redis closed the connection: look whether it runs; if its port is for TLS, let the URL begin with rediss, " +
+			"and if it wants a certificate from a CA that it knows, name that in the URL, cert=FILE&key=FILE", false
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		return "Redis doesn't answer: look whether it can be reached, and if the URL begins with rediss, whether its port is for TLS", false
 	}
-	var refused redis.Error
-	if errors.As(err, &refused) {
-		return "Redis refused a command"
-	}
-	return "look whether Redis runs and can be reached"
+	return "look whether Redis runs and can be reached", false
 }
