@@ -52,6 +52,8 @@ type AdminOptions struct {
 	// Kick ends the connection of a client, at whichever node it is. ErrNoClient: it is
 	// connected at none. Nil: that can't be done.
 	Kick func(ctx context.Context, clientID string) error
+	// Bans are what /bans reads and changes. Nil: there is no such path.
+	Bans *BanFunctions
 	// Logger gets what goes wrong; nil means slog.Default().
 	Logger *slog.Logger
 }
@@ -59,8 +61,8 @@ type AdminOptions struct {
 // ErrNoClient is what AdminOptions.Kick returns for a client that isn't connected.
 var ErrNoClient = errors.New("not connected")
 
-// clientsMax is how many clients one answer lists.
-const clientsMax = 1000
+// listMax is how many clients or bans one answer lists.
+const listMax = 1000
 
 // Admin is the listener for operators. It answers GET and HEAD for
 //
@@ -70,10 +72,16 @@ const clientsMax = 1000
 //	/health   state of the broker as JSON; 200 or 503 as /readyz. A broker that
 //	          is degraded but takes connections answers 200
 //	/clients  connected clients of all nodes as JSON: ?after=CLIENTID&limit=N
+//	/bans     bans of this node as JSON: ?after=KIND/VALUE&limit=N
+//
+// POST of a [Ban] as application/json for
+//
+//	/bans     adds it: 204, or 400
 //
 // DELETE for
 //
-//	/clients/{ClientID}  ends that client's connection, wherever it is: 204, or 404
+//	/clients/{ClientID}   ends that client's connection, wherever it is: 204, or 404
+//	/bans/{kind}/{value}  removes a ban that was added at run time: 204, or 404
 //
 // and everything else with a problem (RFC 9457). It has no authentication, so
 // it belongs on a loopback address or a network of the operator's own.
@@ -145,6 +153,10 @@ func (a *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.serveKick(w, r, clientID)
 		return
 	}
+	if a.opts.Bans != nil && (r.URL.Path == "/bans" && r.Method == http.MethodPost || strings.HasPrefix(r.URL.Path, "/bans/")) {
+		a.changeBans(w, r)
+		return
+	}
 	var serve http.HandlerFunc
 	switch r.URL.Path {
 	case "/metrics":
@@ -157,8 +169,10 @@ func (a *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		serve = a.serveHealth
 	case "/clients":
 		serve = a.serveClients
+	case "/bans":
+		serve = a.serveBans
 	default:
-		writeProblem(w, http.StatusNotFound, "there are /metrics, /livez, /readyz, /health and /clients")
+		writeProblem(w, http.StatusNotFound, "there are /metrics, /livez, /readyz, /health, /clients and /bans")
 		return
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -176,20 +190,15 @@ func (a *Admin) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (a *Admin) serveClients(w http.ResponseWriter, r *http.Request) {
-	query, limit := r.URL.Query(), clientsMax
-	if text := query.Get("limit"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 || n > clientsMax {
-			writeProblem(w, http.StatusBadRequest, fmt.Sprintf("limit is %q; allowed: 1 to %d", text, clientsMax))
-			return
-		}
-		limit = n
+	limit, ok := limitOf(w, r)
+	if !ok {
+		return
 	}
 	if a.opts.Clients == nil {
 		writeProblem(w, http.StatusNotFound, "this broker has no list of clients")
 		return
 	}
-	clients, err := a.opts.Clients(r.Context(), query.Get("after"), limit)
+	clients, err := a.opts.Clients(r.Context(), r.URL.Query().Get("after"), limit)
 	if err != nil {
 		writeProblem(w, http.StatusServiceUnavailable, err.Error())
 		return
@@ -200,6 +209,20 @@ func (a *Admin) serveClients(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	write(w, http.StatusOK, "application/json", append(body, '\n'))
+}
+
+// limitOf returns how many elements of a list are asked for, or says what is wrong.
+func limitOf(w http.ResponseWriter, r *http.Request) (int, bool) {
+	text := r.URL.Query().Get("limit")
+	if text == "" {
+		return listMax, true
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > listMax {
+		writeProblem(w, http.StatusBadRequest, fmt.Sprintf("limit is %q; allowed: 1 to %d", text, listMax))
+		return 0, false
+	}
+	return n, true
 }
 
 func (a *Admin) serveKick(w http.ResponseWriter, r *http.Request, clientID string) {
