@@ -163,7 +163,7 @@ func TestSysTopicsAreListed(t *testing.T) {
 func TestFilesAreExplained(t *testing.T) {
 	text := read(t, "ARCHITECTURE.md")
 	for _, dir := range []string{
-		".", "eventloop", "eventloop/websocket", "codec", "trie", "session", "store", "store/memory", "store/storetest", "metrics", "bridges/http", "cmd/loopmq",
+		".", "eventloop", "eventloop/websocket", "codec", "trie", "session", "store", "store/memory", "store/storetest", "rate", "metrics", "bridges/http", "cmd/loopmq",
 	} {
 		files, err := filepath.Glob(filepath.Join("..", dir, "*.go"))
 		if err != nil || len(files) == 0 {

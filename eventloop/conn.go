@@ -433,7 +433,7 @@ func (l *Loop) destroy(c *Conn) {
 	l.engine.conns.store(int(c.fd), nil)
 	_ = unix.Close(int(c.fd)) // which takes it out of the poller too
 	c.fd = -1
-	l.engine.open.Add(-1)
+	l.engine.left(c.listener)
 	if l.counters.conns.Add(-1) == 0 && l.gone != nil {
 		close(l.gone)
 		l.gone = nil

@@ -13,6 +13,8 @@ import (
 
 	"github.com/panjf2000/gnet/v2/pkg/socket"
 	"golang.org/x/sys/unix"
+
+	"loopmq/rate"
 )
 
 const (
@@ -38,6 +40,9 @@ type Config struct {
 	// and counted: its client knows, and may try elsewhere. 0 means the process's limit of open files less a reserve
 	// (a sixteenth, 32 to 1024) for everything else that needs files. A value above that is lowered to it.
 	MaxConnections int
+
+	// AcceptRate bounds how many connections are accepted in a time, by all listeners together; see [Admission].
+	AcceptRate rate.Limit
 
 	// MaxOutputBytes bounds the output of one connection that the kernel hasn't taken yet, in bytes; 0 means 1 MiB. It
 	// should hold the largest packet and then some, since what is larger can be sent only as far as the socket takes it.
@@ -73,17 +78,15 @@ type DrainHandler interface {
 // (CloseListeners, Stop, Dial) must not be called on a loop.
 type Engine struct {
 	// immutable after New
-	handler        Handler
-	drainHandler   DrainHandler // handler, if it is one
-	logger         *slog.Logger
-	maxConnections int64
-	maxOutput      int
-	loops          []*Loop
-	epoch          time.Time
+	handler      Handler
+	drainHandler DrainHandler // handler, if it is one
+	logger       *slog.Logger
+	maxOutput    int
+	loops        []*Loop
+	epoch        time.Time
 
 	conns      connTable
-	open       atomic.Int64 // connections, from accept to close
-	full       atomic.Bool  // the limit was reached and logged, and the number hasn't gone down by a sixteenth since
+	gate       *gate
 	nextListen atomic.Uint32
 	accepts    acceptCounters
 
@@ -112,12 +115,12 @@ func New(cfg Config) (*Engine, error) {
 		return nil, errNoHandler
 	}
 	e := &Engine{
-		handler:        cfg.Handler,
-		logger:         cfg.Logger,
-		maxOutput:      cfg.MaxOutputBytes,
-		maxConnections: connectionLimit(cfg.MaxConnections),
-		epoch:          time.Now(),
-		stopTicker:     make(chan struct{}),
+		handler:    cfg.Handler,
+		logger:     cfg.Logger,
+		maxOutput:  cfg.MaxOutputBytes,
+		gate:       newGate(Admission{Connections: int(connectionLimit(cfg.MaxConnections)), Rate: cfg.AcceptRate}),
+		epoch:      time.Now(),
+		stopTicker: make(chan struct{}),
 	}
 	e.drainHandler, _ = cfg.Handler.(DrainHandler)
 	if e.logger == nil {
@@ -179,26 +182,26 @@ func (e *Engine) Start() error {
 func (e *Engine) Loops() []*Loop { return e.loops }
 
 // MaxConnections returns the limit that holds, see Config.
-func (e *Engine) MaxConnections() int { return int(e.maxConnections) }
+func (e *Engine) MaxConnections() int { return e.gate.admission.Load().Connections }
 
 // Dial connects to a TCP address and hands the connection to the loop with the fewest. After OnOpen, for which
 // c.Context() is context, it is like one that was accepted. A nil error means that OnOpen will be called, unless the
 // engine stops first.
 func (e *Engine) Dial(ctx context.Context, address string, context any) error {
-	if e.open.Add(1) > e.maxConnections {
-		e.open.Add(-1)
+	if e.gate.open.Add(1) > int64(e.MaxConnections()) {
+		e.left(nil)
 		return ErrConnectionLimit
 	}
 	fd, remote, err := dial(ctx, address)
 	if err != nil {
-		e.open.Add(-1)
+		e.left(nil)
 		return err
 	}
 	l := e.leastLoaded()
 	l.counters.conns.Add(1)
 	if !l.adopted.Push(adoption{fd: fd, remote: remote, context: context}) {
 		l.counters.conns.Add(-1)
-		e.open.Add(-1)
+		e.left(nil)
 		_ = unix.Close(fd)
 		return ErrStopped
 	}

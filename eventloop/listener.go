@@ -57,6 +57,9 @@ type Listener struct {
 	// 0 means 10 s.
 	HandshakeTimeout time.Duration
 
+	// Admission is the listener's own, within that of the Engine; see [Engine.SetListenerAdmission].
+	Admission Admission
+
 	// Context is the caller's own, see [Conn.Listener].
 	Context any
 }
@@ -68,10 +71,11 @@ type listener struct {
 	loop   *Loop
 	addr   net.Addr
 	fd     int
+	gate   *gate
 
 	// owned by loop
 	closed   bool
-	timer    Timer         // armed while accepting is paused
+	timer    Timer         // armed while accepting is paused, or would be too fast
 	backoff  time.Duration // the last wait; 0 if there is no shortage
 	pausedAt int64
 	batches  [][]adoption // by loop; reused
@@ -131,7 +135,7 @@ func (e *Engine) Listen(spec Listener) (net.Addr, error) {
 		return nil, ErrStopped
 	}
 	l := e.loops[int(e.nextListen.Add(1)-1)%len(e.loops)]
-	ln := &listener{spec: spec, engine: e, loop: l, addr: nl.Addr(), fd: fd, batches: make([][]adoption, len(e.loops))}
+	ln := &listener{spec: spec, engine: e, loop: l, addr: nl.Addr(), fd: fd, gate: newGate(spec.Admission), batches: make([][]adoption, len(e.loops))}
 	ln.timer.Init(ln)
 	e.mu.listeners = append(e.mu.listeners, ln)
 	l.Post(ln.open)
@@ -192,7 +196,7 @@ func (ln *listener) accept() {
 	}
 	more := true
 	for range acceptBatch {
-		if more = ln.acceptOne(); !more {
+		if more = !ln.throttled() && ln.acceptOne(); !more {
 			break
 		}
 	}
@@ -222,19 +226,9 @@ func (ln *listener) acceptOne() bool {
 		ln.pause(err)
 		return false
 	}
-	open := e.open.Load()
-	if open >= e.maxConnections || fd >= maxFiles {
-		e.accepts.refused[metrics.RefuseLimit].Add(1)
-		_ = unix.Close(fd)
-		if e.full.CompareAndSwap(false, true) {
-			e.logger.Warn("connection_limit", "limit", e.maxConnections)
-		}
+	if !ln.admit(fd) {
 		return true
 	}
-	if open < e.maxConnections-e.maxConnections/16 && e.full.Load() {
-		e.full.Store(false)
-	}
-	e.open.Add(1)
 	e.accepts.accepted.Add(1)
 	if !inheritsOptions {
 		_ = tuneSocket(fd)
@@ -273,14 +267,14 @@ func (ln *listener) recovered() {
 		"after", time.Duration(ln.loop.now-ln.pausedAt).Round(time.Millisecond))
 }
 
-// OnTimer tries again after a shortage.
+// OnTimer tries again after a shortage, or when the rate allows it.
 func (ln *listener) OnTimer(*Timer) { ln.accept() }
 
 // refuse closes connections that their loop has no room for.
 func (e *Engine) refuse(batch []adoption, l *Loop) {
 	for _, a := range batch {
 		e.accepts.refused[metrics.RefuseBusy].Add(1)
-		e.open.Add(-1)
+		e.left(a.listener)
 		l.counters.conns.Add(-1)
 		_ = unix.Close(a.fd)
 	}

@@ -26,6 +26,7 @@ type acceptCounters struct {
 	accepted  atomic.Uint64
 	pauses    atomic.Uint64
 	pausedNow atomic.Int64
+	delays    atomic.Uint64
 	refused   [metrics.NumRefuseReasons]atomic.Uint64
 }
 
@@ -34,6 +35,7 @@ type Stats struct {
 	Connections     int64  // open now, including those that are closing
 	Accepted        uint64 // connections taken from listeners
 	AcceptPauses    uint64 // times that accepting paused for want of files or memory
+	AcceptDelays    uint64 // times that a listener waited, for the rate at which it may accept
 	AcceptPaused    int64  // listeners that are pausing now
 	OutputOverflows uint64 // connections closed with ErrOutputOverflow
 	InputOverflows  uint64 // connections closed with ErrInputOverflow
@@ -64,9 +66,10 @@ type LoopStats struct {
 // Stats reads the counters.
 func (e *Engine) Stats() Stats {
 	s := Stats{
-		Connections:  e.open.Load(),
+		Connections:  e.gate.open.Load(),
 		Accepted:     e.accepts.accepted.Load(),
 		AcceptPauses: e.accepts.pauses.Load(),
+		AcceptDelays: e.accepts.delays.Load(),
 		AcceptPaused: e.accepts.pausedNow.Load(),
 		Loops:        make([]LoopStats, len(e.loops)),
 	}

@@ -106,7 +106,7 @@ var closeReasons = [NumCloseReasons]string{
 func (r CloseReason) String() string { return label(closeReasons[:], uint8(r)) }
 
 // RefuseReason says why a Network Connection was closed before any MQTT was
-// spoken.
+// spoken, but for the answer that it is refused.
 type RefuseReason uint8
 
 // The reasons to refuse a connection. Each is a value of the label `reason`.
@@ -115,6 +115,14 @@ const (
 	RefuseLimit RefuseReason = iota
 	// RefuseBusy: too many others waited for the loop.
 	RefuseBusy
+	// RefuseListener: the listener's limit on connections was reached.
+	RefuseListener
+	// RefuseAddress: the limit on connections of one address was reached.
+	RefuseAddress
+	// RefuseAddressRate: one address connects too often.
+	RefuseAddressRate
+	// RefuseConnects: too many other CONNECTs were being decided on.
+	RefuseConnects
 	// RefuseProxyUntrusted: a PROXY header is expected, and the peer is not in a
 	// network that may send one.
 	RefuseProxyUntrusted
@@ -138,6 +146,10 @@ const (
 var refuseReasons = [NumRefuseReasons]string{
 	RefuseLimit:          "limit",
 	RefuseBusy:           "busy",
+	RefuseListener:       "listener_limit",
+	RefuseAddress:        "address_limit",
+	RefuseAddressRate:    "address_rate",
+	RefuseConnects:       "too_many_connects",
 	RefuseProxyUntrusted: "proxy_untrusted",
 	RefuseProxyInvalid:   "proxy_invalid",
 	RefuseProxyTimeout:   "proxy_timeout",
