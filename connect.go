@@ -344,15 +344,36 @@ func (c *Client) claimed(res *store.Claimed, err error) {
 	}
 	c.epoch = res.Session.Epoch
 	c.yieldsAfter(yields)
-	if b.cluster == nil || res.OldOwner == "" || res.OldOwner == b.owner() {
+	switch {
+	case b.cluster == nil || b.cluster.member().Alone():
 		c.owned(res)
-		return
+	case res.OldOwner == "" || res.OldOwner == b.owner():
+		c.catchUp(res)
+	default: // the other instance ends that connection first
+		b.cluster.awaitRelease(c.info.ClientID, res.OldOwner, c.epoch, func() { c.catchUp(res) })
 	}
-	// The other instance ends that connection first.
-	b.cluster.awaitRelease(c.info.ClientID, res.OldOwner, c.epoch, func() {
-		c.loop.el.Post(func() { c.owned(res) })
-	})
 }
+
+// catchUp waits until what the client has published at another instance, and is on
+// its way to subscribers at this one, is there: what it publishes here must not come
+// before. It may be called on any goroutine.
+func (c *Client) catchUp(res *store.Claimed) {
+	b := c.loop.b
+	goOn := func() { c.loop.el.Post(func() { c.owned(res) }) }
+	begun := b.workers.do(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), catchUpTimeout)
+		defer cancel()
+		// What a slow subscriber holds up, or a store that is away, doesn't keep clients from connecting.
+		_ = b.cluster.member().CaughtUp(ctx)
+		goOn()
+	})
+	if !begun { // the broker stops
+		goOn()
+	}
+}
+
+// catchUpTimeout is how long a CONNECT waits for its client's own messages at most.
+const catchUpTimeout = time.Second
 
 // yieldsAfter looks at the claims that other instances made while ours was under way.
 func (c *Client) yieldsAfter(yields []func()) {

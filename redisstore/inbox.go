@@ -3,6 +3,7 @@ package redisstore
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -25,6 +26,7 @@ const readBlock = time.Second
 // stays in the stream, whose length is the measure for others.
 func (m *member) readInbox() {
 	m.followOwn(m.keys.inbox(m.instance), func(entries []streamEntry) {
+		defer m.delivered.reach(entries[len(entries)-1].id)
 		var (
 			news []store.News
 			lost bool
@@ -46,6 +48,58 @@ func (m *member) readInbox() {
 			m.node.Reread()
 		}
 	})
+}
+
+// CaughtUp implements [store.Member].
+func (m *member) CaughtUp(ctx context.Context) error {
+	// What was read and delivered is removed.
+	reply, err := m.client.Do(ctx, "XREVRANGE", m.keys.inbox(m.instance), "+", "-", "COUNT", 1).Result()
+	if err != nil {
+		return failed("read the inbox", err)
+	}
+	last, err := parseEntries(reply)
+	if err != nil || len(last) == 0 {
+		return err
+	}
+	return m.delivered.wait(ctx, last[0].id)
+}
+
+// progress is how far a stream has been handed over, and who waits for more.
+type progress struct {
+	mu      sync.Mutex
+	last    store.Number
+	changed chan struct{} // closed, and made anew, whenever last grows; nil: nobody waits
+}
+
+func (p *progress) reach(n store.Number) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.last = n
+	if p.changed != nil {
+		close(p.changed)
+		p.changed = nil
+	}
+}
+
+// wait returns when n has been reached, or ctx ends.
+func (p *progress) wait(ctx context.Context, n store.Number) error {
+	for {
+		p.mu.Lock()
+		if !p.last.Less(n) {
+			p.mu.Unlock()
+			return nil
+		}
+		if p.changed == nil {
+			p.changed = make(chan struct{})
+		}
+		changed := p.changed
+		p.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // readFeed applies the feed where no commit brings it.

@@ -2,6 +2,7 @@ package redisstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -45,6 +46,36 @@ func TestInboxInOrderAndWithBackPressure(t *testing.T) {
 	c.awaitRedis("empty inbox", func(ctx context.Context) bool { return c.client.XLen(ctx, inbox).Val() == 0 })
 	if c.client.Exists(ctx, inbox).Val() != 1 {
 		t.Error("the inbox has gone with its last entry")
+	}
+}
+
+func TestCaughtUp(t *testing.T) {
+	c := newCluster(t, "appendfsync no")
+	p := c.join(c.config(c.server.Addr, longLease))
+	p.node.deliver = make(chan struct{})
+	if err := p.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.CaughtUp(t.Context()); err != nil {
+		t.Errorf("empty inbox: %v", err)
+	}
+	const n = 3
+	for i := range n {
+		c.add(c.keys.inbox(p.Instance()), "n", news(fmt.Sprint(i)))
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if err := p.CaughtUp(ended); !errors.Is(err, context.Canceled) {
+		t.Errorf("nothing was delivered yet: got %v, want the context's error", err)
+	}
+	go close(p.node.deliver)
+	if err := p.CaughtUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.node.mu.Lock()
+	defer p.node.mu.Unlock()
+	if len(p.node.news) != n {
+		t.Errorf("caught up with %d news, want %d", len(p.node.news), n)
 	}
 }
 

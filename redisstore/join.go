@@ -54,9 +54,10 @@ type member struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	left     func() // called by Leave
-	releases releases
-	victims  chan toReap // the newest list
+	left      func() // called by Leave
+	releases  releases
+	delivered progress    // of the inbox
+	victims   chan toReap // the newest list
 
 	mu struct {
 		sync.Mutex

@@ -51,6 +51,9 @@ type Member interface {
 	Valid() bool
 	// Alive reports whether an instance is a live one as far as is known.
 	Alive(instance string) bool
+	// CaughtUp returns when all that was in this instance's inbox when it was called has
+	// been given to Node.Deliver, or when ctx ends.
+	CaughtUp(ctx context.Context) error
 	// Kick asks the instance that holds the connection of clientID to end it, as a
 	// Broker's Kick does. ErrGone: nobody is connected with it.
 	Kick(ctx context.Context, clientID string) error

@@ -20,8 +20,7 @@ const (
 	// order.
 	Group
 	// Volatile is of one connection without a session that outlives it: it may miss
-	// messages. Their order isn't looked at: when a publisher moves to the
-	// subscriber's node, what comes from there may pass what is on its way.
+	// messages. Of those that were sent once it gets what comes in order.
 	Volatile
 	// Unordered gets each message, in any order.
 	Unordered
@@ -217,9 +216,9 @@ func (l *Ledger) compare(r *Report, a *account, publisher string, p *sent, what 
 			r.Doubled[a.kind] += n - 1
 		}
 	}
-	if a.kind == Durable {
+	if a.kind == Durable || a.kind == Volatile {
 		for _, late := range got.late {
-			if late.seq > from && !p.refused[late.after] {
+			if late.seq > from && !p.refused[late.after] && !(a.kind == Volatile && p.again[late.after]) {
 				r.Late = append(r.Late, fmt.Sprintf("%s: %d after %d", what, late.seq, late.after))
 			}
 		}

@@ -32,6 +32,7 @@ var _ store.Shared = (*HubStore)(nil)
 // NewHub returns a Hub with an empty Store.
 func NewHub(opts Options) *Hub {
 	h := &Hub{Store: New(opts), members: make(map[string]*member)}
+	h.shared = true
 	h.changed = sync.NewCond(&h.mu)
 	return h
 }
@@ -236,6 +237,7 @@ func (s *HubStore) merge(op *store.Op, queues []store.Target) {
 	for instance, n := range news {
 		if to := h.members[instance]; to != nil {
 			to.inbox = append(to.inbox, *n)
+			to.came++
 			h.changed.Broadcast()
 		}
 	}
@@ -369,6 +371,8 @@ type member struct {
 	position  int // in the feed
 	additions uint64
 	inbox     []store.News
+	came      int // how many news ever came into the inbox, and how many of them were delivered
+	delivered int
 	controls  []func()
 	routes    []string
 	giving    map[string]store.Session // offline, with something that is to go back to groups: by ClientID
@@ -476,7 +480,22 @@ func (m *member) deliver() {
 			return
 		}
 		m.node.Deliver(news)
+		h.mu.Lock()
+		m.delivered += len(news)
+		h.changed.Broadcast()
+		h.mu.Unlock()
 	}
+}
+
+// CaughtUp implements store.Member.
+func (m *member) CaughtUp(context.Context) error {
+	h := m.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for came := m.came; m.delivered < came && h.members[m.instance] == m; {
+		h.changed.Wait()
+	}
+	return nil
 }
 
 // Additions implements store.Member.

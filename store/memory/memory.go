@@ -20,6 +20,7 @@ type Options struct {
 // Store is a store.Store in memory. Its methods are safe for concurrent use,
 // and none of them blocks.
 type Store struct {
+	shared   bool // by a Hub; immutable
 	maxBytes int
 	now      func() time.Time
 

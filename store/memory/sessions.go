@@ -50,7 +50,9 @@ func (v sessionsView) Claim(_ context.Context, c store.Claim) (store.Claimed, er
 		if !claimed.Present {
 			ended := se.Session
 			claimed.Ended = &ended
-			claimed.GivenBack = v.giveBack(se)
+			if v.shared {
+				claimed.GivenBack = v.giveBack(se)
+			}
 			claimed.Dropped = v.endSession(se, c.Sent)
 			se = nil
 		}
