@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"loopmq"
 	"loopmq/codec"
 	"loopmq/metrics"
@@ -99,8 +101,9 @@ type Options struct {
 // Whom none knows is refused, or is anonymous. It doesn't change, and may be used
 // by any number of goroutines.
 type Chain struct {
-	steps []Step
-	o     Options
+	steps  []Step
+	o      Options
+	failed rate.Sometimes // a service that is away would fill the log
 }
 
 var _ loopmq.Authenticator = (*Chain)(nil)
@@ -110,7 +113,7 @@ func NewChain(o Options, steps ...Step) *Chain {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	return &Chain{steps: steps, o: o}
+	return &Chain{steps: steps, o: o, failed: rate.Sometimes{First: 1, Interval: time.Second}}
 }
 
 // asked is the state of a Challenge: the Method that asked, and what it keeps.
@@ -124,11 +127,17 @@ func (c *Chain) Authenticate(ctx context.Context, r *loopmq.ConnectRequest) (loo
 	for i := range c.steps {
 		s := &c.steps[i]
 		res, err := c.call(ctx, s, r, nil, false)
+		c.count(s, res.Decision, err)
 		if err != nil || res.Decision != Next {
 			return c.answer(s, r, res, err)
 		}
 	}
-	return loopmq.Identity{}, nil, c.anonymous(r)
+	d, err := Accept, c.anonymous(r)
+	if err != nil {
+		d = Reject
+	}
+	count(c.o.Metrics, metrics.AuthAnonymous, d, nil)
+	return loopmq.Identity{}, nil, err
 }
 
 // anonymous judges whom no Method knows.
@@ -154,6 +163,7 @@ func (c *Chain) Continue(ctx context.Context, r *loopmq.ConnectRequest, state an
 	if err == nil && res.Decision == Next {
 		res.Decision = Reject
 	}
+	c.count(a.step, res.Decision, err)
 	return c.answer(a.step, r, res, err)
 }
 
@@ -175,28 +185,45 @@ func (c *Chain) call(ctx context.Context, s *Step, r *loopmq.ConnectRequest, sta
 	return m.Continue(ctx, r, state, r.AuthenticationData)
 }
 
+// count counts a decision, if it is one and metrics know the Method.
+func (c *Chain) count(s *Step, d Decision, err error) {
+	if m, known := metrics.AuthMethodNamed(s.Method.Name()); known && d != Ask {
+		count(c.o.Metrics, m, d, err)
+	}
+}
+
 // answer turns what a Method said into what the Broker wants to hear.
 func (c *Chain) answer(s *Step, r *loopmq.ConnectRequest, res Result, err error) (loopmq.Identity, *loopmq.Challenge, error) {
 	var none loopmq.Identity
 	var e *codec.Error
 	switch {
 	case errors.As(err, &e):
-		return none, nil, e
+		return none, nil, refusal(r, e)
 	case err != nil:
-		c.o.Logger.Warn("auth_failed", "method", s.Method.Name(), "client_id", r.ClientID, "remote_addr", r.RemoteAddr, "err", err)
-		return none, nil, errUnavailable
+		c.failed.Do(func() {
+			c.o.Logger.Warn("authenticate_failed", "method", s.Method.Name(), "client_id", r.ClientID, "remote_addr", r.RemoteAddr, "err", err)
+		})
+		return none, nil, refusal(r, errUnavailable)
 	case res.Decision == Ask && res.Challenge != nil:
 		return none, &loopmq.Challenge{
 			AuthenticationData: res.Challenge.AuthenticationData, State: asked{s, res.Challenge.State},
 		}, nil
+	case res.Decision != Accept && res.ReasonCode == 0:
+		return none, nil, refusal(r, errRejected)
 	case res.Decision != Accept:
-		if res.ReasonCode == 0 {
-			return none, nil, errRejected
-		}
-		return none, nil, codec.NewError(res.ReasonCode, "rejected by "+s.Method.Name())
+		return none, nil, refusal(r, codec.NewError(res.ReasonCode, "rejected by "+s.Method.Name()))
 	case r.Reauthentication && res.Identity.Username != r.Username:
 		// The session, its subscriptions and its Will are the first user's.
 		return none, nil, errOtherUser
 	}
 	return res.Identity, nil, nil
+}
+
+// refusal is e as the packet that it goes out with can have it: a CONNACK, or the
+// DISCONNECT that ends a re-authentication [MQTT-4.12.1-2], which knows fewer codes.
+func refusal(r *loopmq.ConnectRequest, e *codec.Error) error {
+	if r.Reauthentication && e.ReasonCode != codec.ServerBusy {
+		return errNotRenewed
+	}
+	return e
 }

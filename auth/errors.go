@@ -9,5 +9,6 @@ var (
 	errNotKnown    = codec.NewError(codec.NotAuthorized, "nobody knows this client")
 	errNoMethod    = codec.NewError(codec.BadAuthenticationMethod, "Authentication Method is not supported [MQTT-4.12.0-1]")
 	errUnavailable = codec.NewError(codec.ServerUnavailable, "the client can't be authenticated now")
+	errNotRenewed  = codec.NewError(codec.NotAuthorized, "re-authentication failed [MQTT-4.12.1-2]")
 	errOtherUser   = codec.NewError(codec.NotAuthorized, "re-authentication as another user")
 )
