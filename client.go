@@ -435,6 +435,9 @@ func (l *loop) unblock(w wait) {
 
 // closeReason is the label under which the end of a connection is counted.
 func closeReason(was clientState, err error) metrics.CloseReason {
+	if reason, ok := frameCloseReason(err); ok {
+		return reason
+	}
 	var e *codec.Error
 	switch {
 	case errors.Is(err, eventloop.ErrOutputOverflow):

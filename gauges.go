@@ -23,6 +23,9 @@ func (b *Broker) registerGauges() {
 	for r := range metrics.RefuseReason(metrics.NumRefuseReasons) {
 		gauge(fmt.Sprintf("loopmq_connections_refused_total{reason=%q}", r), func() int { return int(b.engine.Stats().Refused[r]) })
 	}
+	for r := range metrics.FrameReason(metrics.NumFrameReasons) {
+		gauge(fmt.Sprintf("loopmq_websocket_bad_frames_total{reason=%q}", r), func() int { return int(b.engine.Stats().BadFrames[r]) })
+	}
 	gauge("loopmq_accept_pauses_total", func() int { return int(b.engine.Stats().AcceptPauses) })
 	gauge("loopmq_received_bytes_total", func() int { return int(b.engine.Stats().BytesIn) })
 	gauge("loopmq_sent_bytes_total", func() int { return int(b.engine.Stats().BytesOut) })

@@ -1,6 +1,7 @@
 package loopmq
 
 import (
+	"fmt"
 	"net"
 
 	"loopmq/eventloop"
@@ -18,6 +19,9 @@ type Listener struct {
 	// Address is host:port. Port 0 takes a free one, an empty host all addresses
 	// of the machine.
 	Address string
+
+	// WebSocket makes it a listener for MQTT over WebSocket; nil: plain MQTT.
+	WebSocket *WebSocket
 }
 
 // Listen accepts MQTT connections as l says, and returns the address bound,
@@ -25,5 +29,9 @@ type Listener struct {
 // on any goroutine, between Start and Shutdown. The error is one sentence;
 // errors.Is finds syscall.EADDRINUSE in it.
 func (b *Broker) Listen(l Listener) (net.Addr, error) {
-	return b.engine.Listen(eventloop.Listener{Network: l.Network, Address: l.Address, Context: &l})
+	ws, err := l.WebSocket.layer(&b.opts.Limits)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", l.Address, err)
+	}
+	return b.engine.Listen(eventloop.Listener{Network: l.Network, Address: l.Address, WebSocket: ws, Context: &l})
 }

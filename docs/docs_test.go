@@ -117,6 +117,9 @@ func TestReasonsAreExplained(t *testing.T) {
 	for r := range metrics.NumCloseReasons {
 		mentions(t, "docs/metrics.md", metrics.CloseReason(r).String())
 	}
+	for r := range metrics.NumFrameReasons {
+		mentions(t, "docs/metrics.md", metrics.FrameReason(r).String())
+	}
 	for r := range metrics.NumRefuseReasons {
 		mentions(t, "docs/metrics.md", metrics.RefuseReason(r).String())
 	}

@@ -331,7 +331,7 @@ func (l *Loop) flush(c *Conn) {
 		}
 		return
 	}
-	if o.extra != 0 && c.state&(dirty|blocked) == dirty { // the message that has been admitted is yet to come
+	if o.extra != 0 && c.state&blocked == 0 { // the message that has been admitted is yet to come
 		o.buf, o.sent = o.buf[:0], 0
 		return
 	}
@@ -360,7 +360,7 @@ func (l *Loop) finish(c *Conn, err error) {
 	c.context = nil
 	if c.stack != nil {
 		if c.state&broken == 0 {
-			c.takeLeave()
+			c.takeLeave(err)
 			c.flushLast()
 		}
 		c.dissolve()

@@ -33,8 +33,9 @@ type layer interface {
 	// that what collected in a turn becomes one record, or one frame.
 	output(c *Conn, p []byte) error
 
-	// goodbye writes what tells the peer that nothing follows, by links.down. All output was encoded before.
-	goodbye(c *Conn)
+	// goodbye writes what tells the peer that nothing follows, by links.down. All output was encoded before. err is why
+	// the connection ends, as OnClose gets it.
+	goodbye(c *Conn, err error)
 
 	// stop is the last call, when the connection is closed, or once the layer is left out: timers and goroutines end.
 	stop(c *Conn)
@@ -116,7 +117,7 @@ func (c *Conn) opened() {
 
 // emit appends to what the socket is to be given, encoded already.
 func (c *Conn) emit(p []byte) {
-	if c.state&(broken|destroyed) != 0 {
+	if c.state&(broken|closed|destroyed) != 0 {
 		return
 	}
 	if c.out == nil {
@@ -138,12 +139,12 @@ func (c *Conn) encode() error {
 }
 
 // takeLeave encodes what is left, and has each layer say goodbye, while the connection is closing.
-func (c *Conn) takeLeave() {
+func (c *Conn) takeLeave(err error) {
 	if c.encode() != nil {
 		return
 	}
 	for y := c.stack.top; y != nil; y = y.neighbours().below {
-		y.goodbye(c)
+		y.goodbye(c, err)
 	}
 }
 

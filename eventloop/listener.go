@@ -60,6 +60,9 @@ type Listener struct {
 	// Admission is the listener's own, within that of the Engine; see [Engine.SetListenerAdmission].
 	Admission Admission
 
+	// WebSocket makes it a listener for WebSocket; nil: plain bytes.
+	WebSocket *WebSocket
+
 	// Context is the caller's own, see [Conn.Listener].
 	Context any
 }
@@ -320,6 +323,9 @@ func (ln *listener) layers() *stack {
 		return nil
 	}
 	var s stack
+	if ws := ln.spec.WebSocket; ws != nil {
+		s.push(newWebSocket(ws))
+	}
 	if s.bottom == nil {
 		return nil
 	}

@@ -36,6 +36,9 @@ type Loop struct {
 	wheel       wheel
 	readBuffer  []byte
 	scratch     [64]byte // what a closed connection's output is encoded into
+	reply       []byte   // what the frames of a read are answered with; see webSocket
+	frame       []byte   // what webSocket encodes into
+	requests    int      // bytes kept of requests that are incomplete
 	dirty       []*Conn
 	closing     []closeRequest
 	closingBack []closeRequest
@@ -309,11 +312,16 @@ func (l *Loop) runTurnEnd() {
 }
 
 func (l *Loop) flushDirty() {
-	for _, c := range l.dirty { // flush writes and calls nobody, so the list doesn't grow
-		c.state &^= dirty
+	for _, c := range l.dirty { // flush writes and calls no Handler, and who is dirty isn't marked again: the list doesn't grow
 		if c.out != nil && c.state&(blocked|broken) == 0 {
+			extra := c.out.extra
+			c.out.extra = 0 // The turn is over: what comes of it has come.
 			l.flush(c)
+			if c.out != nil {
+				c.out.extra = extra
+			}
 		}
+		c.state &^= dirty
 	}
 	clear(l.dirty)
 	l.dirty = l.dirty[:0]

@@ -18,6 +18,7 @@ type counters struct {
 	turns           atomic.Uint64
 	outputOverflows atomic.Uint64
 	inputOverflows  atomic.Uint64
+	badFrames       [metrics.NumFrameReasons]atomic.Uint64
 	lag             atomic.Int64
 }
 
@@ -42,6 +43,9 @@ type Stats struct {
 
 	// Refused are connections that the Handler never heard of, by metrics.RefuseReason.
 	Refused [metrics.NumRefuseReasons]uint64
+
+	// BadFrames are connections closed for a frame of WebSocket, by metrics.FrameReason.
+	BadFrames [metrics.NumFrameReasons]uint64
 
 	Reads    uint64 // read system calls that yielded bytes
 	Writes   uint64 // write system calls
@@ -96,6 +100,9 @@ func (e *Engine) Stats() Stats {
 		s.Writes += c.writes.Load()
 		s.OutputOverflows += c.outputOverflows.Load()
 		s.InputOverflows += c.inputOverflows.Load()
+		for i := range s.BadFrames {
+			s.BadFrames[i] += c.badFrames[i].Load()
+		}
 	}
 	return s
 }

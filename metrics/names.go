@@ -72,6 +72,10 @@ var brokerFamilies = []Family{
 		"Network connections closed before any MQTT was spoken, by reason.", nil,
 	},
 	{
+		"loopmq_websocket_bad_frames_total", TypeCounter, "reason",
+		"Connections over WebSocket closed because of a frame, by reason.", nil,
+	},
+	{
 		"loopmq_accept_pauses_total", TypeCounter, "",
 		"Times that accepting paused because file descriptors or memory ran out.", nil,
 	},

@@ -138,6 +138,21 @@ const (
 	RefuseTLSCertificate
 	// RefuseTLSAborted: the client gave the TLS handshake up.
 	RefuseTLSAborted
+	// RefuseWebSocketRequest: the request isn't HTTP, or doesn't ask for a
+	// WebSocket as RFC 6455 has it.
+	RefuseWebSocketRequest
+	// RefuseWebSocketTooLarge: the header of the request is too large.
+	RefuseWebSocketTooLarge
+	// RefuseWebSocketTimeout: no whole request in time.
+	RefuseWebSocketTimeout
+	// RefuseWebSocketBusy: too much is kept of requests that are incomplete.
+	RefuseWebSocketBusy
+	// RefuseWebSocketPath: the request is for another path.
+	RefuseWebSocketPath
+	// RefuseWebSocketOrigin: pages of this origin may not connect.
+	RefuseWebSocketOrigin
+	// RefuseWebSocketSubprotocol: subprotocols are offered, and none of MQTT's.
+	RefuseWebSocketSubprotocol
 
 	// NumRefuseReasons is the number of reasons.
 	NumRefuseReasons = int(iota)
@@ -157,10 +172,60 @@ var refuseReasons = [NumRefuseReasons]string{
 	RefuseTLSProtocol:    "tls_protocol",
 	RefuseTLSCertificate: "tls_certificate",
 	RefuseTLSAborted:     "tls_aborted",
+
+	RefuseWebSocketRequest:     "websocket_request",
+	RefuseWebSocketTooLarge:    "websocket_too_large",
+	RefuseWebSocketTimeout:     "websocket_timeout",
+	RefuseWebSocketBusy:        "websocket_busy",
+	RefuseWebSocketPath:        "websocket_path",
+	RefuseWebSocketOrigin:      "websocket_origin",
+	RefuseWebSocketSubprotocol: "websocket_subprotocol",
 }
 
 // String returns the value of the label, such as "proxy_invalid". It doesn't allocate.
 func (r RefuseReason) String() string { return label(refuseReasons[:], uint8(r)) }
+
+// FrameReason says what was wrong with a frame of WebSocket, for which its
+// connection was closed.
+type FrameReason uint8
+
+// The reasons. Each is a value of the label `reason`.
+const (
+	// FrameNotMasked: a client has to mask its frames.
+	FrameNotMasked FrameReason = iota
+	// FrameReservedBits: a bit that only an extension gives a meaning is set.
+	FrameReservedBits
+	// FrameOpcode: a type of frame that doesn't exist.
+	FrameOpcode
+	// FrameFragments: a continuation of nothing, or a message inside another.
+	FrameFragments
+	// FrameControl: a control frame that is too long or fragmented, or a Close
+	// frame that says nothing valid.
+	FrameControl
+	// FrameLength: a length that isn't in its shortest form, or beyond 63 bits.
+	FrameLength
+	// FrameTooLarge: above the limit.
+	FrameTooLarge
+	// FrameText: text, which MQTT has no use for.
+	FrameText
+
+	// NumFrameReasons is the number of reasons.
+	NumFrameReasons = int(iota)
+)
+
+var frameReasons = [NumFrameReasons]string{
+	FrameNotMasked:    "not_masked",
+	FrameReservedBits: "reserved_bits",
+	FrameOpcode:       "opcode",
+	FrameFragments:    "fragments",
+	FrameControl:      "control_frame",
+	FrameLength:       "length",
+	FrameTooLarge:     "too_large",
+	FrameText:         "text",
+}
+
+// String returns the value of the label, such as "not_masked". It doesn't allocate.
+func (r FrameReason) String() string { return label(frameReasons[:], uint8(r)) }
 
 func label(labels []string, r uint8) string {
 	if int(r) >= len(labels) {

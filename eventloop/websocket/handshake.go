@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"loopmq/metrics"
 )
 
 // DefaultPath is the path of a listener that names none.
@@ -82,9 +84,9 @@ func NewHandshake(o Options) (*Handshake, error) {
 	}
 	h.upgrader.Subprotocols = subprotocols
 	h.upgrader.Error = func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
-		w.(*exchange).refused = &Error{BadRequest, status, 0, strings.TrimPrefix(reason.Error(), "websocket: ")}
+		w.(*exchange).refused = &RefusedError{metrics.RefuseWebSocketRequest, status, strings.TrimPrefix(reason.Error(), "websocket: ")}
 		if status == http.StatusForbidden {
-			w.(*exchange).refused = &Error{OriginNotAllowed, status, 0, "pages of this origin may not connect"}
+			w.(*exchange).refused = &RefusedError{metrics.RefuseWebSocketOrigin, status, "pages of this origin may not connect"}
 		}
 	}
 	if len(h.origins) > 0 {
@@ -138,8 +140,8 @@ func End(b []byte) int {
 	return 0
 }
 
-// Answer answers a request, of which head is the header as far as End; peer is whose connection it is. An error is an
-// *Error, and its Response what the client is to be sent before the connection is closed.
+// Answer answers a request, of which head is the header as far as End; peer is whose connection it is. An error is a
+// *RefusedError, and its Response what the client is to be sent before the connection is closed.
 func (h *Handshake) Answer(head []byte, peer netip.Addr) (Request, error) {
 	x := exchanges.Get().(*exchange)
 	defer exchanges.Put(x)
@@ -147,21 +149,21 @@ func (h *Handshake) Answer(head []byte, peer netip.Addr) (Request, error) {
 	r, err := http.ReadRequest(x.request(head))
 	switch {
 	case err != nil:
-		return Request{}, &Error{BadRequest, http.StatusBadRequest, 0, "request isn't HTTP"}
+		return Request{}, ErrNotHTTP
 	case !r.ProtoAtLeast(1, 1):
-		return Request{}, &Error{BadRequest, http.StatusBadRequest, 0, "request is older than HTTP/1.1 [RFC 6455, 4.2.1]"}
+		return Request{}, &RefusedError{metrics.RefuseWebSocketRequest, http.StatusBadRequest, "request is older than HTTP/1.1 [RFC 6455, 4.2.1]"}
 	case r.ContentLength != 0 || len(r.TransferEncoding) > 0:
-		return Request{}, &Error{BadRequest, http.StatusBadRequest, 0, "request has a body"}
+		return Request{}, &RefusedError{metrics.RefuseWebSocketRequest, http.StatusBadRequest, "request has a body"}
 	case h.path != "*" && r.URL.Path != h.path:
-		return Request{}, &Error{WrongPath, http.StatusNotFound, 0, "path isn't that of the listener"}
+		return Request{}, &RefusedError{metrics.RefuseWebSocketPath, http.StatusNotFound, "path isn't that of the listener"}
 	case !offersMQTT(r):
-		return Request{}, &Error{NoSubprotocol, http.StatusBadRequest, 0, "none of the subprotocols offered is mqtt or mqttv3.1 [MQTT-6.0.0-3]"}
+		return Request{}, &RefusedError{metrics.RefuseWebSocketSubprotocol, http.StatusBadRequest, "none of the subprotocols offered is mqtt or mqttv3.1 [MQTT-6.0.0-3]"}
 	}
 	if _, err := h.upgrader.Upgrade(x, r, nil); err != nil {
 		if x.refused != nil {
 			return Request{}, x.refused
 		}
-		return Request{}, &Error{BadRequest, http.StatusBadRequest, 0, "handshake failed"}
+		return Request{}, &RefusedError{metrics.RefuseWebSocketRequest, http.StatusBadRequest, "handshake failed"}
 	}
 	return Request{Response: bytes.Clone(x.response), Client: h.client(r, peer)}, nil
 }
@@ -203,7 +205,7 @@ func parseHop(s string) (netip.AddrPort, bool) {
 }
 
 // Response returns what refuses the request with e.
-func (e *Error) Response() []byte {
+func (e *RefusedError) Response() []byte {
 	text := e.text + "\n"
 	return fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n"+
 		"Sec-WebSocket-Version: 13\r\n\r\n%s", e.Status, http.StatusText(e.Status), len(text), text)
@@ -216,7 +218,7 @@ type exchange struct {
 	reader   *bufio.Reader
 	hijacked *bufio.ReadWriter
 	response []byte
-	refused  *Error
+	refused  *RefusedError
 }
 
 var exchanges = sync.Pool{New: func() any {

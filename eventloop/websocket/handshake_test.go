@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"loopmq/metrics"
 )
 
 // request is one that a browser could send, with lines changed or added.
@@ -81,27 +83,27 @@ func TestAnswerRefuses(t *testing.T) {
 	h := mustHandshake(t, Options{})
 	for _, test := range []struct {
 		name, request string
-		reason        Reason
+		reason        metrics.RefuseReason
 		status        int
 	}{
-		{"garbage", "\x10\x1E\x00\x04MQTT\r\n\r\n", BadRequest, 400},
-		{"a bad header", "GET /mqtt HTTP/1.1\r\nno colon\r\n\r\n", BadRequest, 400},
-		{"HTTP/1.0", request("GET /mqtt HTTP/1.0"), BadRequest, 400},
-		{"POST", request("POST /mqtt HTTP/1.1"), BadRequest, 405},
-		{"no upgrade", request("Upgrade:"), BadRequest, 400},
-		{"no connection", request("Connection: close"), BadRequest, 400},
-		{"version 8", request("Sec-WebSocket-Version: 8"), BadRequest, 400},
-		{"no key", request("Sec-WebSocket-Key:"), BadRequest, 400},
-		{"a short key", request("Sec-WebSocket-Key: AAAA"), BadRequest, 400},
-		{"a body", request("Content-Length: 3"), BadRequest, 400},
-		{"a chunked body", request("Transfer-Encoding: chunked"), BadRequest, 400},
-		{"another path", request("GET / HTTP/1.1"), WrongPath, 404},
-		{"a longer path", request("GET /mqtt/x HTTP/1.1"), WrongPath, 404},
-		{"other subprotocols", request("Sec-WebSocket-Protocol: chat, stomp"), NoSubprotocol, 400},
-		{"another origin", request("Origin: https://evil.example.com"), OriginNotAllowed, 403},
+		{"garbage", "\x10\x1E\x00\x04MQTT\r\n\r\n", metrics.RefuseWebSocketRequest, 400},
+		{"a bad header", "GET /mqtt HTTP/1.1\r\nno colon\r\n\r\n", metrics.RefuseWebSocketRequest, 400},
+		{"HTTP/1.0", request("GET /mqtt HTTP/1.0"), metrics.RefuseWebSocketRequest, 400},
+		{"POST", request("POST /mqtt HTTP/1.1"), metrics.RefuseWebSocketRequest, 405},
+		{"no upgrade", request("Upgrade:"), metrics.RefuseWebSocketRequest, 400},
+		{"no connection", request("Connection: close"), metrics.RefuseWebSocketRequest, 400},
+		{"version 8", request("Sec-WebSocket-Version: 8"), metrics.RefuseWebSocketRequest, 400},
+		{"no key", request("Sec-WebSocket-Key:"), metrics.RefuseWebSocketRequest, 400},
+		{"a short key", request("Sec-WebSocket-Key: AAAA"), metrics.RefuseWebSocketRequest, 400},
+		{"a body", request("Content-Length: 3"), metrics.RefuseWebSocketRequest, 400},
+		{"a chunked body", request("Transfer-Encoding: chunked"), metrics.RefuseWebSocketRequest, 400},
+		{"another path", request("GET / HTTP/1.1"), metrics.RefuseWebSocketPath, 404},
+		{"a longer path", request("GET /mqtt/x HTTP/1.1"), metrics.RefuseWebSocketPath, 404},
+		{"other subprotocols", request("Sec-WebSocket-Protocol: chat, stomp"), metrics.RefuseWebSocketSubprotocol, 400},
+		{"another origin", request("Origin: https://evil.example.com"), metrics.RefuseWebSocketOrigin, 403},
 	} {
 		_, err := h.Answer([]byte(test.request), peer)
-		var e *Error
+		var e *RefusedError
 		if !errors.As(err, &e) || e.Reason != test.reason || e.Status != test.status {
 			t.Errorf("%s: got %#v", test.name, err)
 			continue
@@ -245,9 +247,9 @@ func FuzzAnswer(f *testing.F) {
 		n := End(b)
 		r, err := h.Answer(b[:n], peer)
 		response := r.Response
-		var e *Error
+		var e *RefusedError
 		if err != nil {
-			if !errors.As(err, &e) || e.Code != 0 {
+			if !errors.As(err, &e) {
 				t.Fatalf("got %v", err)
 			}
 			response = e.Response()

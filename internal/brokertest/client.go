@@ -39,6 +39,11 @@ func Dial(t testing.TB, addr string, version codec.Version) *Client {
 	if err != nil {
 		t.Fatalf("dial: %v", err)
 	}
+	return Over(t, conn, version)
+}
+
+// Over uses a connection that the test has made, over another transport than TCP. It is closed when the test ends.
+func Over(t testing.TB, conn net.Conn, version codec.Version) *Client {
 	t.Cleanup(func() { _ = conn.Close() })
 	return &Client{t: t, conn: conn, version: version, timeout: Timeout}
 }
