@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes sure that what the tests need is there: a C compiler for the race detector, a redis-server, HAProxy, and the MQTT clients and brokers that
+# Makes sure that what the tests need is there: a C compiler for the race detector, a redis-server, HAProxy, Chromium, and the MQTT clients and brokers that
 # others wrote.
 # On Debian and Ubuntu, as root or where sudo asks for no password, it installs what is missing; elsewhere it says what to install.
 # Exits 1 when something is still missing: tests against real clients are never skipped silently.
@@ -18,6 +18,7 @@ missing() {
 	has npm || echo npm
 	has redis-server || echo redis-server
 	has haproxy || echo haproxy
+	has chromium || echo chromium
 }
 
 # as_root runs a command as root, or fails if that takes a password.

@@ -190,7 +190,11 @@ func dialMQTTJS(t testing.TB, addr string, version byte, o options, more map[str
 		delete(n.mu.clients, c.id)
 		n.mu.Unlock()
 	})
-	answer := n.ask(t, map[string]any{"op": "connect", "client": c.id, "url": "mqtt://" + addr, "options": connectOptions(version, o, more)})
+	url := addr
+	if !strings.Contains(url, "://") {
+		url = "mqtt://" + addr
+	}
+	answer := n.ask(t, map[string]any{"op": "connect", "client": c.id, "url": url, "options": connectOptions(version, o, more)})
 	c.present, c.responseInformation = answer.SessionPresent, answer.ResponseInformation
 	if !c.present {
 		for _, s := range o.subscribe {

@@ -2,9 +2,11 @@ package peers
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,7 +38,7 @@ func connectPahoV3(t testing.TB, addr string, o options) client {
 			c.put(message{topic: m.Topic(), payload: m.Payload(), qos: m.Qos(), retain: m.Retained()})
 		}).
 		SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) {
-			conn, err := net.Dial("tcp", addr)
+			conn, err := dialPaho(addr)
 			c.conn = conn
 			return conn, err
 		})
@@ -60,6 +62,14 @@ func connectPahoV3(t testing.TB, addr string, o options) client {
 		}
 	}
 	return c
+}
+
+// dialPaho connects to host:port, or to the URL of a WebSocket.
+func dialPaho(addr string) (net.Conn, error) {
+	if strings.Contains(addr, "://") {
+		return mqtt.NewWebsocket(addr, &tls.Config{InsecureSkipVerify: true}, patience, nil, nil)
+	}
+	return net.Dial("tcp", addr)
 }
 
 func (c *pahoV3) done(token mqtt.Token, what string) {
@@ -111,7 +121,7 @@ func dialPahoV5(t testing.TB, addr string, o options, change func(*paho.Connect)
 	if o.clientID == "" {
 		o.clientID = brokertest.Name()
 	}
-	conn, err := net.Dial("tcp", addr)
+	conn, err := dialPaho(addr)
 	if err != nil {
 		t.Fatal(err)
 	}

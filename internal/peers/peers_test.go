@@ -119,6 +119,7 @@ func missing() error {
 		{"mosquitto_rr", "mosquitto-clients"},
 		{"stdbuf", "coreutils"},
 		{"node", "nodejs"},
+		{"chromium", "chromium"},
 	} {
 		if _, err := exec.LookPath(p.program); err != nil {
 			return fmt.Errorf("peers: %s isn't installed: apt-get install %s, or make test, which does it", p.program, p.debian)
