@@ -16,7 +16,7 @@ import (
 // The trie holds every durable session, whoever has its connection, and for each
 // other instance one Session that stands for all of its sessions that are not
 // durable (a peer). What matches a durable session goes into its queue, wherever it
-// is connected; what matches a peer is handed to that instance, see outcome.go.
+// is connected; what matches a peer is handed to that instance, see forward.go.
 type cluster struct {
 	b      *Broker
 	shared store.Shared
