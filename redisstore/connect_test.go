@@ -373,7 +373,7 @@ func TestAdvice(t *testing.T) {
 // The rights that docs/cluster.md names are enough for what nodes do with each other,
 // waiting for a replica included; TestStore has the rest.
 func TestRightsOfTheUser(t *testing.T) {
-	r, replica := redistest.Start(t), redistest.Start(t)
+	r, replica := redistest.Start(t, "repl-diskless-sync-delay 0"), redistest.Start(t)
 	if err := replica.Client().ReplicaOf(t.Context(), "127.0.0.1", fmt.Sprint(r.Port())).Err(); err != nil {
 		t.Fatal(err)
 	}

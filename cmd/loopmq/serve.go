@@ -1,29 +1,26 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
-	"sync/atomic"
+	"runtime"
 	"syscall"
 	"time"
 
 	"loopmq"
-	httpbridge "loopmq/bridges/http"
 	"loopmq/config"
+	"loopmq/metrics"
 	"loopmq/redisstore"
-	"loopmq/store"
 )
 
 // adminGrace is the time that requests to the admin listener get to finish once
 // the broker is down.
 const adminGrace = time.Second
-
-var errStarting = errors.New("starting")
 
 // serve runs a broker until ctx ends, then shuts it down within the grace time.
 func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer) error {
@@ -33,12 +30,44 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 	// Libraries write to the standard logger; it shall look like the rest.
 	slog.SetDefault(logger)
 
-	st, err := openStore(ctx, c.Store, logger)
-	if err != nil {
-		return fmt.Errorf("--store: %w", err)
+	options := optionsOf(c)
+	options.Loops = cmp.Or(options.Loops, runtime.GOMAXPROCS(0))
+	options.Logger, options.Version, options.Metrics = logger, version, metrics.New(options.Loops)
+	f := newFront()
+	admin, adminAddress := f.admin(options.Metrics, logger), off
+	if c.Admin.Address != off {
+		addr, err := admin.Start(c.Admin.Address)
+		if err != nil {
+			return fmt.Errorf("%s: %w", named(c, "admin.address", "--admin"), err)
+		}
+		adminAddress = addr.String()
+		defer func() {
+			ctx, cancel := context.WithTimeout(context.Background(), adminGrace)
+			defer cancel()
+			_ = admin.Shutdown(ctx) // Who was cut off can tell.
+		}()
+	}
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+
+	st, err := openStore(ctx, c.Store, logger, func(why error) {
+		f.notReady(fmt.Errorf("waiting for Redis: %w", why))
+	})
+	switch {
+	case err != nil && ctx.Err() != nil:
+		logger.Info("shutdown") // as asked, before there was anything to shut down
+		return nil
+	case err != nil:
+		return fmt.Errorf("%s: %w", named(c, "store", "--store"), err)
+	}
+	f.notReady(errStarting)
+	options.Store = st
+	if r, ok := st.(*redisstore.Store); ok {
+		options.AcknowledgeEarly, options.ServeWithoutStore = r.AcknowledgesEarly(), r.Degraded()
 	}
 	r := &reloader{invocation: i, started: c, current: c, level: level, log: logger}
-	err = serveFrom(ctx, c, r, st, logger)
+	err = serveFrom(ctx, c, options, r, f, hangups, adminAddress)
 	return first(err, st.Close())
 }
 
@@ -50,57 +79,16 @@ func newLogger(c *config.Config, level slog.Leveler, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, o))
 }
 
-func serveFrom(ctx context.Context, c *config.Config, r *reloader, st store.Store, logger *slog.Logger) error {
-	options := optionsOf(c)
-	options.Logger, options.Store, options.Version = logger, st, version
-	if r, ok := st.(*redisstore.Store); ok {
-		options.AcknowledgeEarly, options.ServeWithoutStore = r.AcknowledgesEarly(), r.Degraded()
-	}
+// serveFrom runs a broker on an open store.
+func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, r *reloader, f *front, hangups <-chan os.Signal, adminAddress string) error {
 	broker, err := loopmq.New(options)
 	if err != nil {
 		return err
 	}
 	r.broker = broker
+	f.broker.Store(broker)
 	broker.Metrics().Gauge(fmt.Sprintf("loopmq_build_info{version=%q}", version), func() float64 { return 1 })
-
-	// The admin listener is there before the broker has loaded what is stored, and
-	// until it has shut down: both may take a while, and that is when it is asked.
-	var serving atomic.Bool
-	admin := httpbridge.NewAdmin(httpbridge.AdminOptions{
-		Metrics: broker.Metrics(),
-		Health:  func() any { return broker.Health() },
-		Ready: func() error {
-			if !serving.Load() {
-				return errStarting
-			}
-			return broker.Ready()
-		},
-		Clients: func(ctx context.Context, after string, limit int) (any, error) {
-			return broker.Clients(ctx, after, limit)
-		},
-		Kick: func(ctx context.Context, clientID string) error {
-			err := broker.Kick(ctx, clientID)
-			if errors.Is(err, loopmq.ErrNoClient) {
-				return httpbridge.ErrNoClient
-			}
-			return err
-		},
-		Logger: logger,
-	})
 	bound := []any{"version", version}
-	adminAddress := off
-	if c.Admin.Address != off {
-		addr, err := admin.Start(c.Admin.Address)
-		if err != nil {
-			return first(fmt.Errorf("%s: %w", named(c, "admin.address", "--admin"), err), stop(broker, c.Drain.Grace))
-		}
-		adminAddress = addr.String()
-		defer func() {
-			ctx, cancel := context.WithTimeout(context.Background(), adminGrace)
-			defer cancel()
-			_ = admin.Shutdown(ctx) // Who was cut off can tell.
-		}()
-	}
 	if err := broker.Start(); err != nil {
 		return first(err, stop(broker, c.Drain.Grace))
 	}
@@ -116,12 +104,9 @@ func serveFrom(ctx context.Context, c *config.Config, r *reloader, st store.Stor
 		}
 		bound = append(bound, l.Name, address)
 	}
-	serving.Store(true)
-	logger.Info("listening", append(bound, "admin", adminAddress)...)
+	f.serving()
+	options.Logger.Info("listening", append(bound, "admin", adminAddress)...)
 
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	defer signal.Stop(hangups)
 	for ctx.Err() == nil {
 		select {
 		case <-hangups:
@@ -135,7 +120,7 @@ func serveFrom(ctx context.Context, c *config.Config, r *reloader, st store.Stor
 	if err := broker.Drain(context.Background(), drainOf(drain)); err != nil {
 		return first(err, stop(broker, drain.Grace))
 	}
-	logger.Info("shutdown", "grace", drain.Grace)
+	options.Logger.Info("shutdown", "grace", drain.Grace)
 	return stop(broker, drain.Grace)
 }
 

@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"strings"
+	"time"
 
 	"loopmq/redisstore"
 	"loopmq/store"
@@ -63,14 +66,11 @@ func isRedis(v string) bool {
 	return false
 }
 
-// openStore opens the store that v, in which there are no storeProblems, names.
-func openStore(ctx context.Context, v string, logger *slog.Logger) (store.Store, error) {
+// openStore opens the store that v, in which there are no storeProblems, names. A Redis
+// that isn't there yet it waits for until ctx ends, and tells waiting each time why.
+func openStore(ctx context.Context, v string, logger *slog.Logger, waiting func(why error)) (store.Store, error) {
 	if isRedis(v) {
-		st, err := redisstore.NewStore(ctx, v, redisstore.Options{Logger: logger})
-		if err != nil {
-			return nil, err
-		}
-		return st, nil
+		return awaitRedis(ctx, v, logger, waiting)
 	}
 	location, embedded := strings.CutPrefix(v, "pebble:")
 	if !embedded {
@@ -82,4 +82,39 @@ func openStore(ctx context.Context, v string, logger *slog.Logger) (store.Store,
 	}
 	o.Logger = logger
 	return pebble.Open(o)
+}
+
+const (
+	// redisRetry is the time from one attempt to reach Redis to the next. Nodes that were
+	// started together don't come at the same time.
+	redisRetry       = time.Second
+	redisRetryJitter = 500 * time.Millisecond
+	// redisNews is how often the log says that a node waits for Redis.
+	redisNews = 5 * time.Second
+)
+
+// awaitRedis opens the store on a Redis. Who starts everything at once, such as systemd
+// or Docker, starts Redis at the same time, or starts it again. What waiting can't
+// cure is returned at once.
+func awaitRedis(ctx context.Context, url string, logger *slog.Logger, waiting func(why error)) (store.Store, error) {
+	var told time.Time
+	for {
+		st, err := redisstore.NewStore(ctx, url, redisstore.Options{Logger: logger})
+		switch {
+		case err == nil:
+			return st, nil
+		case !errors.Is(err, store.ErrUnavailable), errors.Is(err, redisstore.ErrUnusable):
+			return nil, err
+		}
+		waiting(err)
+		if time.Since(told) >= redisNews && ctx.Err() == nil {
+			told = time.Now()
+			logger.Warn("waiting_for_redis", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(redisRetry + rand.N(redisRetryJitter)):
+		}
+	}
 }

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+
+	"loopmq"
+	httpbridge "loopmq/bridges/http"
+	"loopmq/metrics"
+)
+
+var errStarting = errors.New("starting")
+
+// front is what the admin listener knows of a broker. It is there before the store is
+// open and what it holds is loaded, and until the broker has shut down: each may take
+// a while, and that is when it is asked. It is safe for concurrent use.
+type front struct {
+	broker  atomic.Pointer[loopmq.Broker] // nil: the store isn't open yet
+	waiting atomic.Pointer[error]         // why the broker takes no connections yet; nil: it may
+}
+
+func newFront() *front {
+	f := new(front)
+	f.notReady(errStarting)
+	return f
+}
+
+func (f *front) notReady(why error) { f.waiting.Store(&why) }
+
+func (f *front) serving() { f.waiting.Store(nil) }
+
+// admin returns the listener that shows a set of metrics, and what f knows.
+func (f *front) admin(set *metrics.Set, logger *slog.Logger) *httpbridge.Admin {
+	return httpbridge.NewAdmin(httpbridge.AdminOptions{
+		Metrics: set, Health: f.health, Ready: f.ready, Clients: f.clients, Kick: f.kick, Logger: logger,
+	})
+}
+
+func (f *front) ready() error {
+	if why := f.waiting.Load(); why != nil {
+		return *why
+	}
+	return f.broker.Load().Ready()
+}
+
+func (f *front) health() any {
+	if b := f.broker.Load(); b != nil {
+		return b.Health()
+	}
+	return loopmq.Health{Status: "stopped", Reason: f.ready().Error(), Version: version}
+}
+
+func (f *front) clients(ctx context.Context, after string, limit int) (any, error) {
+	if b := f.broker.Load(); b != nil {
+		return b.Clients(ctx, after, limit)
+	}
+	return nil, f.ready()
+}
+
+func (f *front) kick(ctx context.Context, clientID string) error {
+	b := f.broker.Load()
+	if b == nil {
+		return f.ready()
+	}
+	err := b.Kick(ctx, clientID)
+	if errors.Is(err, loopmq.ErrNoClient) {
+		return httpbridge.ErrNoClient
+	}
+	return err
+}
