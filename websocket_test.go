@@ -1,13 +1,8 @@
 package loopmq_test
 
 import (
-	"errors"
-	"fmt"
-	"io"
-	"net"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/gorilla/websocket"
 
@@ -16,74 +11,19 @@ import (
 	"loopmq/internal/brokertest"
 )
 
-// startWebSocket runs a broker with a listener for WebSocket, whose address it returns.
-func startWebSocket(t *testing.T, options ...func(*loopmq.Options)) (*brokertest.Server, string) {
+// startWebSocket runs a broker with a listener for WebSocket, whose URL it returns.
+func startWebSocket(t *testing.T, options ...func(*loopmq.Options)) (s *brokertest.Server, url string) {
 	t.Helper()
-	s := brokertest.Start(t, append(options, func(*loopmq.Options) {})...)
-	addr, err := s.Broker.Listen(loopmq.Listener{Address: "127.0.0.1:0", WebSocket: new(loopmq.WebSocket)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s, addr.String()
-}
-
-// webSocket is a connection as brokertest wants it, a stream, which remembers its Close frame.
-type webSocket struct {
-	*websocket.Conn
-	rest      []byte
-	closeCode int
-}
-
-var _ net.Conn = (*webSocket)(nil)
-
-func (c *webSocket) Read(p []byte) (int, error) {
-	for len(c.rest) == 0 {
-		kind, b, err := c.ReadMessage()
-		var closed *websocket.CloseError
-		switch {
-		case errors.As(err, &closed):
-			c.closeCode = closed.Code
-			return 0, io.EOF
-		case err != nil:
-			return 0, err
-		case kind != websocket.BinaryMessage:
-			return 0, fmt.Errorf("message of kind %d [MQTT-6.0.0-1]", kind)
-		}
-		c.rest = b
-	}
-	n := copy(p, c.rest)
-	c.rest = c.rest[n:]
-	return n, nil
-}
-
-func (c *webSocket) Write(p []byte) (int, error) {
-	return len(p), c.WriteMessage(websocket.BinaryMessage, p)
-}
-
-func (c *webSocket) SetDeadline(t time.Time) error {
-	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
-}
-
-// dialWebSocket returns a client, and what is under it.
-func dialWebSocket(t *testing.T, addr string, v codec.Version) (*brokertest.Client, *webSocket) {
-	t.Helper()
-	conn, _, err := (&websocket.Dialer{Subprotocols: []string{"mqtt"}}).DialContext(t.Context(), "ws://"+addr+"/mqtt", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := conn.Subprotocol(); got != "mqtt" {
-		t.Errorf("subprotocol %q [MQTT-6.0.0-4]", got)
-	}
-	ws := &webSocket{Conn: conn}
-	return brokertest.Over(t, ws, v), ws
+	s = brokertest.Start(t, append(options, func(*loopmq.Options) {})...)
+	return s, s.ListenWebSocket(t, loopmq.WebSocket{})
 }
 
 func TestWebSocket_Conversation(t *testing.T) {
 	t.Parallel()
-	_, addr := startWebSocket(t)
+	_, url := startWebSocket(t)
 	for _, v := range []codec.Version{codec.V31, codec.V311, codec.V5} {
-		sub, under := dialWebSocket(t, addr, v)
-		pub, _ := dialWebSocket(t, addr, v)
+		sub, under := brokertest.DialWebSocket(t, url, v)
+		pub, _ := brokertest.DialWebSocket(t, url, v)
 		sub.Connect()
 		pub.Connect()
 		topic := brokertest.Name()
@@ -97,31 +37,15 @@ func TestWebSocket_Conversation(t *testing.T) {
 		sub.Unsubscribe(topic)
 		sub.Ping()
 		sub.Disconnect()
-		if under.closeCode != websocket.CloseNormalClosure {
-			t.Errorf("Close frame with %d behind DISCONNECT", under.closeCode)
+		if under.CloseCode != websocket.CloseNormalClosure {
+			t.Errorf("Close frame with %d behind DISCONNECT", under.CloseCode)
 		}
 	}
-}
-
-// The Receiver must not take the beginning of a frame for that of a packet [MQTT-6.0.0-2].
-func TestWebSocket_PacketsAndFramesAreNotAligned(t *testing.T) {
-	t.Parallel()
-	_, addr := startWebSocket(t)
-	c, under := dialWebSocket(t, addr, codec.V311)
-	packets := append((&codec.Connect{ProtocolName: []byte("MQTT"), Version: codec.V311, CleanStart: true}).Append(nil, codec.V311), 0xC0, 0, 0xC0, 0)
-	for _, frame := range [][]byte{packets[:1], packets[1:5], packets[5 : len(packets)-3], packets[len(packets)-3:]} {
-		if _, err := under.Write(frame); err != nil {
-			t.Fatal(err)
-		}
-	}
-	c.ExpectConnack(codec.Success)
-	c.ExpectPingresp()
-	c.ExpectPingresp()
 }
 
 func TestWebSocket_CloseCodes(t *testing.T) {
 	t.Parallel()
-	s, addr := startWebSocket(t, func(o *loopmq.Options) { o.Limits.PacketSize = 1000 })
+	s, url := startWebSocket(t, func(o *loopmq.Options) { o.Limits.PacketSize = 1000 })
 	for _, test := range []struct {
 		name string
 		act  func(c *brokertest.Client)
@@ -130,7 +54,7 @@ func TestWebSocket_CloseCodes(t *testing.T) {
 		{"protocol error", func(c *brokertest.Client) { c.SendRaw([]byte{0x10, 0}) }, websocket.CloseProtocolError},
 		{"packet too large", func(c *brokertest.Client) { c.SendRaw([]byte{0x30, 0xFF, 0x7F}) }, websocket.CloseMessageTooBig},
 		{"taken over", func(c *brokertest.Client) {
-			other, _ := dialWebSocket(t, addr, codec.V311)
+			other, _ := brokertest.DialWebSocket(t, url, codec.V311)
 			other.Connect(brokertest.ClientID(c.ClientID))
 		}, websocket.ClosePolicyViolation},
 		{"kicked", func(c *brokertest.Client) {
@@ -144,19 +68,19 @@ func TestWebSocket_CloseCodes(t *testing.T) {
 			}
 		}, websocket.CloseGoingAway},
 	} {
-		c, under := dialWebSocket(t, addr, codec.V311)
+		c, under := brokertest.DialWebSocket(t, url, codec.V311)
 		c.Connect()
 		test.act(c)
 		c.ExpectClosed()
-		if under.closeCode != test.code {
-			t.Errorf("%s: Close frame with %d, want %d", test.name, under.closeCode, test.code)
+		if under.CloseCode != test.code {
+			t.Errorf("%s: Close frame with %d, want %d", test.name, under.CloseCode, test.code)
 		}
 	}
 }
 
 func TestWebSocket_BadFramesAreCounted(t *testing.T) {
 	t.Parallel()
-	s, addr := startWebSocket(t)
+	s, url := startWebSocket(t)
 	for _, test := range []struct {
 		frame   string
 		code    int
@@ -166,14 +90,14 @@ func TestWebSocket_BadFramesAreCounted(t *testing.T) {
 		{"\x82\xFF\x00\x00\x00\x00\x7F\x00\x00\x00\x00\x00\x00\x00", websocket.CloseMessageTooBig,
 			[2]string{`bad_frames_total{reason="too_large"}`, `closed_total{reason="quota_exceeded"}`}},
 	} {
-		c, under := dialWebSocket(t, addr, codec.V5)
+		c, under := brokertest.DialWebSocket(t, url, codec.V5)
 		c.Connect()
 		if _, err := under.NetConn().Write([]byte(test.frame)); err != nil {
 			t.Fatal(err)
 		}
 		c.ExpectClosed()
-		if under.closeCode != test.code {
-			t.Errorf("Close frame with %d, want %d", under.closeCode, test.code)
+		if under.CloseCode != test.code {
+			t.Errorf("Close frame with %d, want %d", under.CloseCode, test.code)
 		}
 		for _, m := range test.metrics {
 			eventually(t, m+" is 1", func() bool {

@@ -103,6 +103,23 @@ func TestEachHandshakeAgainstTheBroker(t *testing.T) {
 	}
 }
 
+func TestWebSocket(t *testing.T) {
+	t.Parallel()
+	c, under := DialWebSocket(t, Start(t, func(*loopmq.Options) {}).ListenWebSocket(t, loopmq.WebSocket{}), codec.V5)
+	c.Connect()
+	topic := Name()
+	c.Subscribe(topic, 1)
+	c.Publish(topic, "payload", 1)
+	c.Acknowledge(c.ExpectPublish(topic, "payload"))
+	c.Disconnect()
+	if under.CloseCode != 1000 {
+		t.Errorf("closed with %d", under.CloseCode)
+	}
+	if err := under.SetDeadline(time.Now()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestResumeAndWill(t *testing.T) {
 	t.Parallel()
 	s := Start(t)
