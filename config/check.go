@@ -7,41 +7,64 @@ import (
 
 // check looks for what is wrong between values that are allowed one by one.
 func (c *Config) check() {
-	c.checkListeners()
-	if !IsLoopback(c.Admin.Address) && !or(c.Admin.AllowAnonymous, or(c.AllowAnonymous, false)) {
-		c.wrong("admin.address", fmt.Sprintf("%q: anybody who reaches this address could connect, since nobody has to authenticate: "+
-			"allowed: a loopback address, or %s with it", c.Admin.Address, c.permission("admin.address", "admin.allow_anonymous")))
-	}
-}
-
-func (c *Config) checkListeners() {
+	walk(c.nodes(), "", func(path string, n *node) {
+		if v := n.leaf.values(); len(v) == 1 && v[0] == "" && !n.leaf.set(v) {
+			c.wrong(path, n.wrong(""))
+		}
+	})
+	checkChoices(c, "authentication", c.Authentication)
+	checkChoices(c, "authorization", c.Authorization)
 	names := map[string]int{}
 	for i := range c.Listeners {
-		l, at := &c.Listeners[i], element("listeners", i)
-		if l.Name == "" {
-			c.wrong(at+".name", fmt.Sprintf("%q: allowed: %s", "", listenerName.allowed))
-		} else if first, taken := names[l.Name]; taken {
-			c.wrong(at+".name", fmt.Sprintf("%q: %s has the same name: allowed: a name of its own", l.Name, element("listeners", first)))
-		}
-		names[l.Name] = i
-		if l.Address == "" {
-			c.wrong(at+".address", fmt.Sprintf("%q: allowed: %s", "", listenAddress.allowed))
-			continue
-		}
-		if !IsLoopback(l.Address) && !or(l.AllowAnonymous, or(c.AllowAnonymous, false)) {
-			c.wrong(at+".address", fmt.Sprintf("%q: anybody who reaches this address could connect, since nobody has to authenticate: "+
-				"allowed: a loopback address, or %s with it", l.Address, c.permission(at+".address", "allow_anonymous")))
+		c.checkListener(&c.Listeners[i], element("listeners", i), names, i)
+	}
+	if !IsLoopback(c.Admin.Address) && !or(c.Admin.AllowAnonymous, or(c.AllowAnonymous, false)) {
+		c.wrong("admin.address", c.open(c.Admin.Address, "admin.address", "admin.allow_anonymous"))
+	}
+}
+
+func (c *Config) checkListener(l *Listener, at string, names map[string]int, i int) {
+	switch first, taken := names[l.Name]; {
+	case reserved[l.Name]:
+		c.wrong(at+".name", fmt.Sprintf("%q: allowed: a name that logs don't use for something else", l.Name))
+	case taken && l.Name != "":
+		c.wrong(at+".name", fmt.Sprintf("%q: %s has the same name: allowed: a name of its own", l.Name, element("listeners", first)))
+	}
+	names[l.Name] = i
+	checkChoices(c, at+".authentication", l.Authentication)
+	checkChoices(c, at+".authorization", l.Authorization)
+	if !IsLoopback(l.Address) && c.Anonymous(l) == nil && len(c.Methods(l)) == 0 {
+		c.wrong(at+".address", c.open(l.Address, at+".address", "allow_anonymous"))
+	}
+}
+
+// reserved are the other attributes of the log line that says where listeners are.
+var reserved = map[string]bool{"time": true, "level": true, "msg": true, "version": true, "admin": true}
+
+// choice is an element of a list that is one of several sections.
+type choice[T any] interface {
+	*T
+	choices() []string
+	chosen() int
+}
+
+func checkChoices[T any, P choice[T]](c *Config, path string, list []T) {
+	for i := range list {
+		if e := P(&list[i]); e.chosen() != 1 {
+			c.wrong(element(path, i), fmt.Sprintf("has %d of them: allowed: one of %s", e.chosen(), strings.Join(e.choices(), ", ")))
 		}
 	}
 }
 
-// permission says what allows an address that anybody reaches: the flag if the
-// address comes from one, else the key.
-func (c *Config) permission(path, key string) string {
+// open says that an address is open to everybody, and what would allow that: the
+// flag if the address comes from one, else the key.
+func (c *Config) open(address, path, key string) string {
+	permission := key + ": true"
 	if strings.HasPrefix(c.Source(path).Name, "--") {
-		return "--allow-anonymous"
+		permission = "--allow-anonymous"
 	}
-	return key + ": true"
+	return fmt.Sprintf("%q: anybody who reaches this address could connect, since nobody has to authenticate: "+
+		"allowed: a loopback address, or %s with it", address, permission)
 }
 
 // wrong adds a problem, unless the value has one, which this one may follow from.
@@ -52,6 +75,23 @@ func (c *Config) wrong(path, text string) {
 		}
 	}
 	c.problems = append(c.problems, c.Problem(path, text))
+}
+
+// Anonymous returns whether clients may connect to a listener that don't say who
+// they are; nil: nobody said so.
+func (c *Config) Anonymous(l *Listener) *bool {
+	if l.AllowAnonymous != nil {
+		return l.AllowAnonymous
+	}
+	return c.AllowAnonymous
+}
+
+// Methods returns the ways of knowing the clients of a listener.
+func (c *Config) Methods(l *Listener) []Method {
+	if len(l.Authentication) > 0 {
+		return l.Authentication
+	}
+	return c.Authentication
 }
 
 func or(v *bool, otherwise bool) bool {

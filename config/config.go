@@ -12,6 +12,10 @@ type Config struct {
 	Listeners      []Listener
 	Admin          Admin
 	AllowAnonymous *bool // nil: nothing was said
+	Authentication []Method
+	Authorization  []Rule
+	AllowByDefault bool
+	Bans           *Bans
 	Store          string
 	NodeID         string
 	Engine         Engine
@@ -31,6 +35,12 @@ func (c *Config) nodes() []*node {
 		keys("admin", &c.Admin, (*Admin).keys, "the listener for operators: metrics, health, clients"),
 		maybe("allow_anonymous", &c.AllowAnonymous, "true on loopback addresses and unix sockets, else false", boolean,
 			"whether clients may connect that don't say who they are. It holds for each listener that doesn't say otherwise, and for the admin listener, which authenticates nobody"),
+		listOf("authentication", &c.Authentication, (*Method).keys,
+			"the ways of knowing clients, asked in this order: each accepts a client, rejects it, or leaves it to the next one; whom none knows is refused. An empty list authenticates nobody"),
+		listOf("authorization", &c.Authorization, (*Rule).keys,
+			"the ways of knowing what clients may publish, subscribe to and be sent, asked in this order: each allows it, denies it, or leaves it to the next one. With an empty list everything is allowed"),
+		key("allow_by_default", &c.AllowByDefault, false, boolean, "whether what no element of authorization decides on is allowed"),
+		optional("bans", &c.Bans, (*Bans).keys, "clients that are kept out by Client Identifier, user name or address. With {} they can be made by /bans of the admin listener"),
 		key("store", &c.Store, "pebble:./loopmq-data", storeURL,
 			"where sessions and messages are kept: pebble:DIR, a directory; memory, gone when the process ends; redis://HOST:PORT/DB (rediss://, redis+sentinel://, redis+cluster://), "+
 				"which several nodes may share. Parameters behind a question mark: docs/cli.md, docs/cluster.md"),

@@ -135,7 +135,7 @@ func (r *reader) problem(line int, key, text string) {
 func (r *reader) section(n ast.Node, nodes []*node, path string) {
 	entries, ok := entriesOf(n)
 	if !ok {
-		r.problem(lineOf(n), path, fmt.Sprintf("is %s: allowed: a mapping with keys such as %s", sort(n), nodes[0].name))
+		r.problem(lineOf(n), path, fmt.Sprintf("is %s: allowed: a mapping with keys%s", sort(n), such("", nodes)))
 		return
 	}
 	seen := map[string]int{}
@@ -170,7 +170,14 @@ func (r *reader) unknown(name string, nodes []*node) string {
 			}
 		})
 	}
-	return fmt.Sprintf("unknown key %s%s: allowed: %s", shown(name), hint, strings.Join(names(nodes), ", "))
+	return fmt.Sprintf("unknown key %s%s: allowed: %s", shown(name), hint, allowedNames(nodes))
+}
+
+func allowedNames(nodes []*node) string {
+	if len(nodes) == 0 {
+		return "none"
+	}
+	return strings.Join(names(nodes), ", ")
 }
 
 // value reads what a key has.
@@ -182,7 +189,7 @@ func (r *reader) value(v ast.Node, n *node, path string, at int) {
 			return // All that was in it has been commented out.
 		}
 		if _, ok := entriesOf(v); !ok {
-			r.problem(at, path, fmt.Sprintf("is %s: allowed: a mapping with keys such as %s", sort(v), n.section.template()[0].name))
+			r.problem(at, path, fmt.Sprintf("is %s: allowed: a mapping with keys%s", sort(v), such("", n.section.template())))
 			return
 		}
 		r.section(v, n.section.open(), path)

@@ -301,7 +301,15 @@ func find(nodes []*node, path string) (*node, error) {
 	case n.list != nil:
 		return nil, fmt.Errorf("%s is a list: allowed: a key of an element, such as %s[0].%s", n.name, n.name, n.list.template()[0].name)
 	}
-	return nil, fmt.Errorf("%s is a section: allowed: a key of it, such as %s.%s", n.name, n.name, n.section.template()[0].name)
+	return nil, fmt.Errorf("%s is a section: allowed: a key of it%s", n.name, such(n.name+".", n.section.template()))
+}
+
+// such names a key of a section as an example, if it has any.
+func such(before string, nodes []*node) string {
+	if len(nodes) == 0 {
+		return ""
+	}
+	return ", such as " + before + nodes[0].name
 }
 
 func names(nodes []*node) []string {

@@ -5,7 +5,6 @@ import (
 	"math"
 	"net"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -273,16 +272,6 @@ var network = kind[netip.Prefix]{
 		return p.Masked(), err == nil
 	},
 	format: netip.Prefix.String,
-}
-
-// webURL is an http or https URL.
-var webURL = kind[string]{
-	name: "URL", allowed: "an http or https URL", takes: takesText, mask: maskURL,
-	parse: func(s string) (string, bool) {
-		u, err := url.Parse(s)
-		return s, err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
-	},
-	format: same,
 }
 
 // storeURL is where a broker keeps what outlives a connection. cmd/loopmq asks the

@@ -3,8 +3,11 @@ package config
 // Listener is where clients connect.
 type Listener struct {
 	Name           string
-	Address        string // host:port, unix:PATH, or Off
-	AllowAnonymous *bool  // nil: as Config.AllowAnonymous
+	Address        string   // host:port, unix:PATH, or Off
+	AllowAnonymous *bool    // nil: as Config.AllowAnonymous
+	Authentication []Method // none: Config.Authentication
+	Authorization  []Rule   // none: Config.Authorization
+	AllowByDefault *bool    // nil: as Config.AllowByDefault
 }
 
 func (l *Listener) keys() []*node {

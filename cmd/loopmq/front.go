@@ -31,10 +31,10 @@ func (f *front) notReady(why error) { f.waiting.Store(&why) }
 
 func (f *front) serving() { f.waiting.Store(nil) }
 
-// admin returns the listener that shows a set of metrics, and what f knows.
-func (f *front) admin(set *metrics.Set, logger *slog.Logger) *httpbridge.Admin {
+// admin returns the listener that shows a set of metrics, bans, and what f knows.
+func (f *front) admin(set *metrics.Set, bans *httpbridge.BanFunctions, logger *slog.Logger) *httpbridge.Admin {
 	return httpbridge.NewAdmin(httpbridge.AdminOptions{
-		Metrics: set, Health: f.health, Ready: f.ready, Clients: f.clients, Kick: f.kick, Logger: logger,
+		Metrics: set, Health: f.health, Ready: f.ready, Clients: f.clients, Kick: f.kick, Bans: bans, Logger: logger,
 	})
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"log/slog"
+	"strings"
 
 	"loopmq"
 	"loopmq/config"
@@ -13,6 +14,7 @@ type reloader struct {
 	started    *config.Config // what the broker was started with
 	current    *config.Config // what was read last, and was good
 	broker     *loopmq.Broker
+	identity   *identity
 	level      *slog.LevelVar
 	log        *slog.Logger
 }
@@ -23,6 +25,11 @@ func (r *reloader) reload() {
 	next, problems := r.invocation.load()
 	if len(problems) > 0 {
 		r.log.Error("reload_refused", "problems", problems)
+		return
+	}
+	apply, err := r.identity.prepare()
+	if err != nil {
+		r.log.Error("reload_refused", "problems", strings.Split(err.Error(), "\n"))
 		return
 	}
 	var changed, restart []string
@@ -36,7 +43,9 @@ func (r *reloader) reload() {
 			restart = append(restart, change.Path)
 		}
 	}
-	r.level.Set(next.Log.Level)
+	apply(r.broker)
 	r.current = next
+	r.level.Set(min(r.level.Level(), next.Log.Level)) // The next line is to be seen, if either level shows it.
 	r.log.Info("reload", "changed", changed, "need_restart", restart)
+	r.level.Set(next.Log.Level)
 }

@@ -33,8 +33,16 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 	options := optionsOf(c)
 	options.Loops = cmp.Or(options.Loops, runtime.GOMAXPROCS(0))
 	options.Logger, options.Version, options.Metrics = logger, version, metrics.New(options.Loops)
+	who, err := newIdentity(c, options.Metrics, logger)
+	if err != nil {
+		return err
+	}
+	defer who.close()
+	if err := who.decide(c, &options); err != nil {
+		return err
+	}
 	f := newFront()
-	admin, adminAddress := f.admin(options.Metrics, logger), off
+	admin, adminAddress := f.admin(options.Metrics, who.banFunctions(), logger), off
 	if c.Admin.Address != off {
 		addr, err := admin.Start(c.Admin.Address)
 		if err != nil {
@@ -66,7 +74,7 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 	if r, ok := st.(*redisstore.Store); ok {
 		options.AcknowledgeEarly, options.ServeWithoutStore = r.AcknowledgesEarly(), r.Degraded()
 	}
-	r := &reloader{invocation: i, started: c, current: c, level: level, log: logger}
+	r := &reloader{invocation: i, started: c, current: c, identity: who, level: level, log: logger}
 	err = serveFrom(ctx, c, options, r, f, hangups, adminAddress)
 	return first(err, st.Close())
 }
@@ -92,6 +100,7 @@ func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, r 
 	if err := broker.Start(); err != nil {
 		return first(err, stop(broker, c.Drain.Grace))
 	}
+	r.identity.enforce(broker)
 	for i := range c.Listeners {
 		l, address := &c.Listeners[i], off
 		if l.Address != off {
