@@ -3,6 +3,7 @@ package loopmq
 import (
 	"errors"
 	"strings"
+	"syscall"
 	"time"
 
 	"loopmq/codec"
@@ -379,7 +380,7 @@ func (c *Client) finish(err error) {
 
 // logDisconnect writes the one line that the end of a connection has.
 func (b *Broker) logDisconnect(c *Client, was clientState, err error) {
-	if was == stateNew && err == nil {
+	if was == stateNew && (err == nil || errors.Is(err, syscall.ECONNRESET)) { // a probe, which a balancer may end by a reset
 		b.log.Debug("disconnect", "remote_addr", c.conn.RemoteAddr())
 		return
 	}
@@ -442,6 +443,8 @@ func closeReason(was clientState, err error) metrics.CloseReason {
 	switch {
 	case errors.Is(err, eventloop.ErrOutputOverflow):
 		return metrics.CloseOutputFull
+	case errors.Is(err, eventloop.ErrTLS):
+		return metrics.CloseProtocolError
 	case !errors.As(err, &e):
 		return metrics.CloseLost
 	case e == errConnectTimeout:

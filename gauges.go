@@ -23,6 +23,8 @@ func (b *Broker) registerGauges() {
 	for r := range metrics.RefuseReason(metrics.NumRefuseReasons) {
 		gauge(fmt.Sprintf("loopmq_connections_refused_total{reason=%q}", r), func() int { return int(b.engine.Stats().Refused[r]) })
 	}
+	gauge("loopmq_tls_handshakes_total", func() int { return int(b.engine.Stats().TLSHandshakes) })
+	gauge("loopmq_tls_handshakes_under_way", func() int { return b.engine.Stats().TLSHandshakesUnderWay })
 	for r := range metrics.FrameReason(metrics.NumFrameReasons) {
 		gauge(fmt.Sprintf("loopmq_websocket_bad_frames_total{reason=%q}", r), func() int { return int(b.engine.Stats().BadFrames[r]) })
 	}

@@ -1,6 +1,7 @@
 package loopmq
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net"
 
@@ -20,6 +21,11 @@ type Listener struct {
 	// of the machine.
 	Address string
 
+	// TLS has clients connect by TLS; nil means that they don't. Its certificates,
+	// client CAs and versions hold at each handshake, so its GetConfigForClient can
+	// change them. Package tlsfiles makes one from files.
+	TLS *tls.Config
+
 	// WebSocket makes it a listener for MQTT over WebSocket; nil: plain MQTT.
 	WebSocket *WebSocket
 }
@@ -33,5 +39,5 @@ func (b *Broker) Listen(l Listener) (net.Addr, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", l.Address, err)
 	}
-	return b.engine.Listen(eventloop.Listener{Network: l.Network, Address: l.Address, WebSocket: ws, Context: &l})
+	return b.engine.Listen(eventloop.Listener{Network: l.Network, Address: l.Address, TLS: l.TLS, WebSocket: ws, Context: &l})
 }

@@ -48,8 +48,8 @@ type Config struct {
 	// should hold the largest packet and then some, since what is larger can be sent only as far as the socket takes it.
 	MaxOutputBytes int
 
-	// ReadBufferBytes is the size of the read buffer that each loop has, and so the most that one call of OnData gets;
-	// 0 means 64 KiB.
+	// ReadBufferBytes is the size of the read buffer that each loop has, and so the most that one call of OnData gets, but
+	// for 17 KiB more with TLS; 0 means 64 KiB.
 	ReadBufferBytes int
 }
 
@@ -89,6 +89,7 @@ type Engine struct {
 	gate       *gate
 	nextListen atomic.Uint32
 	accepts    acceptCounters
+	handshakes *handshakes
 
 	wg         sync.WaitGroup
 	stopTicker chan struct{}
@@ -122,6 +123,7 @@ func New(cfg Config) (*Engine, error) {
 		epoch:      time.Now(),
 		stopTicker: make(chan struct{}),
 	}
+	e.handshakes = newHandshakes(e)
 	e.drainHandler, _ = cfg.Handler.(DrainHandler)
 	if e.logger == nil {
 		e.logger = slog.Default()

@@ -11,6 +11,9 @@ var (
 	// poller can't stop reading (not on Linux).
 	ErrInputOverflow = errors.New("eventloop: too much input while paused")
 
+	// ErrTLS means that the peer broke the rules of TLS, or said by an alert that we did. It wraps what crypto/tls says.
+	ErrTLS = errors.New("eventloop: TLS")
+
 	// ErrStopped means that Engine.Stop closed the connection.
 	ErrStopped = errors.New("eventloop: engine stopped")
 )

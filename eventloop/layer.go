@@ -1,11 +1,8 @@
 package eventloop
 
 import (
-	"errors"
 	"net/netip"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"loopmq/internal/invariants"
 	"loopmq/metrics"
@@ -186,9 +183,4 @@ func (c *Conn) handshakeTimeout() time.Duration {
 		return d
 	}
 	return defaultHandshakeTimeout
-}
-
-// bare reports whether the end of a connection is that of a probe, which only looks if someone listens.
-func bare(err error) bool {
-	return err == nil || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
 }

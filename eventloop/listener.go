@@ -2,6 +2,7 @@ package eventloop
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -52,6 +53,10 @@ type Listener struct {
 
 	// Address is host:port; port 0 takes a free one.
 	Address string
+
+	// TLS has connections speak TLS, as servers; nil means that they don't. It is asked for its certificate at each
+	// handshake, so that it can change by GetConfigForClient.
+	TLS *tls.Config
 
 	// HandshakeTimeout is how long a connection may take for each step before Handler.OnOpen: a header, a handshake;
 	// 0 means 10 s.
@@ -323,6 +328,9 @@ func (ln *listener) layers() *stack {
 		return nil
 	}
 	var s stack
+	if ln.spec.TLS != nil {
+		s.push(&secure{config: ln.spec.TLS})
+	}
 	if ws := ln.spec.WebSocket; ws != nil {
 		s.push(newWebSocket(ws))
 	}

@@ -35,6 +35,7 @@ type Loop struct {
 	now         int64
 	wheel       wheel
 	readBuffer  []byte
+	plain       []byte   // what TLS decrypts into; nil until then
 	scratch     [64]byte // what a closed connection's output is encoded into
 	reply       []byte   // what the frames of a read are answered with; see webSocket
 	frame       []byte   // what webSocket encodes into

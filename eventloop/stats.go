@@ -44,6 +44,9 @@ type Stats struct {
 	// Refused are connections that the Handler never heard of, by metrics.RefuseReason.
 	Refused [metrics.NumRefuseReasons]uint64
 
+	TLSHandshakes         uint64 // completed
+	TLSHandshakesUnderWay int    // that wait for their turn, or for their peer, or compute
+
 	// BadFrames are connections closed for a frame of WebSocket, by metrics.FrameReason.
 	BadFrames [metrics.NumFrameReasons]uint64
 
@@ -77,6 +80,7 @@ func (e *Engine) Stats() Stats {
 		AcceptPaused: e.accepts.pausedNow.Load(),
 		Loops:        make([]LoopStats, len(e.loops)),
 	}
+	s.TLSHandshakes, s.TLSHandshakesUnderWay = e.handshakes.completed.Load(), e.handshakes.underWay()
 	for i := range s.Refused {
 		s.Refused[i] = e.accepts.refused[i].Load()
 	}

@@ -72,6 +72,14 @@ var brokerFamilies = []Family{
 		"Network connections closed before any MQTT was spoken, by reason.", nil,
 	},
 	{
+		"loopmq_tls_handshakes_total", TypeCounter, "",
+		"TLS handshakes completed; loopmq_connections_refused_total has the others.", nil,
+	},
+	{
+		"loopmq_tls_handshakes_under_way", TypeGauge, "",
+		"TLS handshakes begun, and neither completed nor refused.", nil,
+	},
+	{
 		"loopmq_websocket_bad_frames_total", TypeCounter, "reason",
 		"Connections over WebSocket closed because of a frame, by reason.", nil,
 	},
