@@ -45,6 +45,11 @@ type Broker struct {
 	scheduler                   *scheduler
 	sys                         *sys
 	groups                      groups
+	limits                      atomic.Pointer[Limits] // those that SetLimits changes; opts has the others
+	addresses                   addresses
+	received                    received
+	connecting                  atomic.Int64 // CONNECTs under decision
+	refusedConnects             [metrics.NumRefuseReasons]atomic.Int64
 	cluster                     *cluster       // nil: nobody else uses the store
 	commitGroup                 sync.WaitGroup // the goroutines of the loops' committers
 
@@ -84,12 +89,14 @@ func New(o Options) (*Broker, error) {
 		stopped:        make(chan struct{}),
 		started:        time.Now(),
 	}
+	b.limits.Store(&b.opts.Limits)
 	b.v3, b.v5 = &V3Handler{b}, &V5Handler{b}
 	engine, err := eventloop.New(eventloop.Config{
 		Loops:          o.Loops,
 		Handler:        connections{b},
 		Logger:         o.Logger,
 		MaxConnections: o.Limits.Connections,
+		AcceptRate:     o.Limits.ConnectionRate,
 		MaxOutputBytes: o.Limits.OutputBytes,
 	})
 	if err != nil {

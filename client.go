@@ -30,6 +30,7 @@ type Client struct {
 	connect   *connecting // nil unless stateConnecting
 	access    *access     // nil if it may do everything, for ever
 	takenOver *takeover   // another connection has the session now
+	meter     *meter      // nil without limits on what is sent
 	will      *store.Will
 	local     func(*MessageView) // a subscriber in this process, which has no connection
 
@@ -71,6 +72,8 @@ const (
 	waitAcks
 	// waitMailbox: another loop doesn't keep up.
 	waitMailbox
+	// waitRate: it, or many together, have sent more than they may.
+	waitRate
 )
 
 const (
@@ -100,7 +103,11 @@ func (h connections) OnOpen(conn *eventloop.Conn) {
 
 // OnData hands input to its client.
 func (h connections) OnData(conn *eventloop.Conn, in []byte) {
-	conn.Context().(*Client).input(in)
+	c := conn.Context().(*Client)
+	c.input(in)
+	if c.meter != nil {
+		c.meter.take(0, len(in))
+	}
 }
 
 // OnClose tells the client that its connection is gone.
@@ -129,6 +136,15 @@ func (b *Broker) HandleConnection(conn *eventloop.Conn) {
 	b.metrics.ConnectionsOpened.Inc()
 	if b.shuttingDown.Load() || b.rejoining.Load() {
 		conn.Close(b.farewell())
+		return
+	}
+	if c.measure(); c.meter == nil {
+		return
+	}
+	if ok := c.meter.arrived(); !ok {
+		conn.Close(c.meter.refused)
+	} else if c.meter.refused != nil {
+		l.el.Schedule(&c.timer, min(refusedTimeout, b.opts.ConnectTimeout))
 	}
 }
 
@@ -276,6 +292,11 @@ func (c *Client) packet(h codec.FixedHeader, body []byte) {
 	if b := c.loop.b; b.logPackets {
 		b.log.Debug(packetEvents[h.Type], "client_id", c.info.ClientID, "size", h.Size)
 	}
+	if c.meter != nil && h.Type == codec.TypePublish {
+		if c.meter.take(1, 0); c.state == stateClosed {
+			return
+		}
+	}
 	var err error
 	switch {
 	case c.state == stateNew:
@@ -366,6 +387,10 @@ func (c *Client) finish(err error) {
 	c.timer.Stop()
 	c.stash = nil
 	delete(c.loop.clients, c)
+	if c.meter != nil {
+		c.meter.leave()
+	}
+	c.decided()
 	c.loop.b.metrics.ConnectionsClosed[closeReason(was, err)].Inc()
 	if c.access != nil {
 		c.access.leave(c)
@@ -449,6 +474,8 @@ func closeReason(was clientState, err error) metrics.CloseReason {
 		return metrics.CloseLost
 	case e == errConnectTimeout:
 		return metrics.CloseConnectTimeout
+	case was != stateConnected && (e.ReasonCode == codec.ServerBusy || e.ReasonCode == codec.QuotaExceeded || e.ReasonCode == codec.ConnectionRateExceeded):
+		return metrics.CloseRefused
 	}
 	switch e.ReasonCode {
 	case codec.KeepAliveTimeout:
@@ -459,6 +486,8 @@ func closeReason(was clientState, err error) metrics.CloseReason {
 		return metrics.CloseServerShutdown
 	case codec.AdministrativeAction:
 		return metrics.CloseAdministrative
+	case codec.MessageRateTooHigh:
+		return metrics.CloseRate
 	case codec.QuotaExceeded, codec.ReceiveMaximumExceeded, codec.PacketTooLarge:
 		return metrics.CloseQuota
 	case codec.ServerUnavailable, codec.ServerBusy:

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"loopmq/codec"
+	"loopmq/metrics"
 	"loopmq/session"
 	"loopmq/store"
 )
@@ -31,6 +32,7 @@ type connecting struct {
 	expiryChanged              bool
 	serverKeepAlive            bool
 	requestResponseInformation bool
+	counted                    bool // in Broker.connecting
 	challenged                 bool // AUTH was sent, and the client's is awaited
 	authenticationData         []byte
 }
@@ -98,6 +100,11 @@ func (c *Client) begin(k *connecting) {
 		} else { // CONNACK has no Server shutting down
 			c.refuse(codec.ServerUnavailable, e.Error())
 		}
+	case c.meter != nil && c.meter.refused != nil:
+		c.refuse(c.meter.refused.ReasonCode, c.meter.refused.Error())
+	case !c.mayBeDecided():
+		b.refusedConnects[metrics.RefuseConnects].Add(1)
+		c.refuse(codec.ServerBusy, errTooManyConnects.Error())
 	case b.tooManyLevelsIn(k.will):
 		c.refuse(codec.TopicNameInvalid, errTopicLevels.Error())
 	case k.will != nil && reserved(k.will.Message.TopicName):
@@ -108,6 +115,25 @@ func (c *Client) begin(k *connecting) {
 		c.refuse(codec.BadAuthenticationMethod, errBadAuthMethod.Error())
 	default:
 		c.authenticated(Identity{Username: k.request.Username})
+	}
+}
+
+// mayBeDecided counts a CONNECT among those that are decided on, unless there are
+// too many. decided takes it back.
+func (c *Client) mayBeDecided() bool {
+	b := c.loop.b
+	if limit := b.limits.Load().Connects; limit > 0 && b.connecting.Load() >= int64(limit) {
+		return false
+	}
+	b.connecting.Add(1)
+	c.connect.counted = true
+	return true
+}
+
+func (c *Client) decided() {
+	if k := c.connect; k != nil && k.counted {
+		k.counted = false
+		c.loop.b.connecting.Add(-1)
 	}
 }
 
@@ -140,6 +166,7 @@ func (c *Client) authenticate() {
 			c.refuse(e.ReasonCode, e.Error())
 		case ch != nil:
 			k.challenge, k.challenged = ch.State, true
+			c.decided() // it is the client's turn, which may take its time
 			c.sendAuth(codec.ContinueAuthentication, ch.AuthenticationData)
 			c.resume(waitDecision) // for the client's AUTH
 		default:
@@ -508,6 +535,7 @@ func (c *Client) attach(s *Session, res *store.Claimed) {
 	l.connected.Add(1)
 	s.denied.Store(nil)
 	c.handler.Connack(c, res.Present, codec.Success, "")
+	c.decided()
 	c.connect = nil
 	if c.state == stateClosed { // the CONNACK was too large for the client
 		return

@@ -30,6 +30,10 @@ var (
 var (
 	errShutdown           = codec.NewError(codec.ServerShuttingDown, "server is shutting down")
 	errUseAnotherServer   = codec.NewError(codec.UseAnotherServer, "server is shutting down, use another one [MQTT-4.11.0-1]")
+	errAddressLimit       = codec.NewError(codec.QuotaExceeded, "too many connections from this address")
+	errAddressRate        = codec.NewError(codec.ConnectionRateExceeded, "too many new connections from this address")
+	errTooManyConnects    = codec.NewError(codec.ServerBusy, "too many others are connecting, try again later")
+	errRateTooHigh        = codec.NewError(codec.MessageRateTooHigh, "more messages or bytes than are allowed in the time")
 	errTakenOver          = codec.NewError(codec.SessionTakenOver, "another connection uses the Client Identifier [MQTT-3.1.4-3]")
 	errKeepAlive          = codec.NewError(codec.KeepAliveTimeout, "no packet within one and a half times the Keep Alive [MQTT-3.1.2-22]")
 	errConnectTimeout     = codec.NewError(codec.ProtocolError, "no CONNECT within the time allowed")
@@ -60,7 +64,8 @@ var (
 	// ErrTooLarge: the message exceeds the limit of a packet.
 	ErrTooLarge = errors.New("loopmq: message exceeds Options.Limits.PacketSize")
 	// ErrNotStored: the store did not take the message; it may be published again.
-	ErrNotStored = errors.New("loopmq: the store did not take the message")
+	ErrNotStored   = errors.New("loopmq: the store did not take the message")
+	errLimitsFixed = errors.New("loopmq: SetLimits: a limit differs that can't be changed while the broker runs")
 	// ErrNoClient: no client with that Client Identifier is connected.
 	ErrNoClient = errors.New("loopmq: no such client is connected")
 )

@@ -21,13 +21,15 @@ func (b *Broker) registerGauges() {
 	gauge("loopmq_queued_messages", b.queued)
 	gauge("loopmq_connections", func() int { return int(b.engine.Stats().Connections) })
 	for r := range metrics.RefuseReason(metrics.NumRefuseReasons) {
-		gauge(fmt.Sprintf("loopmq_connections_refused_total{reason=%q}", r), func() int { return int(b.engine.Stats().Refused[r]) })
+		gauge(fmt.Sprintf("loopmq_connections_refused_total{reason=%q}", r), func() int { return int(b.engine.Stats().Refused[r]) + int(b.refusedConnects[r].Load()) })
 	}
 	gauge("loopmq_tls_handshakes_total", func() int { return int(b.engine.Stats().TLSHandshakes) })
 	gauge("loopmq_tls_handshakes_under_way", func() int { return b.engine.Stats().TLSHandshakesUnderWay })
 	for r := range metrics.FrameReason(metrics.NumFrameReasons) {
 		gauge(fmt.Sprintf("loopmq_websocket_bad_frames_total{reason=%q}", r), func() int { return int(b.engine.Stats().BadFrames[r]) })
 	}
+	gauge("loopmq_accept_delays_total", func() int { return int(b.engine.Stats().AcceptDelays) })
+	gauge("loopmq_connects_pending", func() int { return int(b.connecting.Load()) })
 	gauge("loopmq_accept_pauses_total", func() int { return int(b.engine.Stats().AcceptPauses) })
 	gauge("loopmq_received_bytes_total", func() int { return int(b.engine.Stats().BytesIn) })
 	gauge("loopmq_sent_bytes_total", func() int { return int(b.engine.Stats().BytesOut) })

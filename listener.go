@@ -28,16 +28,31 @@ type Listener struct {
 
 	// WebSocket makes it a listener for MQTT over WebSocket; nil: plain MQTT.
 	WebSocket *WebSocket
+
+	// Limits are those of the listener, within Options.Limits. SetListenerLimits changes
+	// them.
+	Limits Quota
+
+	quota *listenerQuota
 }
+
+func (l *Listener) bounds() *listenerQuota { return l.quota }
+func (l *Listener) name() string           { return l.Name }
 
 // Listen accepts MQTT connections as l says, and returns the address bound,
 // which differs from l.Address if the port was 0. It may be called several times,
 // on any goroutine, between Start and Shutdown. The error is one sentence;
 // errors.Is finds syscall.EADDRINUSE in it.
 func (b *Broker) Listen(l Listener) (net.Addr, error) {
+	if err := l.Limits.check("Listener.Limits"); err != nil {
+		return nil, err
+	}
 	ws, err := l.WebSocket.layer(&b.opts.Limits)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", l.Address, err)
 	}
-	return b.engine.Listen(eventloop.Listener{Network: l.Network, Address: l.Address, TLS: l.TLS, WebSocket: ws, Context: &l})
+	l.quota = newListenerQuota(l.Limits)
+	return b.engine.Listen(eventloop.Listener{
+		Network: l.Network, Address: l.Address, TLS: l.TLS, WebSocket: ws, Admission: l.Limits.admission(), Context: &l,
+	})
 }

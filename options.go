@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"time"
 
 	"loopmq/metrics"
+	"loopmq/rate"
 	"loopmq/store"
 	"loopmq/trie"
 )
@@ -91,6 +93,20 @@ type Limits struct {
 	// Connections at one time. Default: what the process's limit of open files
 	// leaves after a reserve.
 	Connections int
+	// ConnectionRate bounds how many connections are accepted in a second, and at once.
+	// What comes faster waits in the kernel's queue, and at the clients. Default 2000 for
+	// each event loop; negative: no limit.
+	ConnectionRate rate.Limit
+	// Connects is how many CONNECT packets may be under decision at one time; the next
+	// is refused (5.0: Server busy, 0x89; 3.x: 3). Default 1024; negative: no limit.
+	Connects int
+	// Client is what one connection may send. Default: no limit.
+	Client Traffic
+	// Address bounds what comes from one address: of IPv6, from one network of 64 bits.
+	// Default: no limit, since many clients may share one.
+	Address Quota
+	// Node is what all connections together may send. Default: no limit.
+	Node Traffic
 	// PacketSize is the largest packet accepted, in bytes, announced as Maximum
 	// Packet Size. Default 4 MiB.
 	PacketSize int
@@ -123,6 +139,8 @@ type Limits struct {
 	SessionExpiryInterval uint32
 	// Subscriptions of one session. Default 10,000; negative: no limit.
 	Subscriptions int
+	// TotalSubscriptions of all sessions. Default 10,000,000; negative: no limit.
+	TotalSubscriptions int
 	// RetainedMessages and RetainedBytes bound the retained messages. Default
 	// 1,000,000 and 1 GiB; negative: no limit.
 	RetainedMessages int
@@ -155,10 +173,22 @@ func (o *Options) setDefaults() error {
 	}
 	o.SysInterval = cmp.Or(o.SysInterval, 10*time.Second)
 	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, 10*time.Second)
-	return o.Limits.setDefaults()
+	loops := o.Loops
+	if loops == 0 {
+		loops = runtime.GOMAXPROCS(0)
+	}
+	return o.Limits.setDefaults(loops)
 }
 
-func (l *Limits) setDefaults() error {
+func (l *Limits) setDefaults(loops int) error {
+	if l.ConnectionRate.PerSecond == 0 {
+		l.ConnectionRate.PerSecond = connectionRate * loops
+	}
+	l.Connects = cmp.Or(l.Connects, 1024)
+	l.TotalSubscriptions = cmp.Or(l.TotalSubscriptions, 10_000_000)
+	if err := errors.Join(l.Client.check("Options.Limits.Client"), l.Address.check("Options.Limits.Address"), l.Node.check("Options.Limits.Node")); err != nil {
+		return err
+	}
 	l.PacketSize = cmp.Or(l.PacketSize, 4<<20)
 	l.ReceiveMaximum = cmp.Or(l.ReceiveMaximum, 1024)
 	l.TopicAliasMaximum = cmp.Or(l.TopicAliasMaximum, 10)
@@ -190,6 +220,31 @@ func (l *Limits) setDefaults() error {
 	}
 	l.TopicAliasMaximum = max(0, l.TopicAliasMaximum)
 	return nil
+}
+
+// connectionRate is how many connections one event loop takes in per second unless
+// told otherwise: what leaves most of its time to those that are there.
+const connectionRate = 2000
+
+func (t *Traffic) check(name string) error {
+	if t.MessageRate.PerSecond < 0 || t.ByteRate.PerSecond < 0 || t.MessageRate.Burst < 0 || t.ByteRate.Burst < 0 || t.Policy > DisconnectSender {
+		return fmt.Errorf("loopmq: %s is %+v; allowed: rates and bursts of 0 or more, and a policy that there is", name, *t)
+	}
+	return nil
+}
+
+func (q *Quota) check(name string) error {
+	if q.Connections < 0 || q.ConnectionRate.PerSecond < 0 || q.ConnectionRate.Burst < 0 {
+		return fmt.Errorf("loopmq: %s has %d Connections and a ConnectionRate of %+v; allowed: 0 or more", name, q.Connections, q.ConnectionRate)
+	}
+	return q.Traffic.check(name + ".Traffic")
+}
+
+// fixed returns the limits that can't be changed by SetLimits.
+func (l Limits) fixed() Limits {
+	l.Connections, l.ConnectionRate, l.Connects, l.Client, l.Address, l.Node = 0, rate.Limit{}, 0, Traffic{}, Quota{}, Traffic{}
+	l.RetainedMessages, l.RetainedBytes, l.TotalSubscriptions = 0, 0, 0
+	return l
 }
 
 // inflight bounds the unacknowledged messages sent to one client.

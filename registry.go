@@ -302,6 +302,14 @@ func (s *Session) unknown() {
 	s.mu.known = false
 }
 
+// has reports whether the session subscribes to a Topic Filter.
+func (s *Session) has(topicFilter string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.mu.filters.find(topicFilter)
+	return ok
+}
+
 // subscriptionCount returns how many subscriptions there are, and how many of
 // them are shared.
 func (s *Session) subscriptionCount() (all, shared int) {

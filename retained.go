@@ -25,7 +25,7 @@ type retainedMessage struct {
 // the serial of the change. A message that exceeds the limits is passed on but not
 // retained.
 func (l *loop) retain(p *publication) (serial uint64, ok bool) {
-	b, limits := l.b, &l.b.opts.Limits
+	b, limits := l.b, l.b.limits.Load()
 	topic := string(p.topic)
 	if len(p.payload) == 0 {
 		b.changeRetained(topic, func(_ retainedMessage, exists bool) (retainedMessage, bool) {

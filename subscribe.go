@@ -2,6 +2,7 @@ package loopmq
 
 import (
 	"loopmq/codec"
+	"loopmq/metrics"
 	"loopmq/store"
 )
 
@@ -108,14 +109,25 @@ func (c *Client) authorizeSubscribe(s *subscribing) {
 func (c *Client) subscribeAllowed(s *subscribing) {
 	b, l := c.loop.b, c.loop
 	limit := b.opts.Limits.Subscriptions
+	total := b.limits.Load().TotalSubscriptions
 	op := c.op(store.OpSubscribe)
 	for i := range s.subscriptions {
 		sub := &s.subscriptions[i]
 		if s.reasons[i].IsError() {
 			continue
 		}
+		full := total >= 0 && b.subscriptions.Len() >= total
+		if full {
+			s.existed[i] = c.session.has(sub.TopicFilter)
+		}
+		if full && !s.existed[i] {
+			s.reasons[i] = codec.QuotaExceeded
+			b.metrics.SubscriptionsRefused[metrics.ScopeNode].Inc()
+			continue
+		}
 		if s.existed[i], s.granted[i] = c.session.subscribe(b, *sub, limit); !s.granted[i] {
 			s.reasons[i] = codec.QuotaExceeded
+			b.metrics.SubscriptionsRefused[metrics.ScopeClient].Inc()
 			continue
 		}
 		op.Subscriptions = append(op.Subscriptions, *sub)

@@ -87,6 +87,12 @@ type Set struct {
 	// ConnectionsUnclaimed counts connections that were accepted while the store that
 	// nodes share was away.
 	ConnectionsUnclaimed *Count
+	// TrafficExceeded counts the times that a client was slowed down or disconnected,
+	// since somebody sent more than may come in the time: by whose limit it was.
+	TrafficExceeded [NumScopes]*Count
+	// SubscriptionsRefused counts Topic Filters that were refused for a limit on
+	// subscriptions: of the session (ScopeClient), or of all (ScopeNode).
+	SubscriptionsRefused [NumScopes]*Count
 	// RetainedRefused counts messages that were passed on but not retained,
 	// because the retained messages are at their bound.
 	RetainedRefused *Count

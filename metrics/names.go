@@ -69,7 +69,7 @@ var brokerFamilies = []Family{
 	},
 	{
 		"loopmq_connections_refused_total", TypeCounter, "reason",
-		"Network connections closed before any MQTT was spoken, by reason.", nil,
+		"Network connections closed before any MQTT was spoken but a refusal, by reason.", nil,
 	},
 	{
 		"loopmq_tls_handshakes_total", TypeCounter, "",
@@ -86,6 +86,19 @@ var brokerFamilies = []Family{
 	{
 		"loopmq_accept_pauses_total", TypeCounter, "",
 		"Times that accepting paused because file descriptors or memory ran out.", nil,
+	},
+	{
+		"loopmq_accept_delays_total", TypeCounter, "",
+		"Times that accepting waited for the limit on the rate of connections.", nil,
+	},
+	{
+		"loopmq_connects_pending", TypeGauge, "",
+		"CONNECT packets that are being decided on.", nil,
+	},
+	{
+		"loopmq_traffic_exceeded_total", TypeCounter, "scope",
+		"Times that a client was slowed down or disconnected for a limit on messages or bytes, by whose limit it was.",
+		byScope(func(s *Set) *[NumScopes]*Count { return &s.TrafficExceeded }),
 	},
 	{
 		nameProtocolErrors, TypeCounter, "reason_code",
@@ -198,6 +211,11 @@ var brokerFamilies = []Family{
 		"Subscriptions of all sessions.", nil,
 	},
 	{
+		"loopmq_subscriptions_refused_total", TypeCounter, "scope",
+		"Topic Filters refused for a limit on subscriptions: client, of the session; node, of all.",
+		byScope(func(s *Set) *[NumScopes]*Count { return &s.SubscriptionsRefused }, ScopeClient, ScopeNode),
+	},
+	{
 		"loopmq_retained_messages", TypeGauge, "",
 		"Retained messages.", nil,
 	},
@@ -256,6 +274,18 @@ func (f *Family) appendHeader(out []byte) []byte {
 
 func once(field func(s *Set, c *Count)) func(*Set, string) {
 	return func(s *Set, name string) { field(s, s.vm.NewCounter(name)) }
+}
+
+// byScope registers counters for the scopes given, or for all.
+func byScope(counters func(s *Set) *[NumScopes]*Count, some ...Scope) func(*Set, string) {
+	if len(some) == 0 {
+		some = []Scope{ScopeClient, ScopeAddress, ScopeListener, ScopeNode}
+	}
+	return func(s *Set, name string) {
+		for _, scope := range some {
+			counters(s)[scope] = s.vm.NewCounter(fmt.Sprintf("%s{scope=%q}", name, scope.String()))
+		}
+	}
 }
 
 func single(counter func(l *Loop) *Counter) func(*Set, string) {

@@ -72,6 +72,8 @@ const (
 	CloseOutputFull
 	// CloseQuota: the client went beyond a limit that it had been told.
 	CloseQuota
+	// CloseRate: the client sent more than it may in the time.
+	CloseRate
 	// CloseServerShutdown: the Broker is stopping.
 	CloseServerShutdown
 	// CloseAdministrative: an operator, or the application, asked for it.
@@ -96,6 +98,7 @@ var closeReasons = [NumCloseReasons]string{
 	CloseTakenOver:      "taken_over",
 	CloseOutputFull:     "output_full",
 	CloseQuota:          "quota_exceeded",
+	CloseRate:           "rate_exceeded",
 	CloseServerShutdown: "server_shutdown",
 	CloseAdministrative: "administrative",
 	CloseInternal:       "internal_error",
@@ -226,6 +229,29 @@ var frameReasons = [NumFrameReasons]string{
 
 // String returns the value of the label, such as "not_masked". It doesn't allocate.
 func (r FrameReason) String() string { return label(frameReasons[:], uint8(r)) }
+
+// Scope says whose limit it was.
+type Scope uint8
+
+// The scopes. Each is a value of the label `scope`.
+const (
+	// ScopeClient: of one client.
+	ScopeClient Scope = iota
+	// ScopeAddress: of all from one address.
+	ScopeAddress
+	// ScopeListener: of all at one listener.
+	ScopeListener
+	// ScopeNode: of all.
+	ScopeNode
+
+	// NumScopes is the number of scopes.
+	NumScopes = int(iota)
+)
+
+var scopes = [NumScopes]string{ScopeClient: "client", ScopeAddress: "address", ScopeListener: "listener", ScopeNode: "node"}
+
+// String returns the value of the label, such as "client". It doesn't allocate.
+func (s Scope) String() string { return label(scopes[:], uint8(s)) }
 
 func label(labels []string, r uint8) string {
 	if int(r) >= len(labels) {
