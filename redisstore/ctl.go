@@ -155,59 +155,21 @@ func (m *member) Kick(ctx context.Context, clientID string) error {
 // Clients returns up to limit connected clients of all instances behind a ClientID,
 // in the order of ClientIDs.
 func (m *member) Clients(ctx context.Context, afterClientID string, limit int) ([]store.Session, error) {
-	limit = min(limit, maxClients)
-	var sessions []store.Session
-	for len(sessions) < limit {
-		from := "-"
-		if afterClientID != "" {
-			from = "(" + afterClientID
+	var list []store.Session
+	err := pages(ctx, m.client, m.keys.clients(), afterClientID, min(limit, maxClients), func(clientIDs []string) (int, error) {
+		before := len(list)
+		sessions, err := sessionsOf(ctx, m.client, m.keys, clientIDs)
+		for _, session := range sessions {
+			if session.Owner != "" { // else it has just disconnected
+				list = append(list, session)
+			}
 		}
-		want := limit - len(sessions)
-		page, err := m.clientsPage(ctx, from, want)
-		if err != nil {
-			return nil, failed("list clients", err)
-		}
-		sessions = append(sessions, page.sessions...)
-		if page.ids < want {
-			break
-		}
-		// Those that have just disconnected aren't among them.
-		afterClientID = page.last
+		return len(list) - before, err
+	})
+	if err != nil {
+		return nil, failed("list clients", err)
 	}
-	return sessions, nil
-}
-
-type clientsPage struct {
-	sessions []store.Session
-	ids      int
-	last     string
-}
-
-func (m *member) clientsPage(ctx context.Context, from string, limit int) (clientsPage, error) {
-	clientIDs, err := m.client.ZRangeByLex(ctx, m.keys.clients(), &redis.ZRangeBy{Min: from, Max: "+", Count: int64(limit)}).Result()
-	if err != nil || len(clientIDs) == 0 {
-		return clientsPage{}, err
-	}
-	pipe := m.client.Pipeline()
-	answers := make([]*redis.SliceCmd, len(clientIDs))
-	for i, clientID := range clientIDs {
-		answers[i] = pipe.HMGet(ctx, m.keys.session(clientID), sessionFields...)
-	}
-	if _, err := pipe.Exec(ctx); err != nil {
-		return clientsPage{}, err
-	}
-	page := clientsPage{ids: len(clientIDs), last: clientIDs[len(clientIDs)-1]}
-	for i, clientID := range clientIDs {
-		session, err := decodeSession(clientID, answers[i].Val())
-		if errors.Is(err, store.ErrGone) || err == nil && session.Owner == "" {
-			continue
-		}
-		if err != nil {
-			return clientsPage{}, err
-		}
-		page.sessions = append(page.sessions, session)
-	}
-	return page, nil
+	return list, nil
 }
 
 // readControl hands what comes into the ctl stream to the Node.

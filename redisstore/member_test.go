@@ -495,3 +495,45 @@ func TestClients(t *testing.T) {
 		t.Errorf("clients: %q", got)
 	}
 }
+
+// A Leave that has failed may be repeated, and then does what it had left; one that has
+// succeeded does nothing more.
+func TestLeaveAgain(t *testing.T) {
+	c := newCluster(t)
+	ctx := t.Context()
+	m, x := c.startBehind(longLease)
+	c.claim(m.Instance(), "c", true, 100, nil)
+	left := 0
+	m.left = func() { left++ }
+	x.Cut()
+	for range 2 {
+		short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		if err := m.Leave(short); !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("while it is cut off: got %v", err)
+		}
+		cancel()
+	}
+	if s, err := c.session("c"); err != nil || s.Owner != m.Instance() || left != 0 {
+		t.Errorf("a Leave that failed: session %+v, %v, left %d times", s, err, left)
+	}
+	x.Heal()
+	for range 2 {
+		if err := m.Leave(ctx); err != nil {
+			t.Errorf("got %v", err)
+		}
+	}
+	if s, err := c.session("c"); err != nil || s.Owner != "" || s.Due.IsZero() {
+		t.Errorf("session: %+v, %v; want it offline", s, err)
+	}
+	if left != 1 {
+		t.Errorf("left %d times", left)
+	}
+	for _, key := range []string{c.keys.ctl(m.Instance()), c.keys.inbox(m.Instance()), c.keys.own(m.Instance()), c.keys.dead()} {
+		if c.client.Exists(ctx, key).Val() != 0 {
+			t.Errorf("%s is left behind", key)
+		}
+	}
+	if err := c.client.ZScore(ctx, c.keys.leases(), m.Instance()).Err(); !errors.Is(err, redis.Nil) {
+		t.Errorf("its lease: %v", err)
+	}
+}

@@ -45,7 +45,7 @@ func (v retainedView) Read(ctx context.Context, topicNames []string) ([]*store.M
 func (v retainedView) List(ctx context.Context, afterTopicName string, limit int) ([]string, error) {
 	var list []string
 	err := v.call("list retained messages", func() error {
-		return v.pages(ctx, v.keys.retained(), afterTopicName, limit, func(topicNames []string) (int, error) {
+		return pages(ctx, v.redis, v.keys.retained(), afterTopicName, limit, func(topicNames []string) (int, error) {
 			list = append(list, topicNames...)
 			return len(topicNames), nil
 		})

@@ -30,8 +30,8 @@ func (v sessionsView) Lookup(ctx context.Context, clientID string) (store.Sessio
 func (v sessionsView) List(ctx context.Context, afterClientID string, limit int) ([]store.Session, error) {
 	var list []store.Session
 	err := v.call("list sessions", func() error {
-		return v.pages(ctx, v.keys.sessions(), afterClientID, limit, func(clientIDs []string) (int, error) {
-			sessions, err := v.sessionsOf(ctx, clientIDs)
+		return pages(ctx, v.redis, v.keys.sessions(), afterClientID, limit, func(clientIDs []string) (int, error) {
+			sessions, err := sessionsOf(ctx, v.redis, v.keys, clientIDs)
 			list = append(list, sessions...)
 			return len(sessions), err
 		})
@@ -41,14 +41,14 @@ func (v sessionsView) List(ctx context.Context, afterClientID string, limit int)
 
 // pages calls f with members of a sorted set, in the order of their names and
 // behind after, until f has taken limit or there are no more.
-func (s *Store) pages(ctx context.Context, key, after string, limit int, f func(members []string) (taken int, err error)) error {
+func pages(ctx context.Context, client redis.UniversalClient, key, after string, limit int, f func(members []string) (taken int, err error)) error {
 	for limit > 0 {
 		from := "-"
 		if after != "" {
 			from = "(" + after
 		}
 		n := min(limit, listPage)
-		members, err := s.redis.ZRangeByLex(ctx, key, &redis.ZRangeBy{Min: from, Max: "+", Count: int64(n)}).Result()
+		members, err := client.ZRangeByLex(ctx, key, &redis.ZRangeBy{Min: from, Max: "+", Count: int64(n)}).Result()
 		if err != nil || len(members) == 0 {
 			return err
 		}
@@ -66,11 +66,11 @@ func (s *Store) pages(ctx context.Context, key, after string, limit int, f func(
 
 // sessionsOf returns the sessions of some clients. One that has ended meanwhile is
 // left out.
-func (s *Store) sessionsOf(ctx context.Context, clientIDs []string) ([]store.Session, error) {
-	pipe := s.redis.Pipeline()
+func sessionsOf(ctx context.Context, client redis.UniversalClient, k keys, clientIDs []string) ([]store.Session, error) {
+	pipe := client.Pipeline()
 	cmds := make([]*redis.SliceCmd, len(clientIDs))
 	for i, clientID := range clientIDs {
-		cmds[i] = pipe.HMGet(ctx, s.keys.session(clientID), sessionFields...)
+		cmds[i] = pipe.HMGet(ctx, k.session(clientID), sessionFields...)
 	}
 	if _, err := pipe.Exec(ctx); err != nil {
 		return nil, err
@@ -96,7 +96,7 @@ func (v sessionsView) Expired(ctx context.Context, now time.Time, limit int) ([]
 		if err != nil || len(clientIDs) == 0 {
 			return err
 		}
-		list, err = v.sessionsOf(ctx, clientIDs)
+		list, err = sessionsOf(ctx, v.redis, v.keys, clientIDs)
 		return err
 	})
 	return list, err
@@ -157,8 +157,8 @@ func (v subscriptionsView) Of(ctx context.Context, id store.SessionID) ([]store.
 func (v subscriptionsView) List(ctx context.Context, afterClientID string, limit int) ([]store.Subscribed, error) {
 	var list []store.Subscribed
 	err := v.call("list subscriptions", func() error {
-		return v.pages(ctx, v.keys.sessions(), afterClientID, limit, func(clientIDs []string) (int, error) {
-			sessions, err := v.sessionsOf(ctx, clientIDs)
+		return pages(ctx, v.redis, v.keys.sessions(), afterClientID, limit, func(clientIDs []string) (int, error) {
+			sessions, err := sessionsOf(ctx, v.redis, v.keys, clientIDs)
 			if err != nil || len(sessions) == 0 {
 				return 0, err
 			}
