@@ -3,7 +3,9 @@ package loopmq
 import (
 	"crypto/tls"
 	"fmt"
+	"io/fs"
 	"net"
+	"net/netip"
 
 	"loopmq/eventloop"
 )
@@ -14,12 +16,23 @@ type Listener struct {
 	// got. It need not be unique.
 	Name string
 
-	// Network is "tcp", "tcp4" or "tcp6"; "" means "tcp".
+	// Network is "tcp", "tcp4", "tcp6" or "unix"; "" means "tcp".
 	Network string
 
 	// Address is host:port. Port 0 takes a free one, an empty host all addresses
-	// of the machine.
+	// of the machine. For "unix" it is a path, or @ and a name that is no file
+	// (Linux). A socket at the path that nobody listens on is replaced.
 	Address string
+
+	// Mode is the rights of the file of a unix socket, whatever the umask is; 0
+	// leaves them to the umask.
+	Mode fs.FileMode
+
+	// ProxyProtocol is the networks of the balancers in front, whose connections
+	// begin with a PROXY header, version 1 or 2. The address that it names is the
+	// client's from then on. With any, connections from elsewhere are refused, and
+	// so are those without the header. On a unix socket it is expected from all.
+	ProxyProtocol []netip.Prefix
 
 	// TLS has clients connect by TLS; nil means that they don't. Its certificates,
 	// client CAs and versions hold at each handshake, so its GetConfigForClient can
@@ -53,6 +66,7 @@ func (b *Broker) Listen(l Listener) (net.Addr, error) {
 	}
 	l.quota = newListenerQuota(l.Limits)
 	return b.engine.Listen(eventloop.Listener{
-		Network: l.Network, Address: l.Address, TLS: l.TLS, WebSocket: ws, Admission: l.Limits.admission(), Context: &l,
+		Network: l.Network, Address: l.Address, Mode: l.Mode, ProxyProtocol: l.ProxyProtocol, TLS: l.TLS, WebSocket: ws,
+		Admission: l.Limits.admission(), Context: &l,
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -48,11 +49,20 @@ const inheritsOptions = runtime.GOOS == "linux"
 
 // Listener says where and how an Engine accepts connections. It isn't changed after it was given to [Engine.Listen].
 type Listener struct {
-	// Network is "tcp", "tcp4" or "tcp6"; "" means "tcp".
+	// Network is "tcp", "tcp4", "tcp6" or "unix"; "" means "tcp".
 	Network string
 
-	// Address is host:port; port 0 takes a free one.
+	// Address is host:port; port 0 takes a free one. For "unix" it is a path, or @ and a name that is no file (Linux). A
+	// socket at the path that nobody listens on is replaced.
 	Address string
+
+	// Mode is the rights of the file of a unix socket, whatever the umask is; 0 leaves them to the umask.
+	Mode fs.FileMode
+
+	// ProxyProtocol is the networks whose peers begin with a PROXY header, version 1 or 2, which names the client. With
+	// any, whoever else connects is refused, and so is who doesn't send one. A peer on a unix socket may send one, in
+	// whatever networks.
+	ProxyProtocol []netip.Prefix
 
 	// TLS has connections speak TLS, as servers; nil means that they don't. It is asked for its certificate at each
 	// handshake, so that it can change by GetConfigForClient.
@@ -80,6 +90,7 @@ type listener struct {
 	addr   net.Addr
 	fd     int
 	gate   *gate
+	remove func() // removes the file of a unix socket
 
 	// owned by loop
 	closed   bool
@@ -105,15 +116,23 @@ func (e *Engine) Listen(spec Listener) (net.Addr, error) {
 	case "":
 		network = "tcp"
 	case "tcp", "tcp4", "tcp6":
+	case "unix":
+		if err := clearSocket(address); err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", address, err)
+		}
 	default:
 		return nil, fmt.Errorf("listen on %s: network %q is not known", address, network)
 	}
 	config := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, raw syscall.RawConn) error {
 		var err error
-		if controlErr := raw.Control(func(fd uintptr) { err = tuneSocket(int(fd)) }); controlErr != nil {
-			return controlErr
-		}
-		return err
+		controlErr := raw.Control(func(fd uintptr) {
+			if network == "unix" {
+				restrictSocket(int(fd), spec.Mode)
+				return
+			}
+			err = tuneSocket(int(fd))
+		})
+		return errors.Join(controlErr, err)
 	}}
 	nl, err := config.Listen(context.Background(), network, address)
 	if err != nil {
@@ -124,15 +143,23 @@ func (e *Engine) Listen(spec Listener) (net.Addr, error) {
 		return nil, fmt.Errorf("listen on %s: %w", address, err)
 	}
 	defer func() { _ = nl.Close() }()
+	remove := func() {}
+	if ul, ok := nl.(*net.UnixListener); ok {
+		ul.SetUnlinkOnClose(false)
+		if remove, err = openSocket(address, spec.Mode); err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", address, err)
+		}
+	}
 
 	// The socket moves from the runtime's poller to the loop's.
 	fd := -1
-	raw, err := nl.(*net.TCPListener).SyscallConn()
+	raw, err := nl.(syscall.Conn).SyscallConn()
 	if err == nil {
 		controlErr := raw.Control(func(f uintptr) { fd, err = socket.Dup(int(f)) })
 		err = errors.Join(err, controlErr)
 	}
 	if err != nil {
+		remove()
 		return nil, fmt.Errorf("listen on %s: %w", address, err)
 	}
 
@@ -140,10 +167,11 @@ func (e *Engine) Listen(spec Listener) (net.Addr, error) {
 	defer e.mu.Unlock()
 	if e.mu.state == engineStopped {
 		_ = unix.Close(fd)
+		remove()
 		return nil, ErrStopped
 	}
 	l := e.loops[int(e.nextListen.Add(1)-1)%len(e.loops)]
-	ln := &listener{spec: spec, engine: e, loop: l, addr: nl.Addr(), fd: fd, gate: newGate(spec.Admission), batches: make([][]adoption, len(e.loops))}
+	ln := &listener{spec: spec, engine: e, loop: l, addr: nl.Addr(), fd: fd, remove: remove, gate: newGate(spec.Admission), batches: make([][]adoption, len(e.loops))}
 	ln.timer.Init(ln)
 	e.mu.listeners = append(e.mu.listeners, ln)
 	l.Post(ln.open)
@@ -194,6 +222,7 @@ func (ln *listener) close() {
 		ln.engine.accepts.pausedNow.Add(-1)
 	}
 	delete(ln.loop.listeners, ln.fd)
+	ln.remove()
 	_ = unix.Close(ln.fd)
 }
 
@@ -328,6 +357,9 @@ func (ln *listener) layers() *stack {
 		return nil
 	}
 	var s stack
+	if len(ln.spec.ProxyProtocol) > 0 {
+		s.push(&proxied{})
+	}
 	if ln.spec.TLS != nil {
 		s.push(&secure{config: ln.spec.TLS})
 	}

@@ -90,7 +90,13 @@ func mustListenTLS(t testing.TB, cfg Config, change func(*Listener)) (*Engine, s
 
 func mustDialTLS(t testing.TB, addr string, config *tls.Config) *tls.Conn {
 	t.Helper()
-	c := tls.Client(mustDial(t, addr), config)
+	return mustClient(t, mustDial(t, addr), config)
+}
+
+// mustClient makes a handshake on a connection.
+func mustClient(t testing.TB, nc net.Conn, config *tls.Config) *tls.Conn {
+	t.Helper()
+	c := tls.Client(nc, config)
 	if err := c.Handshake(); err != nil {
 		t.Fatal(err)
 	}
