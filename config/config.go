@@ -2,7 +2,6 @@ package config
 
 import (
 	"log/slog"
-	"math"
 	"time"
 )
 
@@ -141,64 +140,5 @@ func (m *MQTT) keys() []*node {
 		key("reason_strings", &m.ReasonStrings, false, boolean, "add Reason Strings to PUBACK, PUBREC, PUBREL and PUBCOMP with an error; CONNACK and DISCONNECT have them in any case"),
 		key("response_information", &m.ResponseInformation, "", text, "prefix of the Response Information for clients that ask for it: {prefix}{ClientID}/; empty: none"),
 		key("sys_interval", &m.SysInterval, 10*time.Second, span(100*time.Millisecond, day, word{Off, -1}), "how often $SYS topics are published"),
-	}
-}
-
-// Limits bound what clients may cost.
-type Limits struct {
-	Connections           int // 0: what open files allow
-	ConnectTimeout        time.Duration
-	PacketSize            int
-	ReceiveMaximum        int
-	TopicAliasMaximum     int // -1: none
-	Inflight              int
-	QueueMessages         int // -1: unlimited
-	QueueBytes            int // -1: unlimited
-	QueuePolicy           string
-	OutputBytes           int
-	KeepAlive             time.Duration // 0: as the client asks
-	SessionExpiryInterval time.Duration // 0: never
-	Subscriptions         int           // -1: unlimited
-	RetainedMessages      int           // -1: unlimited
-	RetainedBytes         int           // -1: unlimited
-	TopicLevels           int           // -1: unlimited
-	MailboxMessages       int
-}
-
-const (
-	// DropNewest and DropOldest are the words for Limits.QueuePolicy.
-	DropNewest, DropOldest = "drop_newest", "drop_oldest"
-
-	expiryMax = (math.MaxUint32 - 1) * time.Second
-)
-
-func (l *Limits) keys() []*node {
-	seconds := func(most time.Duration, words ...word) kind[time.Duration] {
-		k := span(time.Second, most, words...)
-		parse := k.parse
-		k.parse = func(s string) (time.Duration, bool) {
-			d, ok := parse(s)
-			return d, ok && d%time.Second == 0
-		}
-		return k
-	}
-	return []*node{
-		key("connections", &l.Connections, 0, whole(1, 100_000_000, automatic), "connections at one time; auto: what the limit of open files leaves after a reserve"),
-		key("connect_timeout", &l.ConnectTimeout, 10*time.Second, span(100*time.Millisecond, time.Hour), "from accept to CONNACK"),
-		key("packet_size", &l.PacketSize, 4<<20, size(64, 268435460), "the largest packet that is taken, announced as Maximum Packet Size"),
-		key("receive_maximum", &l.ReceiveMaximum, 1024, whole(1, 65535), "QoS 1 and 2 messages of one client that may wait for their acknowledgement"),
-		key("topic_alias_maximum", &l.TopicAliasMaximum, 10, whole(1, 65535, none, word{"0", -1}), "Topic Aliases that a client may set"),
-		key("inflight", &l.Inflight, 65535, whole(1, 65535), "unacknowledged messages to one client, within its own Receive Maximum"),
-		key("queue_messages", &l.QueueMessages, 10_000, whole(1, math.MaxInt, unlimited), "messages that wait for one session"),
-		key("queue_bytes", &l.QueueBytes, 64<<20, size(1, math.MaxInt, unlimited), "their size"),
-		key("queue_policy", &l.QueuePolicy, DropNewest, oneOf(DropNewest, DropOldest), "which message goes when a queue is full"),
-		key("output_bytes", &l.OutputBytes, 1<<20, size(1024, 1<<40), "what one connection has not yet taken; beyond it QoS 0 is dropped and the rest waits in its queue"),
-		key("keep_alive", &l.KeepAlive, 0, seconds(65535*time.Second, word{"unlimited", 0}), "the largest Keep Alive: a 5.0 client that asks for more, or for none, is told this one"),
-		key("session_expiry_interval", &l.SessionExpiryInterval, 0, seconds(expiryMax, word{"unlimited", 0}), "the largest Session Expiry Interval; a 3.x session with Clean Session 0 gets it"),
-		key("subscriptions", &l.Subscriptions, 10_000, whole(1, math.MaxInt, unlimited), "Topic Filters of one session"),
-		key("retained_messages", &l.RetainedMessages, 1_000_000, whole(1, math.MaxInt, unlimited), "retained messages; more are passed on, and not retained"),
-		key("retained_bytes", &l.RetainedBytes, 1<<30, size(1, math.MaxInt, unlimited), "their size"),
-		key("topic_levels", &l.TopicLevels, 201, whole(1, 65535, unlimited), "levels of a Topic Name or Topic Filter"),
-		key("mailbox_messages", &l.MailboxMessages, 16384, whole(1, 1<<30), "messages that wait at one event loop for another"),
 	}
 }

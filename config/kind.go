@@ -5,6 +5,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -259,6 +260,23 @@ func IsLoopback(address string) bool {
 	}
 	host, _, err := net.SplitHostPort(address)
 	return err == nil && (host == "localhost" || net.ParseIP(host).IsLoopback())
+}
+
+// origin is where web pages come from.
+var origin = kind[string]{
+	name: "origin", allowed: "SCHEME://HOST or SCHEME://HOST:PORT, where HOST may begin with *., or *", takes: takesText,
+	parse: func(s string) (string, bool) {
+		u, err := url.Parse(s)
+		if s == "*" || s == "null" {
+			return s, true
+		}
+		if err != nil || !isText(s) || u.Scheme == "" || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+			return s, false
+		}
+		below, wild := strings.CutPrefix(u.Host, "*")
+		return s, !strings.Contains(below, "*") && (!wild || strings.HasPrefix(below, "."))
+	},
+	format: same,
 }
 
 // network is a network of addresses, or one address.

@@ -1,19 +1,33 @@
 package config
 
+import "net/netip"
+
 // Listener is where clients connect.
 type Listener struct {
 	Name           string
-	Address        string   // host:port, unix:PATH, or Off
+	Address        string // host:port, unix:PATH, or Off
+	Protocol       string // ProtocolMQTT, ProtocolWebSocket
+	WebSocket      WebSocket
+	Limits         Quota
 	AllowAnonymous *bool    // nil: as Config.AllowAnonymous
 	Authentication []Method // none: Config.Authentication
 	Authorization  []Rule   // none: Config.Authorization
 	AllowByDefault *bool    // nil: as Config.AllowByDefault
 }
 
+// The words for Listener.Protocol.
+const (
+	ProtocolMQTT      = "mqtt"
+	ProtocolWebSocket = "websocket"
+)
+
 func (l *Listener) keys() []*node {
 	return []*node{
 		key("name", &l.Name, "", listenerName, "what logs, metrics and flags call it; each listener needs one of its own"),
 		key("address", &l.Address, "", listenAddress, "host:port; port 0 takes a free one. off leaves the listener out"),
+		key("protocol", &l.Protocol, ProtocolMQTT, oneOf(ProtocolMQTT, ProtocolWebSocket), "MQTT by itself, or in frames of WebSocket"),
+		keys("websocket", &l.WebSocket, (*WebSocket).keys, "MQTT over WebSocket"),
+		keys("limits", &l.Limits, (*Quota).keys, "what comes by this listener, within the limits at the top"),
 		maybe("allow_anonymous", &l.AllowAnonymous, "as the key of this name at the top", boolean, "whether clients may connect here that don't say who they are"),
 	}
 }
@@ -31,6 +45,28 @@ var listenerName = kind[string]{
 	format: same,
 }
 
+// WebSocket is how MQTT over WebSocket is spoken.
+type WebSocket struct {
+	Path       string
+	Origins    []string
+	Forwarders []netip.Prefix
+}
+
+func (w *WebSocket) keys() []*node {
+	return []*node{
+		key("path", &w.Path, "/mqtt", urlPath, "what requests have to be for; * any path"),
+		keyList("origins", &w.Origins, origin, "web pages that may connect, by where they come from: https://app.example.com; https://*.example.com means all hosts below that domain, * any page. "+
+			"None given: pages from the host and port that they connect to"),
+		keyList("forwarders", &w.Forwarders, network, "networks of proxies whose X-Forwarded-For is believed"),
+	}
+}
+
+var urlPath = kind[string]{
+	name: "path", allowed: "a path that begins with a slash, or *", takes: takesText,
+	parse:  func(s string) (string, bool) { return s, isText(s) && (s == "*" || s != "" && s[0] == '/') },
+	format: same,
+}
+
 // Admin is the listener for operators.
 type Admin struct {
 	Address        string // host:port, or Off
@@ -39,7 +75,7 @@ type Admin struct {
 
 func (a *Admin) keys() []*node {
 	return []*node{
-		key("address", &a.Address, "127.0.0.1:8081", hostPort, "where /metrics, /livez, /readyz, /health and /clients are"),
+		key("address", &a.Address, "127.0.0.1:8081", hostPort, "where /metrics, /livez, /readyz, /health, /clients and /bans are"),
 		maybe("allow_anonymous", &a.AllowAnonymous, "as the key of this name at the top", boolean,
 			"whether it may be reached from elsewhere: whoever reaches it sees and ends connections, since it authenticates nobody"),
 	}
@@ -47,5 +83,7 @@ func (a *Admin) keys() []*node {
 
 // standardListeners are there if no file says otherwise.
 func standardListeners() []Listener {
-	return []Listener{{Name: "tcp", Address: "127.0.0.1:1883"}}
+	l := *fresh((*Listener).keys)
+	l.Name, l.Address = "tcp", "127.0.0.1:1883"
+	return []Listener{l}
 }

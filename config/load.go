@@ -61,7 +61,11 @@ func (c *Config) listener(name string) int {
 	}
 	n := byName(c.nodes(), "listeners")
 	n.list.resize(len(c.Listeners) + 1)
-	c.Listeners[len(c.Listeners)-1].Name = name
+	l := &c.Listeners[len(c.Listeners)-1]
+	l.Name = name
+	if name == "ws" || name == "wss" {
+		l.Protocol = ProtocolWebSocket
+	}
 	return len(c.Listeners) - 1
 }
 

@@ -25,6 +25,7 @@ Flags:
   --set ASSIGNMENT       KEY=VALUE for any key of the file, such as limits.packet_size=1MiB;
                          may be repeated
   --tcp ADDR             MQTT over TCP, as host:port, unix:PATH, or "off" (default 127.0.0.1:1883)
+  --ws ADDR              MQTT over WebSocket at /mqtt, the same (default off)
   --admin ADDR           /metrics, /livez, /readyz and /health, as host:port, or "off"
                          (default 127.0.0.1:8081)
   --allow-anonymous      allow addresses that are not loopback, though nobody has to
@@ -54,6 +55,7 @@ SIGHUP reads file and environment again.
 // paths are the flags of serve, and the keys that they set.
 var paths = map[string]string{
 	"tcp":              "@tcp",
+	"ws":               "@ws",
 	"admin":            "admin.address",
 	"allow-anonymous":  "allow_anonymous",
 	"store":            "store",

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -188,5 +189,56 @@ func TestServeIdentityErrors(t *testing.T) {
 		if code != 1 || !strings.Contains(stderr, c[1]) {
 			t.Errorf("%s: exit %d, %s", c[0], code, stderr)
 		}
+	}
+}
+
+// Limits and WebSocket are the file's, and limits change by SIGHUP.
+func TestServeLimits(t *testing.T) {
+	const text = "limits: {address: {connections: 1}, packet_size: 1KiB}\nlisteners:\n" +
+		"  - {name: tcp, address: \"127.0.0.1:0\"}\n  - {name: web, address: \"127.0.0.1:0\", protocol: websocket, websocket: {path: /other}, limits: {connections: 5}}\n"
+	file := mustWrite(t, "loopmq.yaml", text)
+	p := mustServe(t, "--config", file)
+	if p.first["web"] == nil || p.first["tcp"] == nil {
+		t.Fatalf("first line %v", p.first)
+	}
+	get := func(path string) int {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.first["web"].(string)+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, value := range map[string]string{
+			"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+			"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol": "mqtt",
+		} {
+			r.Header.Set(name, value)
+		}
+		resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(r)
+		if err != nil {
+			return 0
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	if got := get("/other"); got != http.StatusSwitchingProtocols {
+		t.Errorf("WebSocket: %d", got)
+	}
+	if got := get("/mqtt"); got != http.StatusNotFound {
+		t.Errorf("WebSocket at another path: %d", got)
+	}
+	mustConnect(t, p.tcp)
+	if publish(t, p.tcp, "-t", "x") {
+		t.Error("a second client from an address could publish")
+	}
+	if err := os.WriteFile(file, []byte(strings.ReplaceAll(text, "{connections: 1}", "{connections: 10}")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	if reload := p.waitFor(t, "reload"); !slices.Equal(reload["changed"].([]any), []any{"limits.address.connections"}) || reload["need_restart"] != nil {
+		t.Errorf("reload %v", reload)
+	}
+	if !publish(t, p.tcp, "-t", "x") {
+		t.Error("with other limits a client can't publish")
 	}
 }

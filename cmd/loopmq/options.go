@@ -7,6 +7,7 @@ import (
 
 	"loopmq"
 	"loopmq/config"
+	"loopmq/rate"
 	"loopmq/store"
 )
 
@@ -32,6 +33,12 @@ func limitsOf(l *config.Limits) loopmq.Limits {
 	}
 	return loopmq.Limits{
 		Connections:           l.Connections,
+		ConnectionRate:        rate.Limit{PerSecond: l.ConnectionRate, Burst: l.ConnectionBurst},
+		Connects:              l.Connects,
+		Client:                trafficOf(&l.Client),
+		Address:               quotaOf(&l.Address),
+		Node:                  trafficOf(&l.Node),
+		TotalSubscriptions:    l.TotalSubscriptions,
 		PacketSize:            l.PacketSize,
 		ReceiveMaximum:        l.ReceiveMaximum,
 		TopicAliasMaximum:     l.TopicAliasMaximum,
@@ -50,6 +57,26 @@ func limitsOf(l *config.Limits) loopmq.Limits {
 	}
 }
 
+func trafficOf(t *config.Traffic) loopmq.Traffic {
+	policy := loopmq.SlowDown
+	if t.Policy == config.Disconnect {
+		policy = loopmq.DisconnectSender
+	}
+	return loopmq.Traffic{
+		MessageRate: rate.Limit{PerSecond: t.MessageRate, Burst: t.MessageBurst},
+		ByteRate:    rate.Limit{PerSecond: t.ByteRate, Burst: t.ByteBurst},
+		Policy:      policy,
+	}
+}
+
+func quotaOf(q *config.Quota) loopmq.Quota {
+	return loopmq.Quota{
+		Connections:    q.Connections,
+		ConnectionRate: rate.Limit{PerSecond: q.ConnectionRate, Burst: q.ConnectionBurst},
+		Traffic:        trafficOf(&q.Traffic),
+	}
+}
+
 // drainOf returns what a configuration says of the end.
 func drainOf(d *config.Drain) loopmq.DrainOptions {
 	return loopmq.DrainOptions{Wait: d.Wait, Rate: d.Rate, ServerReference: d.ServerReference}
@@ -57,9 +84,12 @@ func drainOf(d *config.Drain) loopmq.DrainOptions {
 
 // listenerOf returns what a configuration says of a listener.
 func listenerOf(_ *config.Config, l *config.Listener) loopmq.Listener {
-	listener := loopmq.Listener{Name: l.Name, Address: l.Address}
+	listener := loopmq.Listener{Name: l.Name, Address: l.Address, Limits: quotaOf(&l.Limits)}
 	if path, isUnix := strings.CutPrefix(l.Address, "unix:"); isUnix {
 		listener.Network, listener.Address = "unix", path
+	}
+	if w := &l.WebSocket; l.Protocol == config.ProtocolWebSocket {
+		listener.WebSocket = &loopmq.WebSocket{Path: w.Path, Origins: w.Origins, Forwarders: w.Forwarders}
 	}
 	return listener
 }

@@ -178,7 +178,7 @@ func TestAcknowledgementWaitsForTheReplica(t *testing.T) {
 	master.Replicated()
 	p := mustServeOn(t, master.URL()+"?ack=store+replicas:1")
 	c := mustConnect(t, p.tcp)
-	puback := make([]byte, 5) // with 0x10, No matching subscribers
+	puback := make([]byte, 5)        // with 0x10, No matching subscribers
 	publish := func(packetID byte) { // a retained message of QoS 1, which is stored
 		t.Helper()
 		if _, err := c.Write([]byte{0x33, 7, 0, 1, '0' + packetID, 0, packetID, 0, 'm'}); err != nil {

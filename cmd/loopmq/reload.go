@@ -43,9 +43,32 @@ func (r *reloader) reload() {
 			restart = append(restart, change.Path)
 		}
 	}
+	if err := r.limit(next); err != nil {
+		r.log.Error("reload_refused", "problems", []string{err.Error()})
+		return
+	}
 	apply(r.broker)
 	r.current = next
 	r.level.Set(min(r.level.Level(), next.Log.Level)) // The next line is to be seen, if either level shows it.
 	r.log.Info("reload", "changed", changed, "need_restart", restart)
 	r.level.Set(next.Log.Level)
+}
+
+// limit applies the limits of a configuration that a running broker can change.
+func (r *reloader) limit(next *config.Config) error {
+	limits := limitsOf(&r.started.Limits)
+	changed := limitsOf(&next.Limits)
+	limits.Connections, limits.ConnectionRate, limits.Connects = changed.Connections, changed.ConnectionRate, changed.Connects
+	limits.Client, limits.Address, limits.Node = changed.Client, changed.Address, changed.Node
+	limits.RetainedMessages, limits.RetainedBytes, limits.TotalSubscriptions = changed.RetainedMessages, changed.RetainedBytes, changed.TotalSubscriptions
+	if err := r.broker.SetLimits(limits); err != nil {
+		return err
+	}
+	for i := range next.Listeners {
+		l := &next.Listeners[i]
+		if err := r.broker.SetListenerLimits(l.Name, quotaOf(&l.Limits)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
