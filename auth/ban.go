@@ -41,7 +41,7 @@ type Ban struct {
 	Source metrics.BanSource
 }
 
-// ErrBansFull: there are as many bans at run time as BansOptions.Max allows.
+// ErrBansFull says that there are as many bans at run time as BansOptions.Max allows.
 var ErrBansFull = errors.New("bans: there are as many as are allowed")
 
 var (

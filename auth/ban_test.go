@@ -113,8 +113,13 @@ func TestBansAtRunTime(t *testing.T) {
 	set := metrics.New(1)
 	b := mustBans(t, BansOptions{Now: c.now, Max: 3, Metrics: set})
 	for _, bad := range []Ban{
-		{}, {Kind: "user", Value: "x"}, {Kind: BanClientID}, {Kind: BanClientID, Value: "a\x00"}, {Kind: BanAddress, Value: "host"},
-		{Kind: BanAddress, Value: "10.0.0.0/33"}, {Kind: BanUsername, Value: "x", Until: c.now()},
+		{},
+		{Kind: "user", Value: "x"},
+		{Kind: BanClientID},
+		{Kind: BanClientID, Value: "a\x00"},
+		{Kind: BanAddress, Value: "host"},
+		{Kind: BanAddress, Value: "10.0.0.0/33"},
+		{Kind: BanUsername, Value: "x", Until: c.now()},
 		{Kind: BanUsername, Value: "x", Reason: strings.Repeat("x", 1025)},
 	} {
 		if err := b.Add(bad); err == nil {

@@ -481,6 +481,9 @@ func TestHTTPBroker(t *testing.T) {
 		}
 	}
 	c.ExpectPublish("out/x", "x") // and not the other
+	if n := set.Auth.Decisions[metrics.AuthHTTP][metrics.AuthRejected].Get(); n != 2 {
+		t.Errorf("%d rejections, want 2", n)
+	}
 	if n := set.Auth.Decisions[metrics.AuthHTTPACL][metrics.AuthRejected].Get(); n != 3 {
 		t.Errorf("%d rejections, want 3", n)
 	}
