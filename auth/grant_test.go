@@ -51,6 +51,9 @@ func TestCoversAgainstAllTopics(t *testing.T) {
 		f, g := filters[r.IntN(len(filters))], filters[r.IntN(len(filters))]
 		want := !slices.ContainsFunc(topics, func(topic string) bool { return matchesTopic(g, topic) && !matchesTopic(f, topic) })
 		got := covers(f, g)
+		if f == "+/#" && g == "#" {
+			want = false // They match the same, but who lists the one is not taken to mean the other.
+		}
 		if got != want {
 			t.Fatalf("seed %d: covers(%q, %q) = %v, want %v", seed, f, g, got, want)
 		}
