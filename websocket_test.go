@@ -87,8 +87,10 @@ func TestWebSocket_BadFramesAreCounted(t *testing.T) {
 		metrics [2]string
 	}{
 		{"\x82\x01x", websocket.CloseProtocolError, [2]string{`bad_frames_total{reason="not_masked"}`, `closed_total{reason="protocol_error"}`}},
-		{"\x82\xFF\x00\x00\x00\x00\x7F\x00\x00\x00\x00\x00\x00\x00", websocket.CloseMessageTooBig,
-			[2]string{`bad_frames_total{reason="too_large"}`, `closed_total{reason="quota_exceeded"}`}},
+		{
+			"\x82\xFF\x00\x00\x00\x00\x7F\x00\x00\x00\x00\x00\x00\x00", websocket.CloseMessageTooBig,
+			[2]string{`bad_frames_total{reason="too_large"}`, `closed_total{reason="quota_exceeded"}`},
+		},
 	} {
 		c, under := brokertest.DialWebSocket(t, url, codec.V5)
 		c.Connect()

@@ -215,8 +215,8 @@ func TestWebSocket_Refused(t *testing.T) {
 				t.Error(err)
 			}
 			_ = c.CloseWrite()
-			if _, err := c.Read(make([]byte, 1)); err != io.EOF {
-				t.Errorf("behind the answer: %v", err)
+			if n, err := io.Copy(io.Discard, c); n > 0 || err != nil {
+				t.Errorf("behind the answer: %d bytes, %v", n, err)
 			}
 			await(t, "the end", func() bool { return e.Stats().Connections == 0 })
 			for r, n := range e.Stats().Refused {
@@ -429,5 +429,53 @@ func TestWebSocket_Stop(t *testing.T) {
 	}
 	if b, err := io.ReadAll(half); len(b) > 0 {
 		t.Errorf("got %q, %v", b, err)
+	}
+}
+
+// Over TLS it is the same: echo in pieces and large, bad frames, the Close frame and then TLS's own end.
+func TestWebSocket_Secure(t *testing.T) {
+	h, err := websocket.NewHandshake(websocket.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, addr, config := mustListenTLS(t, Config{Loops: 1, Handler: &handler{data: echo}, Logger: slog.New(slog.DiscardHandler)}, func(l *Listener) {
+		l.WebSocket = &WebSocket{Handshake: h}
+	})
+	for _, version := range tlsVersions {
+		config.MinVersion, config.MaxVersion = version, version
+		d := gorilla.Dialer{TLSClientConfig: config, Subprotocols: []string{"mqtt"}}
+		conn, _, err := d.DialContext(t.Context(), "wss://"+addr+"/mqtt", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &stream{Conn: conn}
+		large := strings.Repeat("0123456789abcdef", 1<<15)
+		for _, payload := range []string{"x", large, strings.Repeat("y", 20_000)} {
+			go func() { _ = c.WriteMessage(gorilla.BinaryMessage, []byte(payload)) }()
+			mustRead(t, c, payload)
+		}
+		if err := c.WriteMessage(gorilla.CloseMessage, gorilla.FormatCloseMessage(gorilla.CloseNormalClosure, "")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Read(make([]byte, 1)); !gorilla.IsCloseError(err, gorilla.CloseNormalClosure) {
+			t.Errorf("got %v", err)
+		}
+		_ = c.Close()
+
+		raw := mustDialTLS(t, addr, config)
+		r := mustUpgrade(t, raw, masked(0x82, "first")+unmasked("x"))
+		mustRead(t, r, unmasked("first")+string(websocket.AppendClose(nil, websocket.CloseProtocolError)))
+		if _, err := r.ReadByte(); err != io.EOF { //nolint:errorlint // close_notify makes it the very one
+			t.Errorf("behind the Close frame: %v", err)
+		}
+
+		raw = mustDialTLS(t, addr, config)
+		_, _ = raw.Write([]byte("GET / HTTP/1.1\r\nHost: broker\r\n\r\n"))
+		if response, err := http.ReadResponse(bufio.NewReader(raw), nil); err != nil || response.StatusCode != http.StatusNotFound {
+			t.Errorf("got %+v, %v", response, err)
+		}
+	}
+	if s := e.Stats(); s.BadFrames[metrics.FrameNotMasked] != 2 || s.Refused[metrics.RefuseWebSocketPath] != 2 {
+		t.Errorf("counted: %v, %v", s.BadFrames, s.Refused)
 	}
 }

@@ -11,11 +11,17 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -38,7 +44,7 @@ const (
 
 func main() {
 	serve := flag.String("serve", "", "run the broker that is measured, for this transport, until standard input ends")
-	transports := flag.String("transports", "tcp,ws", "what to measure: tcp, ws")
+	transports := flag.String("transports", "tcp,ws,tls,wss", "what to measure")
 	connections := flag.Int("connections", 15_000, "how many")
 	settled := flag.Duration("settled", 10*time.Second, "how long to wait behind the last SUBACK")
 	flag.Parse()
@@ -67,8 +73,13 @@ func run(transport string) error {
 		return err
 	}
 	l := loopmq.Listener{Address: "127.0.0.1:0"}
-	if transport == "ws" {
+	if transport == "ws" || transport == "wss" {
 		l.WebSocket = new(loopmq.WebSocket)
+	}
+	if transport == "tls" || transport == "wss" {
+		if l.TLS, err = selfSigned(); err != nil {
+			return err
+		}
 	}
 	addr, err := b.Listen(l)
 	if err != nil {
@@ -79,6 +90,17 @@ func run(transport string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	return errors.Join(b.Shutdown(ctx), st.Close())
+}
+
+// selfSigned is a configuration with a certificate of its own.
+func selfSigned() (*tls.Config, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now(), NotAfter: time.Now().Add(24 * time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}, err
 }
 
 func measure(transport string, connections int, settled time.Duration) error {
@@ -189,18 +211,21 @@ func (w webSocket) Read(p []byte) (int, error) {
 }
 
 func dial(transport, addr string) (net.Conn, error) {
+	unchecked := &tls.Config{InsecureSkipVerify: true}
 	switch transport {
 	case "tcp":
 		return net.Dial("tcp", addr)
-	case "ws":
-		d := websocket.Dialer{Subprotocols: []string{"mqtt"}, ReadBufferSize: 256, WriteBufferSize: 256}
-		c, _, err := d.Dial("ws://"+addr+"/mqtt", nil)
+	case "tls":
+		return tls.Dial("tcp", addr, unchecked)
+	case "ws", "wss":
+		d := websocket.Dialer{Subprotocols: []string{"mqtt"}, ReadBufferSize: 256, WriteBufferSize: 256, TLSClientConfig: unchecked}
+		c, _, err := d.Dial(transport+"://"+addr+"/mqtt", nil)
 		if err != nil {
 			return nil, err
 		}
 		return webSocket{c.NetConn(), c}, nil
 	}
-	return nil, fmt.Errorf("transport %q: allowed: tcp, ws", transport)
+	return nil, fmt.Errorf("transport %q: allowed: tcp, ws, tls, wss", transport)
 }
 
 // residentBytes is the resident set of a process, counted page by page.

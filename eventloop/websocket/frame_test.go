@@ -76,8 +76,10 @@ func TestDecode(t *testing.T) {
 		{"an empty frame", frame(0x82, ""), result{}},
 		{"a length of 16 bits", frame(0x82, long[:300]), result{data: long[:300]}},
 		{"a length of 64 bits", frame(0x82, long), result{data: long}},
-		{"125, 126, 65535 and 65536 bytes", join(frame(0x82, long[:125]), frame(0x82, long[:126]), frame(0x82, long[:65535]), frame(0x82, long[:65536])),
-			result{data: long[:125] + long[:126] + long[:65535] + long[:65536]}},
+		{
+			"125, 126, 65535 and 65536 bytes", join(frame(0x82, long[:125]), frame(0x82, long[:126]), frame(0x82, long[:65535]), frame(0x82, long[:65536])),
+			result{data: long[:125] + long[:126] + long[:65535] + long[:65536]},
+		},
 		{"fragments, 5.4", join(frame(0x02, "a"), frame(0x00, "bc"), frame(0x00, ""), frame(0x80, "def"), frame(0x82, "g")), result{data: "abcdefg"}},
 		{"a Pong that nobody asked for, 5.5.3", join(frame(0x8A, "x"), frame(0x82, "a")), result{data: "a"}},
 		{"a Ping, 5.5.2", join(frame(0x89, "ping"), frame(0x82, "a")), result{data: "a", reply: pong("ping")}},
@@ -129,7 +131,7 @@ func TestDecode(t *testing.T) {
 				if got.err == nil {
 					continue
 				}
-				if data, reply, err := d.Decode(frame(0x82, "later"), nil); len(data)+len(reply) > 0 || err != ErrClosed {
+				if data, reply, err := d.Decode(frame(0x82, "later"), nil); len(data)+len(reply) > 0 || !errors.Is(err, ErrClosed) {
 					t.Errorf("behind the end: got %q %q %v", data, reply, err)
 				}
 			}
@@ -249,7 +251,10 @@ func TestDecodeAllocatesNothing(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	for _, s := range [][]byte{
 		frame(0x82, "payload"), frame(0x82, strings.Repeat("x", 300)), join(frame(0x02, "a"), frame(0x89, "ping"), frame(0x80, "b")),
-		closeFrame(1000, "bye"), frame(0x81, "text"), {0x82, 0x01, 'x'}, {0x82, 0xFF, 0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4, 5}, frame(0x88, "\x03"),
+		closeFrame(1000, "bye"), frame(0x81, "text"),
+		{0x82, 0x01, 'x'},
+		{0x82, 0xFF, 0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4, 5},
+		frame(0x88, "\x03"),
 	} {
 		f.Add(s, uint16(1))
 		f.Add(s, uint16(5))
@@ -258,7 +263,7 @@ func FuzzDecode(f *testing.F) {
 		whole := decode(&Decoder{MaxFrame: 1 << 16}, stream, len(stream)+1)
 		d := &Decoder{MaxFrame: 1 << 16}
 		pieces := decode(d, stream, int(size)+1)
-		if pieces.data != whole.data || pieces.err != whole.err {
+		if pieces.data != whole.data || !errors.Is(pieces.err, whole.err) {
 			t.Fatalf("in pieces %q %v, whole %q %v", pieces.data, pieces.err, whole.data, whole.err)
 		}
 		if len(whole.data)+len(whole.reply) > len(stream)+4 || len(d.control) > maxControl {

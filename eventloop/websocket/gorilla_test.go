@@ -2,9 +2,9 @@ package websocket
 
 import (
 	"bytes"
+	"context"
 	"net"
 	"net/netip"
-	"net/url"
 	"testing"
 	"time"
 
@@ -49,7 +49,8 @@ func (p *pipe) Close() error                     { return nil }
 // gorillaClient makes the handshake over p.
 func gorillaClient(t testing.TB, p *pipe) *websocket.Conn {
 	t.Helper()
-	c, _, err := websocket.NewClient(p, &url.URL{Scheme: "ws", Host: "broker", Path: "/mqtt"}, nil, 1024, 1024)
+	d := websocket.Dialer{NetDialContext: func(context.Context, string, string) (net.Conn, error) { return p, nil }}
+	c, _, err := d.DialContext(t.Context(), "ws://broker/mqtt", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -216,8 +216,15 @@ func TestForwardedFor(t *testing.T) {
 
 func TestOptionsThatAreWrong(t *testing.T) {
 	for _, o := range []Options{
-		{Path: "mqtt"}, {Origins: []string{"app.example.com"}}, {Origins: []string{"https://a/path"}}, {Origins: []string{"https://a.*.com"}},
-		{Origins: []string{"https://*"}}, {Origins: []string{"https://*a.com"}}, {Origins: []string{""}}, {Origins: []string{"http://u@a"}}, {Origins: []string{"http://%"}},
+		{Path: "mqtt"},
+		{Origins: []string{"app.example.com"}},
+		{Origins: []string{"https://a/path"}},
+		{Origins: []string{"https://a.*.com"}},
+		{Origins: []string{"https://*"}},
+		{Origins: []string{"https://*a.com"}},
+		{Origins: []string{""}},
+		{Origins: []string{"http://u@a"}},
+		{Origins: []string{"http://%"}},
 	} {
 		if _, err := NewHandshake(o); err == nil || !strings.Contains(err.Error(), "allowed:") {
 			t.Errorf("%+v: got %v", o, err)

@@ -79,6 +79,11 @@ func TestBrowser(t *testing.T) {
 	converse(t, s, url)
 }
 
+func TestBrowserOnSecureWebSocket(t *testing.T) {
+	s := newSite(t)
+	converse(t, s, startSecureWebSocket(t, loopmq.WebSocket{Origins: []string{s.URL}}))
+}
+
 func converse(t *testing.T, s *site, url string) {
 	t.Helper()
 	other := connectMQTTJS(5)(t, url, options{subscribe: []subscription{{filter: "from/page", qos: 2}}})

@@ -213,6 +213,7 @@ func connectOptions(version byte, o options, more map[string]any) map[string]any
 	v := map[string]any{
 		"protocolVersion": version, "protocolId": "MQTT", "clientId": o.clientID, "clean": !o.durable,
 		"keepalive": 60, "reconnectPeriod": 0, "resubscribe": false, "connectTimeout": patience.Milliseconds(),
+		"rejectUnauthorized": false, // certificates of tests are self-signed
 	}
 	if version == 3 {
 		v["protocolId"] = "MQIsdp"

@@ -2,6 +2,7 @@ package peers
 
 import (
 	"fmt"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -19,6 +20,18 @@ var webSocketPeers = func() (able []peer) {
 	return able
 }()
 
+// startSecureWebSocket runs a broker that listens for secure WebSocket, and returns its URL.
+func startSecureWebSocket(t *testing.T, ws loopmq.WebSocket) (url string) {
+	t.Helper()
+	certified := httptest.NewTLSServer(nil) // for its certificate
+	certified.Close()
+	addr, err := brokertest.Start(t, func(*loopmq.Options) {}).Broker.Listen(loopmq.Listener{Address: "127.0.0.1:0", TLS: certified.TLS, WebSocket: &ws})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "wss://" + addr.String() + "/mqtt"
+}
+
 // startWebSocket runs a broker that listens for WebSocket, and returns its URL.
 func startWebSocket(t *testing.T, ws loopmq.WebSocket) (b *loopmq.Broker, url string) {
 	t.Helper()
@@ -34,6 +47,10 @@ func startWebSocket(t *testing.T, ws loopmq.WebSocket) (b *loopmq.Broker, url st
 func TestWebSocketMatrix(t *testing.T) {
 	_, url := startWebSocket(t, loopmq.WebSocket{})
 	webSocketMatrix(t, url)
+}
+
+func TestSecureWebSocketMatrix(t *testing.T) {
+	webSocketMatrix(t, startSecureWebSocket(t, loopmq.WebSocket{}))
 }
 
 func webSocketMatrix(t *testing.T, url string) {
