@@ -433,6 +433,32 @@ func TestClusterAnExpelledNodeComesBack(t *testing.T) {
 	})
 }
 
+// What waits for a group's members is not given up by a node that forgets them to join again.
+func TestClusterAnExpelledNodeKeepsWhatWaitsForGroups(t *testing.T) {
+	onNodes(t, 2, func(n *nodes) {
+		member := brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.Durable("member"))
+		member.Subscribe("$share/g/t", 1)
+		member.Disconnect()
+		pub := brokertest.Connect(n.T, n.addr(0), codec.V5)
+		const count = 20
+		for i := range count {
+			pub.Publish("t", strconv.Itoa(i), 1)
+		}
+		for range 3 {
+			was := n.servers[0].Broker.Health().Node
+			n.expel(was)
+			eventually(n.T, "it has joined again", func() bool {
+				h := n.servers[0].Broker.Health()
+				return h.Status == "ok" && h.Node != was
+			})
+		}
+		member = brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.Durable("member"))
+		for i := range count {
+			member.Acknowledge(member.ExpectPublish("t", strconv.Itoa(i)))
+		}
+	})
+}
+
 func TestClusterKickFromAnyNode(t *testing.T) {
 	onNodes(t, 2, func(n *nodes) {
 		c := brokertest.Connect(n.T, n.addr(0), codec.V5, brokertest.ClientID("c"))

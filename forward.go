@@ -26,15 +26,40 @@ func (l *loop) commitAgain(p *publication, stale *store.Op, deliveries []deliver
 	l.commitFirst(p, &r, done)
 }
 
-// commitAdded is for a QoS 1 message that has been stored, but was matched before
-// subscriptions were added at other instances: what matches now as well is added,
-// and only then done is called.
-func (l *loop) commitAdded(p *publication, op *store.Op, groups []store.GroupID, done waiter) {
+// commitRest is for a message that has been stored, but not for all: what has still
+// to be stored for is, and only then done is called.
+//
+// added: a QoS 1 message was matched before subscriptions were added at other
+// instances; groups are those that it matched then. left: members of groups that have
+// ended at other instances; another member gets what they were to get.
+func (l *loop) commitRest(p *publication, op *store.Op, added bool, groups []store.GroupID, left []delivery, done waiter) {
 	l.targets, l.routed = l.targets[:0], l.routed[:0]
+	p.afterCommit, p.publisher = false, nil
 	r := routed{op: store.Op{Kind: store.OpPublish, Message: p.keep()}}
+	l.deliveries = l.deliveries[:0]
+	if added {
+		l.matchAdded(p, op, groups)
+	}
+	for i := range left {
+		if d, ok := l.memberFor(entryOf(p, &left[i])); ok {
+			l.deliveries = append(l.deliveries, d)
+		}
+	}
+	for i := range l.deliveries {
+		l.routeOne(p, &l.deliveries[i], &r)
+	}
+	if len(l.targets) == 0 {
+		done.call(op, nil)
+		return
+	}
+	r.op.Targets = l.targets
+	l.commitFirst(p, &r, done)
+}
+
+// matchAdded makes l.deliveries what p matches by now, and op has no target for.
+func (l *loop) matchAdded(p *publication, op *store.Op, groups []store.GroupID) {
 	l.b.subscriptions.Match(p.topic, &l.matches)
 	clear(l.merged)
-	l.deliveries = l.deliveries[:0]
 	for i := range l.matches.Subscribers {
 		s, o := l.matches.Subscribers[i].Subscriber, &l.matches.Subscribers[i].Options
 		d := delivery{
@@ -53,15 +78,6 @@ func (l *loop) commitAdded(p *publication, op *store.Op, groups []store.GroupID,
 			l.deliveries = append(l.deliveries, d)
 		}
 	}
-	for i := range l.deliveries {
-		l.routeOne(p, &l.deliveries[i], &r)
-	}
-	if len(l.targets) == 0 {
-		done.call(op, nil)
-		return
-	}
-	r.op.Targets = l.targets
-	l.commitFirst(p, &r, done)
 }
 
 // groupID names a group.

@@ -16,6 +16,7 @@ import (
 type drain struct {
 	topicFilter string
 	queue       store.QueueID
+	of          *membership // that it began in; nil: there is no cluster
 	moved       bool // something of this page went to a member
 	refused     bool // something of this page had to stay
 }
@@ -23,12 +24,18 @@ type drain struct {
 // drainGroup gives what waits in a group's queue to its connected members, or
 // gives it up if the group has gone.
 func (l *loop) drainGroup(topicFilter string) {
+	if l.b.rejoining.Load() { // it knows too little, and looks at all groups when it has joined
+		return
+	}
 	limit, ok := l.b.groups.beginDrain(topicFilter)
 	if !ok {
 		return
 	}
 	name, filter, _ := codec.SplitShare([]byte(topicFilter))
 	d := &drain{topicFilter: topicFilter, queue: store.GroupQueue(string(name), string(filter))}
+	if c := l.b.cluster; c != nil {
+		d.of = c.joined.Load()
+	}
 	l.drainPage(d, store.Number{}, limit)
 }
 
@@ -50,6 +57,21 @@ func (l *loop) memberCame(topicFilter string) {
 			l.drainGroup(topicFilter)
 		})
 	})
+}
+
+// lookAtGroups drains the queues of all groups, whoever has put something into them:
+// an instance that has died may not have come to it.
+func (b *Broker) lookAtGroups() {
+	filters := make(map[string]struct{})
+	b.registry.each(func(s *Session) {
+		for _, f := range s.sharedFilters() {
+			filters[f] = struct{}{}
+		}
+	})
+	for f := range filters {
+		l := b.loops[0]
+		l.el.Post(func() { l.memberCame(f) })
+	}
 }
 
 // groupLost sees to what waits for a group whose last member may just have left.
@@ -92,6 +114,13 @@ func (l *loop) drainRead(d *drain, after store.Number, entries []store.Entry, er
 		}
 	}
 	l.commits.after(func() { l.pageDrained(d, entries[len(entries)-1].Number) })
+}
+
+// overtaken reports whether the broker has forgotten the group's members since the
+// drain began, as one does that was declared dead: a group without members would be
+// taken for one that has gone.
+func (d *drain) overtaken(b *Broker) bool {
+	return d.of != nil && (b.rejoining.Load() || b.cluster.joined.Load() != d.of)
 }
 
 // pageDrained goes on to the next page, unless no member had room.
@@ -145,10 +174,10 @@ func (l *loop) retryDrains() {
 }
 
 // drainEntry takes one entry out of a group's queue, for a member's queue or for
-// its client, and reports false if no member is connected.
+// its client, and reports false if no member is connected, or it isn't known who is.
 func (l *loop) drainEntry(dr *drain, e *store.Entry) bool {
 	d, ok := l.memberFor(e)
-	if ok && d.session == nil {
+	if ok && d.session == nil || !ok && dr.overtaken(l.b) {
 		return false
 	}
 	if ok && d.instance() != "" {

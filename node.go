@@ -324,6 +324,7 @@ func (n node) Released(clientID string, epoch uint64) {
 func (n node) Dead(instance string) {
 	n.releasedBy(func(_ string, w *releaseWait) bool { return w.instance == instance })
 	n.b.scheduler.nudge()
+	n.b.lookAtGroups()
 }
 
 // Orphaned implements [store.Node].

@@ -85,7 +85,8 @@ func (l *loop) publicationCommitted(u *commitUnderWay, op *store.Op, err error) 
 		l.commitAgain(p, op, u.deliveries, u.done)
 		return
 	}
-	first := p.afterCommit || p.publisher != nil
+	left := l.membersLeft(op, u.deliveries, err)
+	first := (p.afterCommit || p.publisher != nil) && len(left) == 0
 	if first {
 		u.done.call(op, err)
 	}
@@ -95,13 +96,28 @@ func (l *loop) publicationCommitted(u *commitUnderWay, op *store.Op, err error) 
 	if op.Retain {
 		l.retainedCommitted(op, u.retained, err)
 	}
+	added := p.qos == 1 && !p.afterCommit && err == nil && op.Result == store.Done && op.Additions != 0 && l.b.additions() > op.Additions
 	switch {
+	case len(left) > 0 || added && !u.done.isNobody():
+		l.commitRest(p, op, added, u.groups, left, u.done)
 	case first || u.done.isNobody():
-	case err == nil && op.Result == store.Done && op.Additions != 0 && l.b.additions() > op.Additions:
-		l.commitAdded(p, op, u.groups, u.done)
 	default:
 		u.done.call(op, err)
 	}
+}
+
+// membersLeft returns those deliveries to members of groups whose sessions have ended
+// at other instances.
+func (l *loop) membersLeft(op *store.Op, deliveries []delivery, err error) (left []delivery) {
+	if l.b.cluster == nil || err != nil || op.Result != store.Done {
+		return nil
+	}
+	for i := range op.Targets {
+		if t := &op.Targets[i]; t.Result == store.Gone && t.Instance == "" && deliveries[i].group != nil {
+			left = append(left, deliveries[i])
+		}
+	}
+	return left
 }
 
 // committed passes on what has been stored: the owner of each queue that got the
@@ -158,12 +174,8 @@ func (l *loop) queued(p *publication, d *delivery, t *store.Target) {
 	case store.Full:
 		l.drop(p, d, metrics.DropStoreFull)
 		return
-	default:
-		if d.group != nil && l.b.cluster != nil { // it ended at another instance
-			l.dropGone(p, d)
-		} else {
-			l.drop(p, d, metrics.DropSessionGone)
-		}
+	default: // of a group it goes to another member, see commitRest
+		l.drop(p, d, metrics.DropSessionGone)
 		return
 	}
 	if d.session == nil { // a group with no connected member: it waits there

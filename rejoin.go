@@ -24,6 +24,7 @@ func (b *Broker) rejoin() {
 			return
 		}
 		b.rejoining.Store(false)
+		b.lookAtGroups()
 	}
 }
 
