@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -189,5 +190,107 @@ func TestACLReload(t *testing.T) {
 	}
 	if err := f.Reload(); err == nil || !reads("b") {
 		t.Errorf("without the file: %v", err)
+	}
+}
+
+// matchesPlainly is the rule of the standard, level by level, for a filter without variables.
+func matchesPlainly(filter, topic string) bool {
+	if strings.HasPrefix(topic, "$") && !strings.HasPrefix(filter, "$") {
+		return false
+	}
+	f, t := strings.Split(filter, "/"), strings.Split(topic, "/")
+	for i, level := range f {
+		switch {
+		case level == "#":
+			return true
+		case i == len(t):
+			return false
+		case level != "+" && level != t[i]:
+			return false
+		}
+	}
+	return len(f) == len(t)
+}
+
+// Whatever a file holds, reading it doesn't panic, and the tree says what its filters say one by one.
+func FuzzACL(f *testing.F) {
+	f.Add([]byte("topic read a/+\nuser u\ntopic deny #\npattern write %c/%u/x%c\n# comment\n"), "a/b", "c", "u")
+	f.Add([]byte("topic a/#\ntopic +/b\ntopic readwrite $SYS/#"), "$SYS/a", "+", "")
+	f.Add([]byte("user \ntopic\npattern\ntopic x y z\n"), "/", "a/b", "a#")
+	f.Fuzz(func(t *testing.T, text []byte, topic, clientID, username string) {
+		a, err := parseACL("acl", text)
+		if err != nil {
+			return
+		}
+		for _, want := range []access{read, write} {
+			a.judge(want, topic, clientID, username)
+		}
+		// Rules before the first user, one by one.
+		var got access
+		n := 0
+		eachLine(text, func(_ int, line string) {
+			line = strings.TrimLeft(line, " ")
+			word, rest, _ := strings.Cut(line, " ")
+			rest = strings.Trim(rest, blanks)
+			if word == "user" {
+				n = -1 << 30
+			}
+			if word != "topic" {
+				return
+			}
+			n++
+			what, filter := read|write, rest
+			if w, f, two := strings.Cut(rest, " "); two {
+				what, filter = accesses[w], strings.Trim(f, blanks)
+			}
+			if n > 0 && matchesPlainly(filter, topic) {
+				got |= what
+			}
+		})
+		if tree := a.anonymous.match(topic, clientID, username); tree != got {
+			t.Errorf("the tree says %b, the rules one by one %b", tree, got)
+		}
+	})
+}
+
+// A look-up costs by the levels of the topic, not by the number of rules.
+func BenchmarkACL(b *testing.B) {
+	for _, n := range []int{100, 100_000} {
+		var text strings.Builder
+		text.WriteString("user u\n")
+		for i := range n {
+			fmt.Fprintf(&text, "topic read building/%d/floor/+/room/%d\n", i%1000, i)
+		}
+		text.WriteString("pattern readwrite devices/%c/#\npattern read users/%u/+\n")
+		a := mustACL(b, text.String())
+		b.Run(fmt.Sprintf("rules=%d/topic", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if a.judge(read, "building/7/floor/3/room/7", "c", "u") != Accept {
+					b.Fatal("denied")
+				}
+			}
+		})
+		b.Run(fmt.Sprintf("rules=%d/pattern", n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if a.judge(write, "devices/c/a/b", "c", "u") != Accept {
+					b.Fatal("denied")
+				}
+			}
+		})
+	}
+}
+
+// A look-up on an event loop must leave no garbage.
+func TestACLAllocatesNothing(t *testing.T) {
+	a := mustACL(t, "user u\ntopic read a/+/c\npattern write d-%c/%u/#\n")
+	n := testing.AllocsPerRun(100, func() {
+		if a.judge(read, "a/b/c", "c", "u") != Accept || a.judge(write, "d-c/u/x", "c", "u") != Accept {
+			t.Error("denied")
+		}
+	})
+	if n != 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
