@@ -240,7 +240,7 @@ func TestSetLimits(t *testing.T) {
 	c.Send(p, p, p, p)
 	c.ExpectDisconnect(codec.MessageRateTooHigh)
 	eventually(t, "it has gone", func() bool { return metricsOf(t, s.Broker)["loopmq_connections"] == 0 })
-	c = brokertest.Connect(t, s.Addr, codec.V5)
+	brokertest.Connect(t, s.Addr, codec.V5)
 	brokertest.Connect(t, s.Addr, codec.V5)
 	brokertest.Dial(t, s.Addr, codec.V5).ExpectClosed()
 	expectMetric(t, s.Broker, fmt.Sprintf(refusedMetric, "limit"), 1)

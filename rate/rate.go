@@ -19,7 +19,9 @@ type Limit struct {
 func (l Limit) IsLimit() bool { return l.PerSecond > 0 }
 
 // cost is the time in which n come at the rate.
-func (l Limit) cost(n int) int64 { return int64(float64(n) * float64(time.Second) / float64(l.PerSecond)) }
+func (l Limit) cost(n int) int64 {
+	return int64(float64(n) * float64(time.Second) / float64(l.PerSecond))
+}
 
 // slack is the time in which the burst comes at the rate.
 func (l Limit) slack() int64 {
