@@ -588,6 +588,32 @@ func TestCommandLinesAreAccepted(t *testing.T) {
 	}
 }
 
+// Whatever the program is built from gets into the image's build: .dockerignore lets nothing else through.
+func TestImageHasWhatItIsBuiltFrom(t *testing.T) {
+	text, err := os.ReadFile("Dockerfile.dockerignore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	passes := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^!\*\*/\*(\.\w+)$`).FindAllStringSubmatch(string(text), -1) {
+		passes[m[1]] = true
+	}
+	const list = `{{if not .Standard}}{{with .Module}}{{if .Main}}{{range $.GoFiles}}{{.}}{{"\n"}}{{end}}{{range $.EmbedFiles}}{{.}}{{"\n"}}{{end}}{{end}}{{end}}{{end}}`
+	out, err := exec.Command("go", "list", "-deps", "-f", list, "../cmd/loopmq").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := strings.Fields(string(out))
+	for _, file := range files {
+		if !passes[filepath.Ext(file)] {
+			t.Errorf("Dockerfile.dockerignore leaves out %s", file)
+		}
+	}
+	if len(files) < 100 {
+		t.Errorf("the program has %d files", len(files))
+	}
+}
+
 // The metrics of nodes that docs/deploy.md watches exist.
 func TestWatchedMetricsExist(t *testing.T) {
 	text, err := os.ReadFile("../docs/deploy.md")

@@ -663,7 +663,8 @@ func TestEntriesForMembersThatHaveLeft(t *testing.T) {
 	group := publish("moved")
 	group.Targets = []store.Target{{Queue: store.GroupQueue("s", "t"), QoS: 1, ShareName: "s", TopicFilter: "t"}}
 	batch := &store.Batch{Ops: []store.Op{
-		group, {Kind: store.OpMove, From: store.GroupQueue("s", "t"), Limit: 1, Targets: []store.Target{{Queue: store.QueueOf(left.ID)}}},
+		group,
+		{Kind: store.OpMove, From: store.GroupQueue("s", "t"), Limit: 1, Targets: []store.Target{{Queue: store.QueueOf(left.ID)}}},
 		forGroup(left, "1"), forGroup(left, "2"), publish("not of a group", left), forGroup(here, "3"), forGroup(here, "4"),
 	}}
 	check := func(when, owner string) {
