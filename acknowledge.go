@@ -80,7 +80,7 @@ func (c *Client) acknowledge(t codec.PacketType, packetID uint16, reason codec.R
 func (c *Client) owe(a owedAck) (n uint64) {
 	o := &c.flows().owed
 	n = o.add(a)
-	limit := c.loop.b.opts.Limits.ReceiveMaximum
+	limit := c.settings.limits.ReceiveMaximum
 	if c.info.ProtocolVersion == codec.V5 {
 		limit++
 	}
@@ -133,7 +133,7 @@ func (c *Client) sendOwed() {
 	for a, ok := o.next(); ok; a, ok = o.next() {
 		c.sendAck(a.t, a.packetID, a.reason)
 	}
-	if c.waits&waitAcks != 0 && o.Len() < c.loop.b.opts.Limits.ReceiveMaximum {
+	if c.waits&waitAcks != 0 && o.Len() < c.settings.limits.ReceiveMaximum {
 		// Not from here: what is acknowledged may still have to be delivered, and
 		// must not be overtaken by what comes next.
 		c.loop.el.Post(func() { c.resume(waitAcks) })
@@ -151,7 +151,7 @@ func (c *Client) exceedsReceiveMaximum(qos byte) bool {
 	if qos == 1 {
 		n++
 	}
-	return n > c.loop.b.opts.Limits.ReceiveMaximum
+	return n > c.settings.limits.ReceiveMaximum
 }
 
 // outState returns how far the delivery with a Packet Identifier is.

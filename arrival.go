@@ -119,7 +119,7 @@ func (l *loop) routeHere(p *publication) {
 			continue
 		}
 		d := delivery{
-			session: s, client: c, qos: min(p.qos, o.QoS), retain: p.retain && o.RetainAsPublished, id: o.SubscriptionIdentifier,
+			session: s, client: c, qos: l.b.deliveryQoS(p.qos, o.QoS), retain: p.retain && o.RetainAsPublished, id: o.SubscriptionIdentifier,
 		}
 		l.merge(&d)
 	}

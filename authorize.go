@@ -85,14 +85,13 @@ func (b *Broker) DropDecisions() { b.rules.Add(1) }
 // authenticates again.
 func (c *Client) identify(id *Identity) {
 	c.info.Username, c.info.ACL = id.Username, id.ACL
-	authorizer := c.loop.b.opts.Authorizer
+	authorizer := c.settings.Authorizer
 	a := c.access
 	if a == nil {
 		if authorizer == nil && id.ExpiresAt.IsZero() {
 			return
 		}
-		a = &access{authorizer: authorizer}
-		a.fast, _ = authorizer.(FastAuthorizer)
+		a = &access{authorizer: authorizer, fast: c.settings.fast}
 		a.expiry.Init(eventloop.TimerFunc(func(*eventloop.Timer) { c.checkExpiry() }))
 		c.access = a
 	}

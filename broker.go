@@ -20,8 +20,9 @@ import (
 // Broker is an MQTT broker. Its exported methods are safe for concurrent use.
 type Broker struct {
 	// Immutable after New.
-	opts Options
-	log  *slog.Logger
+	opts     Options
+	settings *settings // Options.Settings
+	log      *slog.Logger
 	// logPackets: the logger takes debug messages, so there is one per packet.
 	logPackets bool
 	store      store.Store
@@ -91,6 +92,11 @@ func New(o Options) (*Broker, error) {
 	}
 	b.limits.Store(&b.opts.Limits)
 	b.v3, b.v5 = &V3Handler{b}, &V5Handler{b}
+	var err error
+	if b.settings, err = b.opts.resolve(&b.opts.Settings); err != nil {
+		return nil, err
+	}
+	b.registry.queueQoS0 = b.settings.QueueQoS0
 	engine, err := eventloop.New(eventloop.Config{
 		Loops:          o.Loops,
 		Handler:        connections{b},

@@ -24,6 +24,7 @@ type Client struct {
 	conn      *eventloop.Conn
 	loop      *loop
 	handler   Handler
+	settings  *settings   // of its listener
 	session   *Session    // nil until the CONNECT is through
 	flow      *flow       // nil until something at QoS 1 or 2 is under way
 	v5        *v5State    // nil unless the client uses something of it
@@ -128,7 +129,12 @@ func (h connections) OnDrain(conn *eventloop.Conn) {
 // detected from its first packet. It is called on the loop of conn.
 func (b *Broker) HandleConnection(conn *eventloop.Conn) {
 	l := b.loops[conn.Loop().Index()]
-	c := &Client{conn: conn, loop: l, info: ClientInfo{conn: conn}}
+	c := &Client{conn: conn, loop: l, settings: b.settings, info: ClientInfo{conn: conn}}
+	if from := conn.Listener(); from != nil {
+		if ln, ok := from.Context.(*listener); ok {
+			c.settings, c.info.Listener = ln.settings, ln.Name
+		}
+	}
 	conn.SetContext(c)
 	c.timer.Init(c)
 	l.el.Schedule(&c.timer, b.opts.ConnectTimeout)
@@ -182,7 +188,7 @@ func (c *Client) packetsOf(in []byte) (rest []byte) {
 		if !ok {
 			break
 		}
-		if h.Size > c.loop.b.opts.Limits.PacketSize || h.Size > connectSizeMax && c.state == stateNew {
+		if h.Size > c.settings.limits.PacketSize || h.Size > connectSizeMax && c.state == stateNew {
 			c.fail(errPacketTooLarge)
 			return nil
 		}
@@ -212,7 +218,7 @@ func (c *Client) completeStash(in []byte) []byte {
 			in = in[1:]
 			continue
 		}
-		if h.Size > c.loop.b.opts.Limits.PacketSize || h.Size > connectSizeMax && c.state == stateNew {
+		if h.Size > c.settings.limits.PacketSize || h.Size > connectSizeMax && c.state == stateNew {
 			c.fail(errPacketTooLarge)
 			return nil
 		}

@@ -4,9 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"loopmq/codec"
 	"loopmq/metrics"
@@ -51,6 +49,7 @@ func newConnecting(c *Client, p *codec.Connect) *connecting {
 			Username:        string(p.Username),
 			HasUsername:     p.UsernameFlag,
 			RemoteAddr:      c.conn.RemoteAddr(),
+			Listener:        c.info.Listener,
 			ProtocolVersion: p.Version,
 		},
 	}
@@ -58,12 +57,12 @@ func newConnecting(c *Client, p *codec.Connect) *connecting {
 		k.request.Password = append([]byte{}, p.Password...)
 	}
 	if k.request.ClientID == "" {
-		k.request.ClientID, k.assigned = "auto-"+rand.Text(), true
+		k.request.ClientID, k.assigned = c.settings.AutoIDPrefix+rand.Text(), true
 	}
 	if p.WillFlag {
 		k.will = newWill(k.request.ClientID, &p.Will)
 	}
-	c.receiveMaximum = uint16(c.loop.b.opts.Limits.inflight())
+	c.receiveMaximum = uint16(c.settings.limits.inflight())
 	return k
 }
 
@@ -92,7 +91,11 @@ func (c *Client) begin(k *connecting) {
 	c.connect = k
 	c.info.ClientID, c.info.CleanStart, c.info.KeepAlive = k.request.ClientID, k.cleanStart, k.keepAlive
 	c.wait(waitDecision)
-	b := c.loop.b
+	b, s := c.loop.b, c.settings
+	refusal := s.refusal(k)
+	if s.Authenticator != nil {
+		k.request.TLS = c.conn.TLSState()
+	}
 	switch {
 	case b.shuttingDown.Load() || b.rejoining.Load():
 		if e := b.farewell(); e == errUseAnotherServer {
@@ -109,7 +112,9 @@ func (c *Client) begin(k *connecting) {
 		c.refuse(codec.TopicNameInvalid, errTopicLevels.Error())
 	case k.will != nil && reserved(k.will.Message.TopicName):
 		c.refuse(codec.NotAuthorized, errNotAuthorized.Error())
-	case b.opts.Authenticator != nil:
+	case refusal != nil:
+		c.refuse(refusal.ReasonCode, refusal.Error())
+	case s.Authenticator != nil && !s.anonymous(&k.request):
 		c.authenticate()
 	case k.request.AuthenticationMethod != "":
 		c.refuse(codec.BadAuthenticationMethod, errBadAuthMethod.Error())
@@ -177,7 +182,7 @@ func (c *Client) authenticate() {
 
 // askAuthenticator calls the Authenticator off the loop, and done on it.
 func (c *Client) askAuthenticator(r *ConnectRequest, state any, goOn bool, done func(Identity, *Challenge, error)) {
-	l, a := c.loop, c.loop.b.opts.Authenticator
+	l, a := c.loop, c.settings.Authenticator
 	l.b.authenticating.do(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), authTimeout)
 		defer cancel()
@@ -204,10 +209,17 @@ func authError(err error) *codec.Error {
 
 // authenticated goes on with a client whose identity is known.
 func (c *Client) authenticated(id Identity) {
-	b, k := c.loop.b, c.connect
+	b, k, s := c.loop.b, c.connect, c.settings
 	k.authenticationData = id.AuthenticationData
-	if id.ClientID != "" && id.ClientID != c.info.ClientID {
-		if len(id.ClientID) > clientIDMax || !utf8.ValidString(id.ClientID) || strings.ContainsRune(id.ClientID, 0) {
+	if s.UsernameAsClientID && id.ClientID == "" {
+		if id.Username == "" {
+			c.refuse(codec.BadUserNameOrPassword, errNoUsername.Error())
+			return
+		}
+		id.ClientID = id.Username
+	}
+	if id.ClientID != "" {
+		if !validStringField(id.ClientID) {
 			c.refuse(codec.ClientIdentifierNotValid, errClientIDNotValid.Error())
 			return
 		}
@@ -215,6 +227,9 @@ func (c *Client) authenticated(id Identity) {
 	}
 	c.identify(&id)
 	switch {
+	case s.Anonymous == AnonymousRefused && id.Username == "":
+		c.refuse(codec.NotAuthorized, errNotAuthorized.Error())
+		return
 	case c.expired():
 		c.refuse(codec.NotAuthorized, errIdentityExpired.Error())
 		return
@@ -226,6 +241,12 @@ func (c *Client) authenticated(id Identity) {
 		return
 	}
 	m := &k.will.Message
+	if b.opts.CheckRetainSource {
+		m.PublisherName = id.Username
+	}
+	if s.MountPoint != "" {
+		m.TopicName = append([]byte(s.MountPoint), m.TopicName...)
+	}
 	will := func(ok bool) {
 		switch {
 		case c.state == stateClosed:
@@ -241,9 +262,6 @@ func (c *Client) authenticated(id Identity) {
 	}
 	c.ask([]question{{string(m.TopicName), ActionPublish, m.QoS, m.Retain}}, func(answers []bool) { will(answers[0]) })
 }
-
-// clientIDMax is the length of a string in a packet (section 1.5).
-const clientIDMax = 65_535
 
 // rename gives a client another ClientID than it sent, before it has a session.
 func (c *Client) rename(clientID string) {
@@ -323,7 +341,7 @@ func (c *Client) claim() {
 		CleanStart:            k.cleanStart,
 		Durable:               k.sessionExpiryInterval > 0,
 		SessionExpiryInterval: k.sessionExpiryInterval,
-		Limits:                b.opts.Limits.queueLimits(int(c.receiveMaximum)),
+		Limits:                c.settings.limits.queueLimits(int(c.receiveMaximum)),
 		Will:                  k.will,
 	}
 	if s := b.registry.session(claim.ClientID); s != nil {
@@ -534,6 +552,7 @@ func (c *Client) attach(s *Session, res *store.Claimed) {
 	}
 	l.connected.Add(1)
 	s.denied.Store(nil)
+	s.queuesQoS0.Store(c.settings.QueueQoS0)
 	c.handler.Connack(c, res.Present, codec.Success, "")
 	c.decided()
 	c.connect = nil
@@ -588,7 +607,7 @@ func (c *Client) restore(res *store.Claimed) {
 // CONNECT, or with a re-authentication [MQTT-4.12.1-1].
 func (c *Client) auth(p *codec.Auth) error {
 	method, data := string(p.Properties.AuthenticationMethod), append([]byte(nil), p.Properties.AuthenticationData...)
-	if c.v5 == nil || c.v5.authMethod == "" || c.loop.b.opts.Authenticator == nil {
+	if c.v5 == nil || c.v5.authMethod == "" || c.settings.Authenticator == nil {
 		return errAuthUnexpected
 	}
 	if method != c.v5.authMethod {
@@ -608,7 +627,8 @@ func (c *Client) auth(p *codec.Auth) error {
 		return errAuthUnexpected
 	}
 	r := &ConnectRequest{
-		ClientID: c.info.ClientID, Username: c.info.Username, RemoteAddr: c.conn.RemoteAddr(), ProtocolVersion: codec.V5,
+		ClientID: c.info.ClientID, Username: c.info.Username, RemoteAddr: c.conn.RemoteAddr(), Listener: c.info.Listener,
+		ProtocolVersion: codec.V5, TLS: c.conn.TLSState(),
 		AuthenticationMethod: method, AuthenticationData: data, Reauthentication: true,
 	}
 	c.wait(waitDecision)

@@ -76,7 +76,7 @@ func (f *flow) repeats(p *publication, packetID uint16) bool {
 
 func (c *Client) flows() *flow {
 	if c.flow == nil {
-		c.flow = &flow{out: session.NewOutbound(int(c.receiveMaximum))}
+		c.flow = &flow{out: session.NewOutbound(int(c.receiveMaximum), c.settings.InflightBytes)}
 	}
 	return c.flow
 }
@@ -84,7 +84,7 @@ func (c *Client) flows() *flow {
 // deliver sends p to the client or queues it. It runs on the client's loop.
 func (c *Client) deliver(p *publication, d *delivery) {
 	switch {
-	case d.qos > 0 && d.session.durable:
+	case (d.qos > 0 || !d.number.IsZero()) && d.session.durable:
 		c.deliverStored(p, d)
 	case c.state != stateConnected || c.session != d.session:
 		c.loop.dropGone(p, d)
@@ -139,6 +139,7 @@ func (c *Client) deliverLive(p *publication, d *delivery) {
 			e = entryOf(p, d)
 		}
 		packetID := f.out.Send(d.qos, e)
+		f.out.Weigh(p.size())
 		reason, ok := c.send(p, d, packetID, false)
 		if ok {
 			c.loop.m.MessagesDelivered[d.qos].Inc()
@@ -155,7 +156,7 @@ func (c *Client) deliverLive(p *publication, d *delivery) {
 		}
 		f.out.Unsend()
 	}
-	limits := c.loop.b.opts.Limits.queueLimits(0)
+	limits := c.settings.limits.queueLimits(0)
 	limits.Protected = 0
 	fits := f.queue.Push(entryOf(p, d), limits, func(e *store.Entry) {
 		var old publication
@@ -196,8 +197,9 @@ func (c *Client) deliverStored(p *publication, d *delivery) {
 		// It was read from the store before the news came.
 		m.MessagesQueued[d.qos].Inc()
 		return
-	case next && !f.behind && f.out.CanSendNumber(n):
+	case next && !f.behind && d.qos > 0 && d.qos <= c.settings.maximumQoS && f.out.CanSendNumber(n):
 		packetID := f.out.SendNumber(n, d.qos, nil)
+		f.out.Weigh(p.size())
 		reason, ok := c.send(p, d, packetID, false)
 		if ok {
 			f.cursor = n
@@ -275,6 +277,7 @@ func (c *Client) advanceLive() {
 		}
 		p.set(e.Message)
 		packetID := f.out.Send(e.QoS, keepShared(e))
+		f.out.Weigh(p.size())
 		d := deliveryOf(c, e)
 		reason, ok := c.send(&p, &d, packetID, false)
 		if !ok {
@@ -321,19 +324,31 @@ func (c *Client) sendEntry(e *store.Entry) bool {
 	if !f.cursor.Less(e.Number) {
 		return true
 	}
-	if !f.out.CanSendNumber(e.Number) {
-		return false
-	}
 	var p publication
 	p.set(e.Message)
 	d := deliveryOf(c, e)
 	sent := !f.lastSent.Less(e.Number)
-	again := sent || f.possibly > 0
-	packetID := f.out.SendNumber(e.Number, e.QoS, nil)
-	reason, ok := c.send(&p, &d, packetID, again)
+	again := (sent || f.possibly > 0) && e.QoS > 0
+	if !again { // else the handshake has begun
+		d.qos = min(e.QoS, c.settings.maximumQoS)
+	}
+	var packetID uint16
+	if d.qos > 0 {
+		if !f.out.CanSendNumber(e.Number) {
+			return false
+		}
+		packetID = f.out.SendNumber(e.Number, d.qos, nil)
+		f.out.Weigh(p.size())
+	}
+	reason, ok := metrics.DropReason(0), true
+	if again || !sent { // QoS 0 goes out once
+		reason, ok = c.send(&p, &d, packetID, again)
+	}
 	returned := false
 	if !ok {
-		f.out.Unsend()
+		if d.qos > 0 {
+			f.out.Unsend()
+		}
 		if reason == metrics.DropOutputFull {
 			return false
 		}
@@ -341,9 +356,12 @@ func (c *Client) sendEntry(e *store.Entry) bool {
 		if !returned {
 			c.loop.commits.finish(c.session, e.Number, f.out.Unfinished())
 		}
+	} else if d.qos == 0 {
+		c.loop.commits.finish(c.session, e.Number, f.out.Unfinished())
 	} else {
 		c.loop.m.Inflight.Inc()
 	}
+	d.qos = e.QoS // as it was counted
 	f.cursor = e.Number
 	if f.possibly > 0 {
 		f.possibly--
@@ -469,8 +487,11 @@ func (c *Client) send(p *publication, d *delivery, packetID uint16, again bool) 
 	case undecided: // who is told that it's full goes on by advance, as with the answer
 		return metrics.DropOutputFull, false
 	}
+	topic, ok := c.settings.unmount(p.topic)
+	if !ok {
+		return metrics.DropNotAuthorized, false
+	}
 	h := codec.PublishHeader{Dup: again, QoS: d.qos, Retain: d.retain, PacketID: packetID}
-	topic := p.topic
 	v := c.info.ProtocolVersion
 	if v == codec.V5 {
 		var one [1]uint32
@@ -480,7 +501,6 @@ func (c *Client) send(p *publication, d *delivery, packetID uint16, again bool) 
 		}
 	}
 	if !p.expiry.IsZero() && !(again && d.qos == 2) {
-		var ok bool
 		if h.MessageExpiry, h.HasMessageExpiry, ok = l.remaining(p); !ok {
 			return metrics.DropExpired, false
 		}

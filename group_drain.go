@@ -184,6 +184,7 @@ func (l *loop) drainEntry(dr *drain, e *store.Entry) bool {
 		l.drainAway(dr, e, &d)
 		return true
 	}
+	d.qos = min(d.qos, e.Message.QoS) // as the store has it then
 	op := store.Op{Kind: store.OpMove, From: dr.queue, Numbers: []store.Number{e.Number}}
 	if ok && d.stored() {
 		op.Targets = []store.Target{d.target()}

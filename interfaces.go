@@ -146,8 +146,14 @@ type ClientInfo struct {
 	KeepAlive       uint16 // seconds
 }
 
-// RemoteAddr returns the address of the client.
-func (c *ClientInfo) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
+// RemoteAddr returns the address of the client, nil if it isn't connected: see
+// Options.CheckRetainSource.
+func (c *ClientInfo) RemoteAddr() net.Addr {
+	if c.conn == nil {
+		return nil
+	}
+	return c.conn.RemoteAddr()
+}
 
 // Events are functions that the broker calls as things happen; nil ones cost
 // nothing. They are called on the event loops, so they must not block, and what

@@ -1,6 +1,7 @@
 package loopmq
 
 import (
+	"cmp"
 	"crypto/tls"
 	"fmt"
 	"io/fs"
@@ -12,8 +13,8 @@ import (
 
 // Listener says where and how the Broker accepts connections.
 type Listener struct {
-	// Name names the listener in logs and settings; "" means the address that it
-	// got. It need not be unique.
+	// Name names the listener in logs, ConnectRequest and ClientInfo; "" means its
+	// Address. It need not be unique.
 	Name string
 
 	// Network is "tcp", "tcp4", "tcp6" or "unix"; "" means "tcp".
@@ -46,11 +47,17 @@ type Listener struct {
 	// them.
 	Limits Quota
 
-	quota *listenerQuota
+	// Settings are what its clients may do; nil: Options.Settings. They must not be
+	// changed afterwards.
+	Settings *Settings
 }
 
-func (l *Listener) bounds() *listenerQuota { return l.quota }
-func (l *Listener) name() string           { return l.Name }
+// listener is a Listener with what its connections need.
+type listener struct {
+	Listener
+	settings *settings
+	quota    *listenerQuota
+}
 
 // Listen accepts MQTT connections as l says, and returns the address bound,
 // which differs from l.Address if the port was 0. It may be called several times,
@@ -60,13 +67,20 @@ func (b *Broker) Listen(l Listener) (net.Addr, error) {
 	if err := l.Limits.check("Listener.Limits"); err != nil {
 		return nil, err
 	}
-	ws, err := l.WebSocket.layer(&b.opts.Limits)
+	l.Name = cmp.Or(l.Name, l.Address)
+	ln := &listener{Listener: l, settings: b.settings, quota: newListenerQuota(l.Limits)}
+	if l.Settings != nil {
+		var err error
+		if ln.settings, err = b.opts.resolve(l.Settings); err != nil {
+			return nil, fmt.Errorf("listener %s: %w", l.Name, err)
+		}
+	}
+	ws, err := l.WebSocket.layer(&ln.settings.limits)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", l.Address, err)
 	}
-	l.quota = newListenerQuota(l.Limits)
 	return b.engine.Listen(eventloop.Listener{
 		Network: l.Network, Address: l.Address, Mode: l.Mode, ProxyProtocol: l.ProxyProtocol, TLS: l.TLS, WebSocket: ws,
-		Admission: l.Limits.admission(), Context: &l,
+		Admission: l.Limits.admission(), Context: ln,
 	})
 }

@@ -26,7 +26,7 @@ func (b *Broker) Subscribe(topicFilter string, f func(m *MessageView)) (cancel f
 	}
 	l := b.loops[b.nextLoop.Add(1)%uint64(len(b.loops))]
 	s := &Session{}
-	c := &Client{loop: l, session: s, state: stateConnected, local: f}
+	c := &Client{loop: l, settings: b.settings, session: s, state: stateConnected, local: f}
 	s.client.Store(c)
 	done := make(chan struct{})
 	l.el.Post(func() {

@@ -52,6 +52,7 @@ type loop struct {
 	committing publication // whose commit has returned
 	message    publication
 	forward    []byte // the properties of message
+	mounted    []byte // its topic behind a mount point
 	serial     uint64
 	stashes    [][]byte // free small buffers for partial packets
 

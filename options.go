@@ -46,6 +46,8 @@ type Options struct {
 	Authenticator Authenticator
 	// Authorizer decides on PUBLISH and SUBSCRIBE; nil: everything is allowed.
 	Authorizer Authorizer
+	// Settings are what the clients of listeners may do that have none of their own.
+	Settings Settings
 	// Events are called as things happen.
 	Events Events
 
@@ -57,6 +59,14 @@ type Options struct {
 	// CheckPayloadFormat makes the broker refuse a PUBLISH whose Payload Format
 	// Indicator says UTF-8 and whose payload is not [MQTT-3.3.2-4].
 	CheckPayloadFormat bool
+	// CheckRetainSource has a retained message sent only if its publisher may still
+	// publish it: the Authorizer of the subscriber's listener is asked, with a ClientInfo
+	// that has ClientID and Username only. Messages that were retained without this
+	// option have no Username.
+	CheckRetainSource bool
+	// UpgradeOutgoingQoS delivers at the QoS of the subscription also what was published
+	// at a lower one. It is not what the standard says [MQTT-3.8.4-8].
+	UpgradeOutgoingQoS bool
 	// ReasonStrings adds Reason Strings to PUBACK, PUBREC, PUBREL and PUBCOMP
 	// with an error too, where the client allows it, and lets PUBREL and PUBCOMP
 	// tell of an unknown Packet Identifier (0x92). CONNACK and DISCONNECT have them

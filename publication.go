@@ -18,6 +18,7 @@ type publication struct {
 	expiry                     time.Time // zero: never
 	from                       *Session  // for No Local; nil: not from a client
 	publisherID                string
+	publisherName              string         // the user name, for retained messages if their source is checked
 	received                   int64          // nanoseconds of a loop's clock; 0: not measured
 	kept                       *store.Message // the copy, once it was made
 	serial                     uint64         // tells publications of a loop apart
@@ -53,7 +54,7 @@ func (p *publication) keep() *store.Message {
 	t, q := len(p.topic), len(p.topic)+len(p.properties)
 	m := p.kept
 	m.TopicName, m.Properties, m.Payload = b[:t:t], b[t:q:q], b[q:]
-	m.QoS, m.Retain, m.Expiry, m.PublisherID = p.qos, p.retain, p.expiry, p.publisherID
+	m.QoS, m.Retain, m.Expiry, m.PublisherID, m.PublisherName = p.qos, p.retain, p.expiry, p.publisherID, p.publisherName
 	return m
 }
 
@@ -61,7 +62,7 @@ func (p *publication) keep() *store.Message {
 func (p *publication) set(m *store.Message) {
 	*p = publication{
 		topic: m.TopicName, payload: m.Payload, properties: m.Properties,
-		qos: m.QoS, retain: m.Retain, expiry: m.Expiry, publisherID: m.PublisherID, kept: m,
+		qos: m.QoS, retain: m.Retain, expiry: m.Expiry, publisherID: m.PublisherID, publisherName: m.PublisherName, kept: m,
 	}
 }
 
@@ -83,6 +84,7 @@ type delivery struct {
 	id      uint32       // the only Subscription Identifier, 0: none
 	qos     byte
 	retain  bool
+	kept    bool // at QoS 0, in the queue of a durable session that is offline, see Settings.QueueQoS0
 }
 
 // identifiers returns the Subscription Identifiers of d; one holds a single one.
@@ -100,7 +102,15 @@ func (d *delivery) identifiers(one *[1]uint32) []uint32 {
 // stored reports whether d goes by way of the store: through the queue of a durable
 // session, or that of a group without a connected member, or to another instance.
 func (d *delivery) stored() bool {
-	return d.qos > 0 && (d.session == nil || d.session.durable) || d.instance() != ""
+	return (d.qos > 0 || d.kept) && (d.session == nil || d.session.durable) || d.instance() != ""
+}
+
+// deliveryQoS is the QoS at which a message goes to a subscription [MQTT-3.8.4-8].
+func (b *Broker) deliveryQoS(published, granted byte) byte {
+	if b.opts.UpgradeOutgoingQoS {
+		return granted
+	}
+	return min(published, granted)
 }
 
 // merge adds another subscription of the same session to d: the message goes out

@@ -9,7 +9,9 @@ import (
 
 // judge judges a PUBLISH of a client beyond its syntax.
 func (c *Client) judge(p *publication) *codec.Error {
-	switch {
+	switch limit := c.settings.PayloadSize; {
+	case limit > 0 && len(p.payload) > limit:
+		return errPayloadTooLarge
 	case reserved(p.topic):
 		return errNotAuthorized
 	case c.loop.b.opts.CheckPayloadFormat && declaresUTF8(p.properties) && !utf8.Valid(p.payload):
@@ -51,8 +53,14 @@ func declaresUTF8(properties []byte) bool {
 // publishFrom is the way of a PUBLISH that a client sent: it is judged, passed
 // on, and acknowledged when everything that must be stored is.
 func (l *loop) publishFrom(c *Client, p *publication, packetID uint16, dup bool) error {
-	if l.b.tooManyLevels(p.topic) {
+	s := c.settings
+	switch {
+	case l.b.tooManyLevels(p.topic):
 		return errTopicLevels
+	case p.qos > s.maximumQoS:
+		return errQoSNotSupported
+	case p.retain && s.RetainUnavailable:
+		return errRetainNotSupported
 	}
 	if p.qos == 2 && !c.flows().in.Hold(packetID) {
 		if !dup && c.flow.repeats(p, packetID) {
@@ -70,6 +78,13 @@ func (l *loop) publishFrom(c *Client, p *publication, packetID uint16, dup bool)
 	if e := c.judge(p); e != nil {
 		c.refusePublish(p.qos, packetID, e)
 		return nil
+	}
+	var err error
+	if p.topic, err = l.mount(s, p.topic); err != nil {
+		return err
+	}
+	if p.retain && l.b.opts.CheckRetainSource {
+		p.publisherName = c.info.Username
 	}
 	switch c.decide(ActionPublish, p.topic, p.qos, p.retain) {
 	case allowed:

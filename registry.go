@@ -36,6 +36,9 @@ type Session struct {
 	// here only, and records of the feed are older than what the claim returned.
 	held atomic.Uint64
 
+	// queuesQoS0: see Settings.QueueQoS0.
+	queuesQoS0 atomic.Bool
+
 	// denied says what the session may not get of shared subscriptions; nil: nothing.
 	denied atomic.Pointer[denials]
 
@@ -61,6 +64,8 @@ type Session struct {
 // registry finds sessions by ClientID and orders the CONNECTs of each: one
 // attempt at a time goes on, and of those that wait the latest wins.
 type registry struct {
+	queueQoS0 bool // of sessions that no client of this process has had
+
 	once   sync.Once
 	seed   maphash.Seed
 	shards [64]registryShard
@@ -182,6 +187,7 @@ func (r *registry) restore(stored *store.Session) *Session {
 	s := r.session(stored.ID.ClientID)
 	if s == nil || s.id != stored.ID {
 		s = &Session{id: stored.ID, durable: true}
+		s.queuesQoS0.Store(r.queueQoS0)
 		r.put(s)
 	}
 	s.epoch.Store(max(stored.Epoch, s.epoch.Load()))
@@ -269,6 +275,11 @@ func (s *Session) unsubscribe(b *Broker, topicFilter string) (existed bool) {
 // what the store tells them of it.
 func (s *Session) routes(b *Broker) bool {
 	return b.cluster != nil && !s.durable && s.remote.Load() == nil
+}
+
+// keepsQoS0 reports whether QoS 0 messages for s, which is offline, wait in its queue.
+func (s *Session) keepsQoS0() bool {
+	return s.durable && s.queuesQoS0.Load() && s.remote.Load() == nil
 }
 
 // sentUpTo notes that a connection sent the entries up to n.

@@ -197,7 +197,11 @@ type replay struct {
 	// With a store that several nodes share the index only says which topics there
 	// are: a page of messages is read at a time.
 	page    []*store.Message
-	reading bool
+	reading bool // or the Authorizer is asked about the next one
+
+	// judged is the last message whose source the Authorizer was asked about.
+	judged    *store.Message
+	judgement decision
 }
 
 // replays are the replays of a client: it gets one after the other.
@@ -327,7 +331,43 @@ func (c *Client) replaySome(r *replay) (all bool) {
 func (c *Client) replayUnlessNewer(r *replay, m *store.Message, now time.Time) bool {
 	indexed, exists := c.loop.b.retained.Get(m.TopicName)
 	own := r.sub.Options.NoLocal && m.PublisherID == c.info.ClientID // [MQTT-3.8.3-3]
-	return !exists || own || indexed.serial > r.serial || m.Expired(now) || c.replayOne(r, m)
+	if !exists || own || indexed.serial > r.serial || m.Expired(now) {
+		return true
+	}
+	if c.loop.b.opts.CheckRetainSource && c.local == nil && m.PublisherID != "" {
+		if d := c.sourceMay(r, m); d != allowed {
+			return d == denied
+		}
+	}
+	return c.replayOne(r, m)
+}
+
+// sourceMay says whether the publisher of a retained message may still publish it. If
+// that isn't known it is asked for, and the replay goes on with the answer.
+func (c *Client) sourceMay(r *replay, m *store.Message) decision {
+	if r.judged == m {
+		return r.judgement
+	}
+	s, l, topic := c.settings, c.loop, string(m.TopicName)
+	if s.Authorizer == nil {
+		return allowed
+	}
+	source := &ClientInfo{ClientID: m.PublisherID, Username: m.PublisherName}
+	if s.fast != nil {
+		if ok, known := s.fast.AuthorizeFast(source, ActionPublish, topic, m.QoS, true); known {
+			return decided(ok)
+		}
+	}
+	r.reading = l.b.authorizing.do(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), authTimeout)
+		defer cancel()
+		ok := s.Authorizer.Authorize(ctx, source, ActionPublish, topic, m.QoS, true)
+		l.el.Post(func() {
+			r.reading, r.judged, r.judgement = false, m, decided(ok)
+			c.advance()
+		})
+	})
+	return undecided
 }
 
 // retainedAhead is how many retained messages are read from the store at a time for
@@ -416,7 +456,7 @@ func (c *Client) replayOne(r *replay, m *store.Message) bool {
 	var p publication
 	p.set(m)
 	p.retain = true
-	d := delivery{session: c.session, client: c, qos: min(m.QoS, r.sub.Options.QoS), retain: true, id: r.sub.SubscriptionIdentifier}
+	d := delivery{session: c.session, client: c, qos: l.b.deliveryQoS(m.QoS, r.sub.Options.QoS), retain: true, id: r.sub.SubscriptionIdentifier}
 	switch {
 	case c.local != nil:
 		c.deliver(&p, &d)
@@ -466,7 +506,7 @@ func (c *Client) replayOne(r *replay, m *store.Message) bool {
 // replayAhead is how many retained messages of a size may be under way to a
 // durable session, within what its queue holds.
 func (c *Client) replayAhead(size int) int {
-	limits, n := &c.loop.b.opts.Limits, replayAhead
+	limits, n := &c.settings.limits, replayAhead
 	if limits.QueueMessages > 0 {
 		n = min(n, limits.QueueMessages/4)
 	}

@@ -62,13 +62,14 @@ func (l *loop) route(p *publication, force bool) (r routed) {
 		d = delivery{
 			session: s,
 			client:  s.client.Load(),
-			qos:     min(p.qos, o.QoS), // [MQTT-3.8.4-8]
+			qos:     l.b.deliveryQoS(p.qos, o.QoS),
 			retain:  p.retain && o.RetainAsPublished,
 			id:      o.SubscriptionIdentifier,
 		}
 		if p.sys && d.client == nil {
 			continue
 		}
+		d.kept = d.qos == 0 && d.client == nil && s.keepsQoS0()
 		switch {
 		case !wait:
 			l.routeOne(p, &d, &r)
@@ -165,11 +166,15 @@ func (l *loop) addTarget(p *publication, d *delivery, r *routed) bool {
 		r.commit = r.commit || p.qos > 0
 		return true
 	}
-	if d.qos == 0 { // its client left the other instance just now
+	if d.qos == 0 && !d.kept { // its client left the other instance just now
 		l.drop(p, d, metrics.DropOffline)
 		return false
 	}
-	r.commit = true
+	if p.qos > 0 {
+		r.commit = true
+	} else {
+		r.forward = true
+	}
 	if d.session == nil && !l.b.groups.reserve(d.sharedFilter(), p.size(), &l.b.opts.Limits) {
 		l.drop(p, d, metrics.DropQueueFull)
 		if l.b.cluster != nil {

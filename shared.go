@@ -60,7 +60,7 @@ func (l *loop) selectAmong(g *trie.Group[*Session], p *publication, usable func(
 			session: m.Subscriber,
 			client:  c,
 			group:   g,
-			qos:     min(p.qos, m.Options.QoS),
+			qos:     l.b.deliveryQoS(p.qos, m.Options.QoS),
 			retain:  p.retain && m.Options.RetainAsPublished,
 			id:      m.Options.SubscriptionIdentifier,
 		}, true

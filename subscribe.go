@@ -41,9 +41,13 @@ func (c *Client) subscribe(p *codec.Subscribe) {
 			s.subscriptions[i].Options.RetainAsPublished = true
 			s.subscriptions[i].Options.NoLocal = !isShared(s.subscriptions[i].TopicFilter)
 		}
-		s.reasons[i] = codec.ReasonCode(sub.Options.QoS)
+		o := &s.subscriptions[i].Options
+		o.QoS = min(o.QoS, c.settings.maximumQoS) // [MQTT-3.2.2-10]
+		s.reasons[i] = codec.ReasonCode(o.QoS)
+		mounted, ok := c.settings.mountFilter(s.subscriptions[i].TopicFilter)
+		s.subscriptions[i].TopicFilter = mounted
 		switch {
-		case sub.Invalid:
+		case sub.Invalid, !ok:
 			s.reasons[i] = codec.TopicFilterInvalid
 		case c.loop.b.tooManyLevels(sub.TopicFilter):
 			c.fail(errTopicLevels)
@@ -59,7 +63,7 @@ const filtersAlways = 1024
 // tooManyFilters ends the connection if a packet has more filters than make
 // sense: they would hold up the loop.
 func (c *Client) tooManyFilters(n int) bool {
-	limit := c.loop.b.opts.Limits.Subscriptions
+	limit := c.settings.limits.Subscriptions
 	if limit < 0 || n <= max(limit, filtersAlways) {
 		return false
 	}
@@ -108,8 +112,7 @@ func (c *Client) authorizeSubscribe(s *subscribing) {
 // subscribeAllowed registers what is granted.
 func (c *Client) subscribeAllowed(s *subscribing) {
 	b, l := c.loop.b, c.loop
-	limit := b.opts.Limits.Subscriptions
-	total := b.limits.Load().TotalSubscriptions
+	limit, total := c.settings.limits.Subscriptions, b.limits.Load().TotalSubscriptions
 	op := c.op(store.OpSubscribe)
 	for i := range s.subscriptions {
 		sub := &s.subscriptions[i]
@@ -203,6 +206,9 @@ func (c *Client) subscribed(s *subscribing) {
 		if !s.granted[i] {
 			continue
 		}
+		if c.settings.RetainUnavailable && !isShared(sub.TopicFilter) {
+			continue
+		}
 		if isShared(sub.TopicFilter) { // no retained messages (section 4.8.2)
 			c.loop.memberCame(sub.TopicFilter)
 			continue
@@ -228,8 +234,8 @@ func (c *Client) unsubscribe(p *codec.Unsubscribe) {
 	ack := codec.Unsuback{PacketID: p.PacketID, ReasonCodes: make([]codec.ReasonCode, len(p.TopicFilters))}
 	op := c.op(store.OpUnsubscribe)
 	for i, filter := range p.TopicFilters {
-		f := string(filter)
-		if !c.session.unsubscribe(b, f) {
+		f, ok := c.settings.mountFilter(string(filter))
+		if !ok || !c.session.unsubscribe(b, f) {
 			ack.ReasonCodes[i] = codec.NoSubscriptionExisted // [MQTT-3.11.3-2]
 			continue
 		}

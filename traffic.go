@@ -119,7 +119,7 @@ func (c *Client) measure() {
 // listenerOf returns the limits of the listener that accepted a connection, or nil.
 func listenerOf(conn *eventloop.Conn) *listenerQuota {
 	if l := conn.Listener(); l != nil {
-		return l.Context.(interface{ bounds() *listenerQuota }).bounds()
+		return l.Context.(*listener).quota
 	}
 	return nil
 }
@@ -343,14 +343,11 @@ func (b *Broker) SetListenerLimits(name string, q Quota) error {
 		return err
 	}
 	b.engine.SetListenerAdmission(func(l *eventloop.Listener) eventloop.Admission {
-		named := l.Context.(interface {
-			bounds() *listenerQuota
-			name() string
-		})
-		if named.name() == name {
-			named.bounds().quota.Store(&q)
+		ln := l.Context.(*listener)
+		if ln.Name == name {
+			ln.quota.quota.Store(&q)
 		}
-		return named.bounds().quota.Load().admission()
+		return ln.quota.quota.Load().admission()
 	})
 	b.measureAll()
 	return nil

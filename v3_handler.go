@@ -17,7 +17,7 @@ func (v *V3Handler) Connect(c *Client, p *codec.Connect) error {
 	}
 	k := newConnecting(c, p)
 	if !p.CleanStart {
-		k.sessionExpiryInterval = v.b.opts.Limits.SessionExpiryInterval
+		k.sessionExpiryInterval = c.settings.limits.SessionExpiryInterval
 	}
 	c.bridge = p.Bridge
 	c.begin(k)

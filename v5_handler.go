@@ -56,7 +56,7 @@ func (s *v5State) setAlias(alias uint16, topic []byte) {
 
 // Connect implements Handler.
 func (v *V5Handler) Connect(c *Client, p *codec.Connect) error {
-	limits, props := &v.b.opts.Limits, &p.Properties
+	limits, props := &c.settings.limits, &p.Properties
 	k := newConnecting(c, p)
 	k.sessionExpiryInterval = min(props.SessionExpiryInterval*has(props, codec.PropSessionExpiryInterval), limits.SessionExpiryInterval)
 	k.expiryChanged = k.sessionExpiryInterval != props.SessionExpiryInterval*has(props, codec.PropSessionExpiryInterval)
@@ -170,7 +170,7 @@ func (v *V5Handler) publish(c *Client, p *codec.Publish) error {
 
 // resolveAlias sets or uses a Topic Alias of the client [MQTT-3.3.2-8 to -12].
 func (c *Client) resolveAlias(m *publication, alias uint16) error {
-	if int(alias) > c.loop.b.opts.Limits.TopicAliasMaximum {
+	if int(alias) > c.settings.limits.TopicAliasMaximum {
 		return errTopicAliasTooLarge
 	}
 	s := c.v5s()
@@ -197,7 +197,7 @@ func (v *V5Handler) disconnect(c *Client, p *codec.Disconnect) error {
 		if c.sessionExpiryInterval == 0 && interval > 0 {
 			return errSessionExpiryZero
 		}
-		c.sessionExpiryInterval = min(interval, v.b.opts.Limits.SessionExpiryInterval)
+		c.sessionExpiryInterval = min(interval, c.settings.limits.SessionExpiryInterval)
 	}
 	switch p.ReasonCode {
 	case codec.NormalDisconnection:
@@ -253,6 +253,14 @@ func (v *V5Handler) connackChanges(c *Client, p *codec.Properties) {
 		p.AssignedClientIdentifier = []byte(c.info.ClientID) // [MQTT-3.2.2-16]
 		p.Set(codec.PropAssignedClientIdentifier)
 	}
+	if c.settings.maximumQoS < 2 { // [MQTT-3.2.2-9]
+		p.MaximumQoS = c.settings.maximumQoS
+		p.Set(codec.PropMaximumQoS)
+	}
+	if c.settings.RetainUnavailable {
+		p.RetainAvailable = 0
+		p.Set(codec.PropRetainAvailable)
+	}
 	if k.serverKeepAlive {
 		p.ServerKeepAlive = k.keepAlive // [MQTT-3.2.2-21]
 		p.Set(codec.PropServerKeepAlive)
@@ -269,7 +277,7 @@ func (v *V5Handler) connackChanges(c *Client, p *codec.Properties) {
 
 // connackOffers says what the server allows.
 func (v *V5Handler) connackOffers(c *Client, p *codec.Properties) {
-	limits := &v.b.opts.Limits
+	limits := &c.settings.limits
 	p.ReceiveMaximum = uint16(limits.ReceiveMaximum)
 	p.Set(codec.PropReceiveMaximum)
 	p.MaximumPacketSize = uint32(limits.PacketSize)

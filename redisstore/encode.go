@@ -111,22 +111,25 @@ func appendMessage(b []byte, m *store.Message) []byte {
 	if !m.Expiry.IsZero() {
 		flags |= messageExpires
 	}
-	publisherID := m.PublisherID[:min(len(m.PublisherID), messageMaxField)]
+	publisher := m.Publisher()
+	publisher = publisher[:min(len(publisher), messageMaxField)]
 	b = append(b, flags)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(m.TopicName)))
-	b = binary.BigEndian.AppendUint16(b, uint16(len(publisherID)))
+	b = binary.BigEndian.AppendUint16(b, uint16(len(publisher)))
 	b = binary.BigEndian.AppendUint32(b, uint32(len(m.Properties)))
 	if !m.Expiry.IsZero() {
 		b = binary.BigEndian.AppendUint64(b, uint64(millis(m.Expiry)))
 	}
 	b = append(b, m.TopicName...)
-	b = append(b, publisherID...)
+	b = append(b, publisher...)
 	b = append(b, m.Properties...)
 	return append(b, m.Payload...)
 }
 
 // encodedSize is the length of what appendMessage appends.
-func encodedSize(m *store.Message) int { return messageHeader + 8 + m.Size() + len(m.PublisherID) }
+func encodedSize(m *store.Message) int {
+	return messageHeader + 8 + m.Size() + len(m.PublisherID) + 1 + len(m.PublisherName)
+}
 
 func decodeMessage(s string) (*store.Message, error) {
 	if len(s) < messageHeader || s[0]&0xF0 != messageVersion {
@@ -149,7 +152,8 @@ func decodeMessage(s string) (*store.Message, error) {
 		return nil, fmt.Errorf("%w: message", errFormat)
 	}
 	m.TopicName, b = b[:topic:topic], b[topic:]
-	m.PublisherID, b = string(b[:publisher]), b[publisher:]
+	m.SetPublisher(string(b[:publisher]))
+	b = b[publisher:]
 	m.Properties, m.Payload = b[:properties:properties], b[properties:]
 	return m, nil
 }

@@ -10,7 +10,7 @@ import (
 
 // A window of two: a third message has to wait until one of the others is finished.
 func ExampleOutbound() {
-	out := session.NewOutbound(2)
+	out := session.NewOutbound(2, 0)
 	first := out.Send(1, nil)
 	second := out.Send(2, nil)
 	fmt.Println(first, second, out.CanSend())
@@ -29,7 +29,7 @@ func ExampleOutbound() {
 
 // A durable session's Packet Identifiers follow from the numbers of its queue.
 func ExampleOutbound_SendNumber() {
-	out := session.NewOutbound(10)
+	out := session.NewOutbound(10, 0)
 	number := store.Number{Generation: 1, Seq: 70_000}
 	if out.CanSendNumber(number) {
 		packetID := out.SendNumber(number, 1, nil)

@@ -23,10 +23,13 @@ type Outbound struct {
 	salt           uint64
 	unfinished     int
 	receiveMaximum int
+	bytes          int // of the unfinished messages, see Weigh
+	bytesMax       int // 0: no limit
 }
 
 type slot struct {
 	state State
+	bytes uint32
 	entry *store.Entry
 }
 
@@ -50,19 +53,25 @@ const (
 const maxSpan = 65535
 
 // NewOutbound returns an empty window. receiveMaximum is the client's Receive
-// Maximum, 1 to 65535.
-func NewOutbound(receiveMaximum int) Outbound {
-	return Outbound{head: 1, next: 1, receiveMaximum: receiveMaximum}
+// Maximum, 1 to 65535; bytesMax bounds the bytes of the messages whose PUBACK or
+// PUBREC is awaited, 0: it doesn't. A message goes out while they are fewer.
+func NewOutbound(receiveMaximum, bytesMax int) Outbound {
+	return Outbound{head: 1, next: 1, receiveMaximum: receiveMaximum, bytesMax: bytesMax}
+}
+
+// full reports whether nothing more may go out until something is finished.
+func (o *Outbound) full() bool {
+	return o.unfinished >= o.receiveMaximum || o.bytesMax > 0 && o.bytes >= o.bytesMax
 }
 
 // CanSend reports whether one more message may go out.
 func (o *Outbound) CanSend() bool {
-	return o.unfinished < o.receiveMaximum && o.next-o.head < maxSpan
+	return !o.full() && o.next-o.head < maxSpan
 }
 
 // CanSendNumber reports whether the entry n of the session's queue may go out.
 func (o *Outbound) CanSendNumber(n store.Number) bool {
-	if o.unfinished >= o.receiveMaximum {
+	if o.full() {
 		return false
 	}
 	if n.Generation != o.generation || o.head == o.next {
@@ -82,6 +91,12 @@ func (o *Outbound) Send(qos byte, e *store.Entry) (packetID uint16) {
 func (o *Outbound) SendNumber(n store.Number, qos byte, e *store.Entry) (packetID uint16) {
 	o.rebase(n)
 	return o.put(n.Seq, stateFor(qos), e)
+}
+
+// Weigh says how many bytes the message of the last Send or SendNumber has.
+func (o *Outbound) Weigh(bytes int) {
+	o.ring[(o.next-1)&uint64(len(o.ring)-1)].bytes = uint32(bytes)
+	o.bytes += bytes
 }
 
 // Resume puts a message into the window whose PUBREC had come before the
@@ -198,6 +213,7 @@ func (o *Outbound) Unsend() {
 func (o *Outbound) clear(n uint64) *store.Entry {
 	s := &o.ring[n&uint64(len(o.ring)-1)]
 	e := s.entry
+	o.bytes -= int(s.bytes)
 	*s = slot{}
 	o.unfinished--
 	for o.head < o.next && o.ring[o.head&uint64(len(o.ring)-1)].state == Unknown {
@@ -214,7 +230,9 @@ func (o *Outbound) clear(n uint64) *store.Entry {
 // client's now, and returns the number. REQUIRES: State(packetID) is not Unknown.
 func (o *Outbound) SetState(packetID uint16, s State) store.Number {
 	n, _ := o.number(packetID)
-	o.ring[n&uint64(len(o.ring)-1)] = slot{state: s}
+	sl := &o.ring[n&uint64(len(o.ring)-1)]
+	o.bytes -= int(sl.bytes)
+	*sl = slot{state: s}
 	return store.Number{Generation: o.generation, Seq: n}
 }
 

@@ -119,7 +119,7 @@ func TestOutboundModel(t *testing.T) {
 	r := rand.New(rand.NewPCG(seed, 0))
 	for range 60 {
 		receiveMaximum := 1 + r.IntN(1+r.IntN(100))
-		o, m := NewOutbound(receiveMaximum), newModelWindow(receiveMaximum)
+		o, m := NewOutbound(receiveMaximum, 0), newModelWindow(receiveMaximum)
 		next := store.Number{Seq: 1}
 		for range 1500 {
 			switch r.IntN(4) {
@@ -171,7 +171,7 @@ func TestOutboundNumbersModel(t *testing.T) {
 	r := rand.New(rand.NewPCG(seed, 0))
 	for range 60 {
 		receiveMaximum := 1 + r.IntN(50)
-		o, m := NewOutbound(receiveMaximum), newModelWindow(receiveMaximum)
+		o, m := NewOutbound(receiveMaximum, 0), newModelWindow(receiveMaximum)
 		n := store.Number{Generation: 1 + r.Uint64N(1<<32), Seq: 1 + r.Uint64N(200_000)}
 		for range 600 {
 			switch r.IntN(3) {
@@ -220,7 +220,7 @@ func TestOutboundNumbersModel(t *testing.T) {
 
 // The window is a span: 65535 numbers from the oldest unfinished one on, whatever is finished in between.
 func TestOutboundSpan(t *testing.T) {
-	o := NewOutbound(65535)
+	o := NewOutbound(65535, 0)
 	first := o.Send(1, nil)
 	for range 65534 {
 		id := o.Send(1, nil)
@@ -247,7 +247,7 @@ func TestOutboundSpan(t *testing.T) {
 // So it is for a store's numbers, of which some are skipped.
 func TestOutboundSpanOfNumbers(t *testing.T) {
 	at := func(seq uint64) store.Number { return store.Number{Generation: 3, Seq: seq} }
-	o := NewOutbound(10)
+	o := NewOutbound(10, 0)
 	o.SendNumber(at(100), 1, nil)
 	if !o.CanSendNumber(at(100 + 65534)) {
 		t.Error("65534 above the oldest has a Packet Identifier of its own")
@@ -263,7 +263,7 @@ func TestOutboundSpanOfNumbers(t *testing.T) {
 // A full window of 65535 has each Packet Identifier once, wherever it begins.
 func TestOutboundWrapsAround(t *testing.T) {
 	for _, first := range []store.Number{{Generation: 1, Seq: 1}, {Generation: 1, Seq: 40_000}, {Generation: 1 << 40, Seq: 1<<50 + 7}} {
-		o := NewOutbound(65535)
+		o := NewOutbound(65535, 0)
 		seen := make([]bool, 65536)
 		for i := range uint64(65535) {
 			n := store.Number{Generation: first.Generation, Seq: first.Seq + i}
@@ -298,7 +298,7 @@ func TestOutboundWrapsAround(t *testing.T) {
 // The same number has the same Packet Identifier wherever the session is resumed [MQTT-4.4.0-1], and another generation has others.
 func TestOutboundPacketIdentifierFollowsNumber(t *testing.T) {
 	n := store.Number{Generation: 1_700_000_000, Seq: 12345}
-	a, b, c := NewOutbound(10), NewOutbound(10), NewOutbound(10)
+	a, b, c := NewOutbound(10, 0), NewOutbound(10, 0), NewOutbound(10, 0)
 	a.SendNumber(store.Number{Generation: n.Generation, Seq: 12000}, 1, nil)
 	id := a.SendNumber(n, 2, nil)
 	if again, ok := b.Resume(n); !ok || again != id {
@@ -307,7 +307,7 @@ func TestOutboundPacketIdentifierFollowsNumber(t *testing.T) {
 	if other := c.SendNumber(store.Number{Generation: n.Generation + 1, Seq: n.Seq}, 2, nil); other == id {
 		t.Errorf("the next generation has Packet Identifier %d again", id)
 	}
-	first := NewOutbound(10)
+	first := NewOutbound(10, 0)
 	if id := first.SendNumber(store.Number{Generation: 1, Seq: 1}, 1, nil); id != 1 {
 		t.Errorf("the first Packet Identifier is %d", id)
 	}
@@ -315,7 +315,7 @@ func TestOutboundPacketIdentifierFollowsNumber(t *testing.T) {
 
 // A window never spans two generations.
 func TestOutboundGenerations(t *testing.T) {
-	o := NewOutbound(10)
+	o := NewOutbound(10, 0)
 	id := o.SendNumber(store.Number{Generation: 5, Seq: 9}, 1, nil)
 	next := store.Number{Generation: 6, Seq: 10}
 	if o.CanSendNumber(next) {
@@ -335,7 +335,7 @@ func TestOutboundGenerations(t *testing.T) {
 }
 
 func TestOutboundUnknownPacketIdentifiers(t *testing.T) {
-	o := NewOutbound(10)
+	o := NewOutbound(10, 0)
 	for _, id := range []uint16{0, 1, 65535} {
 		if s := o.State(id); s != Unknown {
 			t.Errorf("State(%d) of an empty window: %d", id, s)

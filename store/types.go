@@ -1,6 +1,7 @@
 package store
 
 import (
+	"strings"
 	"time"
 
 	"loopmq/codec"
@@ -23,6 +24,22 @@ type Message struct {
 	Expiry time.Time
 	// PublisherID is the ClientID of the publisher, empty for the broker itself.
 	PublisherID string
+	// PublisherName is its user name, if that is to be kept.
+	PublisherName string
+}
+
+// Publisher returns PublisherID and PublisherName as one string, for stores that
+// write them: neither has a U+0000, which stands between them.
+func (m *Message) Publisher() string {
+	if m.PublisherName == "" {
+		return m.PublisherID
+	}
+	return m.PublisherID + "\x00" + m.PublisherName
+}
+
+// SetPublisher sets both to what Publisher returned.
+func (m *Message) SetPublisher(s string) {
+	m.PublisherID, m.PublisherName, _ = strings.Cut(s, "\x00")
 }
 
 // Size is what a message counts against a limit in bytes.

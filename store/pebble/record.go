@@ -126,7 +126,7 @@ func (w *recordWriter) message(m *store.Message) {
 	if !m.Expiry.IsZero() {
 		flags |= messageExpiry
 	}
-	if m.PublisherID != "" {
+	if m.PublisherID != "" || m.PublisherName != "" {
 		flags |= messagePublisher
 	}
 	if len(m.Properties) > 0 {
@@ -137,7 +137,7 @@ func (w *recordWriter) message(m *store.Message) {
 		w.fixed(orderedTime(m.Expiry))
 	}
 	if flags&messagePublisher != 0 {
-		w.string(m.PublisherID)
+		w.string(m.Publisher())
 	}
 	if flags&messageProps != 0 {
 		w.bytes(m.Properties)
@@ -155,7 +155,7 @@ func (r *recordReader) message() *store.Message {
 		m.Expiry = timeOf(r.fixed())
 	}
 	if flags&messagePublisher != 0 {
-		m.PublisherID = r.string()
+		m.SetPublisher(r.string())
 	}
 	if flags&messageProps != 0 {
 		m.Properties = r.bytes()
