@@ -149,7 +149,7 @@ func (b *Broker) Start() error {
 		}
 	}
 	for _, s := range b.givingBack {
-		b.giveBack(s, s.epoch.Load(), func(bool) {})
+		b.giveBack(s, s.epoch.Load(), allOfThem, func(bool) {})
 	}
 	b.givingBack = nil
 	b.scheduler.start()

@@ -363,6 +363,45 @@ func TestClusterADeadNodesMessagesGoToOtherMembers(t *testing.T) {
 	})
 }
 
+// What was under way to a client at QoS 2 waits for that client; what was behind it goes to another member.
+func TestClusterADeadNodesQoS2(t *testing.T) {
+	onNodes(t, 2, func(n *nodes) {
+		window := func(p *codec.Connect) {
+			p.Properties.Set(codec.PropReceiveMaximum)
+			p.Properties.ReceiveMaximum = 2
+		}
+		dead := brokertest.Connect(n.T, n.addr(0), codec.V5, brokertest.Durable("dead"), window)
+		dead.Subscribe("$share/g/t", 2)
+		pub := brokertest.Connect(n.T, n.addr(1), codec.V5)
+		for i := range 5 {
+			pub.Publish("t", strconv.Itoa(i), 2)
+		}
+		first := []*codec.Publish{dead.ExpectPublish("t", "0"), dead.ExpectPublish("t", "1")}
+		alive := brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.Durable("alive"))
+		alive.Subscribe("$share/g/t", 2)
+		n.expel(n.servers[0].Broker.Health().Node)
+		var got []string
+		for range 3 {
+			p := brokertest.Expect[*codec.Publish](alive)
+			alive.Acknowledge(p)
+			got = append(got, string(p.Payload))
+		}
+		slices.Sort(got)
+		if want := []string{"2", "3", "4"}; !slices.Equal(got, want) {
+			n.Errorf("the other member got %v, want %v", got, want)
+		}
+		alive.Disconnect()
+		dead = brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.Durable("dead"), window)
+		for _, p := range first {
+			again := brokertest.Expect[*codec.Publish](dead)
+			if again.PacketID != p.PacketID || !again.Dup {
+				n.Errorf("got Packet Identifier %d, DUP %v; want %d again", again.PacketID, again.Dup, p.PacketID)
+			}
+			dead.Acknowledge(again)
+		}
+	})
+}
+
 // A clean start at another node ends a session, but not what others of its group can still get.
 func TestClusterCleanStartElsewhere(t *testing.T) {
 	onNodes(t, 2, func(n *nodes) {

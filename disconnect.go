@@ -76,7 +76,7 @@ func (c *Client) goOffline(clean bool) {
 		offline()
 	}
 	if gives {
-		l.redistribute(s, c.epoch)
+		l.redistribute(s, c.epoch, allOfThem)
 	}
 	// A session that ends has its queue until others have what they are to get.
 	l.afterLeaving(s, func(done bool) {

@@ -3,6 +3,8 @@ package loopmq
 import (
 	"context"
 	"errors"
+	"math"
+	"slices"
 
 	"loopmq/store"
 )
@@ -12,22 +14,29 @@ import (
 // that was not sent [MQTT-4.8.2-4, MQTT-4.8.2-5]. What follows the end of the
 // connection waits for it, see afterLeaving.
 //
+// Where connections elsewhere may have sent QoS 2, these are among the first window
+// such entries: one that was sent is in the queue until its PUBREC has come, and
+// Receive Maximum bounds those.
+//
 // It begins when all that any loop has chosen s for is in its queue. Nobody chooses
 // it any more: it has no client.
-func (l *loop) redistribute(s *Session, epoch uint64) {
+func (l *loop) redistribute(s *Session, epoch uint64, window int) {
 	if waiting, already := l.leaving[s]; already {
-		l.leaving[s] = append(waiting, func(bool) { l.redistribute(s, epoch) })
+		l.leaving[s] = append(waiting, func(bool) { l.redistribute(s, epoch, window) })
 		return
 	}
 	if l.leaving == nil {
 		l.leaving = make(map[*Session][]func(done bool))
 	}
 	l.leaving[s] = nil
-	l.afterCommits(func() { l.redistributePage(s, epoch, store.Number{}) })
+	l.afterCommits(func() { l.redistributePage(s, epoch, window, store.Number{}) })
 }
 
-// redistributePage goes on behind a number.
-func (l *loop) redistributePage(s *Session, epoch uint64, after store.Number) {
+// allOfThem is a window of a size that isn't known.
+const allOfThem = math.MaxInt
+
+// redistributePage goes on behind a number. window is what is left of it there.
+func (l *loop) redistributePage(s *Session, epoch uint64, window int, after store.Number) {
 	b, id := l.b, store.QueueOf(s.id)
 	begun := b.workers.do(func() {
 		entries, err := b.store.Messages().Read(context.Background(), id, after, readEntries, readBytes)
@@ -37,7 +46,7 @@ func (l *loop) redistributePage(s *Session, epoch uint64, after store.Number) {
 					l.left(s, false)
 					return
 				}
-				l.repeat(func() { l.redistributePage(s, epoch, after) })
+				l.repeat(func() { l.redistributePage(s, epoch, window, after) })
 			}
 			switch {
 			case err != nil && !errors.Is(err, store.ErrGone):
@@ -47,14 +56,29 @@ func (l *loop) redistributePage(s *Session, epoch uint64, after store.Number) {
 				l.left(s, true)
 				return
 			}
-			failed := false
+			failed, left := false, window
+			var unsent []store.Entry
+			lastSent, _ := s.sent()
+			entries, last := entries, entries[len(entries)-1].Number
+			entries = slices.DeleteFunc(entries, func(e store.Entry) bool {
+				if e.QoS < 2 {
+					return false
+				}
+				left--
+				if left >= 0 || !lastSent.Less(e.Number) {
+					return false
+				}
+				unsent = append(unsent, e)
+				return true
+			})
 			l.backToGroups(s, epoch, entries, false, func() { failed = true })
+			l.backToGroups(s, epoch, unsent, true, func() { failed = true })
 			l.commits.after(func() {
 				if failed {
 					again()
 					return
 				}
-				l.redistributePage(s, epoch, entries[len(entries)-1].Number)
+				l.redistributePage(s, epoch, max(0, left), last)
 			})
 		})
 	})

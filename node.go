@@ -1,6 +1,7 @@
 package loopmq
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -347,7 +348,7 @@ func (n node) Orphaned(sessions []store.Session) (done bool) {
 		}
 		s.movedTo("", se.Epoch, false)
 		giving.Add(1)
-		b.giveBack(s, se.Epoch, func(done bool) {
+		b.giveBack(s, se.Epoch, cmp.Or(se.Limits.Protected, allOfThem), func(done bool) {
 			if !done {
 				failed.Store(true)
 			}
@@ -368,8 +369,9 @@ func (n node) Orphaned(sessions []store.Session) (done bool) {
 }
 
 // giveBack lets go to others what an offline session, which no loop has, holds of
-// shared subscriptions, and calls after, on any goroutine, when that is done.
-func (b *Broker) giveBack(s *Session, epoch uint64, after func(done bool)) {
+// shared subscriptions, see redistribute, and calls after, on any goroutine, when that
+// is done.
+func (b *Broker) giveBack(s *Session, epoch uint64, window int, after func(done bool)) {
 	if _, shared := s.subscriptionCount(); shared == 0 {
 		after(true)
 		return
@@ -379,7 +381,7 @@ func (b *Broker) giveBack(s *Session, epoch uint64, after func(done bool)) {
 	l = s.owner.Load()
 	l.el.Post(func() {
 		if s.client.Load() == nil && s.held.Load() == 0 {
-			l.redistribute(s, epoch)
+			l.redistribute(s, epoch, window)
 		}
 		l.afterLeaving(s, after)
 	})

@@ -852,7 +852,7 @@ func TestCleanStartGivesBack(t *testing.T) {
 	r := redistest.Start(t, "appendfsync no")
 	f := newFixture(t, open(t, r, ""))
 	f.enlist()
-	se := f.claim(store.Claim{ClientID: "{m}", Durable: true, SessionExpiryInterval: 60, Limits: store.Limits{Protected: 3}}).Session
+	se := f.claim(store.Claim{ClientID: "{m}", Durable: true, SessionExpiryInterval: 60, Limits: store.Limits{Protected: 1}}).Session
 	f.commit(store.Op{Kind: store.OpSubscribe, Session: se.ID, Epoch: se.Epoch, Subscriptions: []store.Subscription{{TopicFilter: "$share/s/a/+"}}})
 	for i, qos := range []byte{1, 2, 0, 2, 1} {
 		op := publish(fmt.Sprint(i), se)

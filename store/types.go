@@ -124,9 +124,11 @@ const (
 // store may check the length every 64th number only. Bytes counts
 // Message.Size. The queue of a group has none.
 type Limits struct {
-	Messages  int
-	Bytes     int
-	Policy    Policy
+	Messages int
+	Bytes    int
+	Policy   Policy
+	// Protected is how many entries a connection can have under way. In a Shared
+	// store a session that goes on keeps the larger one while its queue isn't empty.
 	Protected int
 }
 

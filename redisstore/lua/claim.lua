@@ -72,6 +72,9 @@ if old_owner ~= '' and old_owner ~= owner and joined then
 end
 
 if present then
+  -- What earlier connections may have sent is in the queue still.
+  local before, own = tonumber(se.lim:match('(%d+)$') or 0), tonumber(lim:match('(%d+)$') or 0)
+  if before > own and own > 0 and call('XLEN', P .. 'q:' .. tag .. ':' .. se.inc) > 0 then lim = lim:gsub('%d+$', before) end
   if se.own ~= owner and se.own ~= '' then call('ZREM', P .. 'own:' .. se.own, cid) end
   if se.lim ~= lim then clear_full(cid) end
   set_due(se, '0')

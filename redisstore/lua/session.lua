@@ -176,7 +176,7 @@ local function has_shared_subscription(tag)
 end
 
 -- give_back(se) moves what a session that is about to end has of shared subscriptions to their groups: QoS 1, and QoS 2 that nobody can
--- have sent, which is what stands behind as many entries as may be in flight [MQTT-4.8.2-4, MQTT-4.8.2-5]. It returns the groups, as
+-- have sent, which is all but the first ones, as many as may be in flight [MQTT-4.8.2-4, MQTT-4.8.2-5]. It returns the groups, as
 -- group_of does.
 local function give_back(se)
   local groups, known = {}, {}
@@ -188,7 +188,8 @@ local function give_back(se)
     for _, entry in ipairs(page) do
       local id, delivery = entry[1], entry[2][1]
       local names, qos = group_of(delivery), qos_of(delivery)
-      seen, from = seen + 1, '(' .. id
+      if qos == 2 then seen = seen + 1 end
+      from = '(' .. id
       local message = names and (qos == 1 or qos == 2 and seen > in_flight) and whole(entry[2][2])
       if message then
         local length, behind = names:match('^(%d+):()')

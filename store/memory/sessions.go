@@ -71,6 +71,9 @@ func (v sessionsView) Claim(_ context.Context, c store.Claim) (store.Claimed, er
 	se.Owner = c.Owner
 	se.Durable = c.Durable
 	se.SessionExpiryInterval = c.SessionExpiryInterval
+	if v.shared && claimed.Present && se.state.queue.live > 0 { // what earlier connections may have sent is there still
+		c.Limits.Protected = max(c.Limits.Protected, se.Limits.Protected)
+	}
 	se.Limits = c.Limits
 	v.setExpiry(se, time.Time{})
 	if c.Will != nil {
@@ -219,9 +222,13 @@ func (s *Store) giveBack(se *session) (groups []store.GroupID) {
 		return nil
 	}
 	q := &se.state.queue
-	for seen, n := range q.first(q.live) {
+	seen := 0
+	for _, n := range q.first(q.live) {
 		sl := q.slots[q.find(n)]
-		if sl.extra == nil || sl.extra.shareName == "" || sl.qos == 0 || sl.qos == 2 && seen < se.Limits.Protected {
+		if sl.qos == 2 {
+			seen++
+		}
+		if sl.extra == nil || sl.extra.shareName == "" || sl.qos == 2 && seen <= se.Limits.Protected {
 			continue
 		}
 		id := store.GroupID{ShareName: sl.extra.shareName, TopicFilter: sl.extra.topicFilter}
