@@ -87,6 +87,8 @@ type Set struct {
 	// ConnectionsUnclaimed counts connections that were accepted while the store that
 	// nodes share was away.
 	ConnectionsUnclaimed *Count
+	// CertificateReloads counts the times that files of TLS were read again.
+	CertificateReloads [NumReloadResults]*Count
 	// TrafficExceeded counts the times that a client was slowed down or disconnected,
 	// since somebody sent more than may come in the time: by whose limit it was.
 	TrafficExceeded [NumScopes]*Count

@@ -84,6 +84,15 @@ var brokerFamilies = []Family{
 		"Connections over WebSocket closed because of a frame, by reason.", nil,
 	},
 	{
+		"loopmq_certificate_reloads_total", TypeCounter, "result",
+		"Times that changed files of TLS were read: ok, they hold for new handshakes; failed, the former ones do.",
+		func(s *Set, name string) {
+			for r := range s.CertificateReloads {
+				s.CertificateReloads[r] = s.vm.NewCounter(fmt.Sprintf("%s{result=%q}", name, reloadResults[r]))
+			}
+		},
+	},
+	{
 		"loopmq_accept_pauses_total", TypeCounter, "",
 		"Times that accepting paused because file descriptors or memory ran out.", nil,
 	},

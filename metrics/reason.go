@@ -108,6 +108,25 @@ var closeReasons = [NumCloseReasons]string{
 // String returns the value of the label, such as "taken_over". It doesn't allocate.
 func (r CloseReason) String() string { return label(closeReasons[:], uint8(r)) }
 
+// ReloadResult says what came of reading files again.
+type ReloadResult uint8
+
+// The results of a reload. Each is a value of the label `result`.
+const (
+	// ReloadDone: what was read holds.
+	ReloadDone ReloadResult = iota
+	// ReloadFailed: what was there before stays.
+	ReloadFailed
+
+	// NumReloadResults is the number of results.
+	NumReloadResults = int(iota)
+)
+
+var reloadResults = [NumReloadResults]string{ReloadDone: "ok", ReloadFailed: "failed"}
+
+// String returns the value of the label, such as "ok". It doesn't allocate.
+func (r ReloadResult) String() string { return label(reloadResults[:], uint8(r)) }
+
 // RefuseReason says why a Network Connection was closed before any MQTT was
 // spoken, but for the answer that it is refused.
 type RefuseReason uint8
