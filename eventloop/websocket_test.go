@@ -452,8 +452,12 @@ func TestWebSocket_Secure(t *testing.T) {
 		c := &stream{Conn: conn}
 		large := strings.Repeat("0123456789abcdef", 1<<15)
 		for _, payload := range []string{"x", large, strings.Repeat("y", 20_000)} {
-			go func() { _ = c.WriteMessage(gorilla.BinaryMessage, []byte(payload)) }()
+			written := make(chan error, 1)
+			go func() { written <- c.WriteMessage(gorilla.BinaryMessage, []byte(payload)) }()
 			mustRead(t, c, payload)
+			if err := receive(t, "WriteMessage", written); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if err := c.WriteMessage(gorilla.CloseMessage, gorilla.FormatCloseMessage(gorilla.CloseNormalClosure, "")); err != nil {
 			t.Fatal(err)
