@@ -39,15 +39,6 @@ type remote struct {
 	peer     bool
 }
 
-// elsewhere returns the instance that has the connection of a session, empty if it
-// is this one or none.
-func (s *Session) elsewhere() string {
-	if r := s.remote.Load(); r != nil {
-		return r.instance
-	}
-	return ""
-}
-
 // instance returns the instance that d is handed to, empty if it goes to a client
 // of this one or by way of a queue.
 func (d *delivery) instance() string {
