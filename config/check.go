@@ -31,10 +31,24 @@ func (c *Config) checkListener(l *Listener, at string, names map[string]int, i i
 		c.wrong(at+".name", fmt.Sprintf("%q: %s has the same name: allowed: a name of its own", l.Name, element("listeners", first)))
 	}
 	names[l.Name] = i
+	if l.TLS != nil && l.Address != Off {
+		c.checkTLS(l.TLS, at+".tls")
+	}
 	checkChoices(c, at+".authentication", l.Authentication)
 	checkChoices(c, at+".authorization", l.Authorization)
-	if !IsLoopback(l.Address) && c.Anonymous(l) == nil && len(c.Methods(l)) == 0 {
+	if !IsLoopback(l.Address) && c.Anonymous(l) == nil && len(c.Methods(l)) == 0 && (l.TLS == nil || !l.TLS.Require) {
 		c.wrong(at+".address", c.open(l.Address, at+".address", "allow_anonymous"))
+	}
+}
+
+func (c *Config) checkTLS(t *TLS, at string) {
+	switch {
+	case len(t.Certificates) == 0:
+		c.wrong(at+".certificates", "is empty: allowed: a list with at least one certificate and its key")
+	case t.ClientCA == "" && (t.Require || t.CRL != ""):
+		c.wrong(at+".client_ca", fmt.Sprintf("%q: allowed: a file, where there is require or crl", ""))
+	case t.MaxVersion < t.MinVersion:
+		c.wrong(at+".max_version", fmt.Sprintf("%q: allowed: min_version or more", version.format(t.MaxVersion)))
 	}
 }
 

@@ -20,6 +20,7 @@ type Config struct {
 	Engine         Engine
 	Limits         Limits
 	MQTT           MQTT
+	Settings       Settings
 	Drain          Drain
 	Log            Log
 
@@ -47,6 +48,7 @@ func (c *Config) nodes() []*node {
 		keys("engine", &c.Engine, (*Engine).keys, "event loops"),
 		keys("limits", &c.Limits, (*Limits).keys, "what clients may cost; docs/limits.md says what happens beyond each limit"),
 		keys("mqtt", &c.MQTT, (*MQTT).keys, "where the standards leave a choice"),
+		keys("settings", &c.Settings, (*Settings).keys, "what clients may do, of all listeners that don't say otherwise"),
 		keys("drain", &c.Drain, (*Drain).keys, "shutting down"),
 	}, keys("log", &c.Log, (*Log).keys, "the log, one event a line on standard error"))
 }
@@ -127,6 +129,8 @@ type MQTT struct {
 	ReasonStrings              bool
 	ResponseInformation        string
 	SysInterval                time.Duration // negative: never
+	CheckRetainSource          bool
+	UpgradeOutgoingQoS         bool
 }
 
 // Strategies are the words for MQTT.SharedSubscriptionStrategy, in the order of the
@@ -140,5 +144,7 @@ func (m *MQTT) keys() []*node {
 		key("reason_strings", &m.ReasonStrings, false, boolean, "add Reason Strings to PUBACK, PUBREC, PUBREL and PUBCOMP with an error; CONNACK and DISCONNECT have them in any case"),
 		key("response_information", &m.ResponseInformation, "", text, "prefix of the Response Information for clients that ask for it: {prefix}{ClientID}/; empty: none"),
 		key("sys_interval", &m.SysInterval, 10*time.Second, span(100*time.Millisecond, day, word{Off, -1}), "how often $SYS topics are published"),
+		key("check_retain_source", &m.CheckRetainSource, false, boolean, "send a retained message only if its publisher may still publish it"),
+		key("upgrade_outgoing_qos", &m.UpgradeOutgoingQoS, false, boolean, "deliver at the QoS of the subscription, also what was published at a lower one. It is not what the standard says"),
 	}
 }

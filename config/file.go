@@ -248,6 +248,8 @@ func (r *reader) scalar(v ast.Node, n *node, path string, at int) (string, bool)
 		text = strings.TrimSuffix(v.Value.Value, "\n")
 	case *ast.IntegerNode:
 		text, takes = v.Token.Value, takesInteger
+	case *ast.FloatNode:
+		text, takes = v.Token.Value, takesFraction
 	case *ast.BoolNode:
 		text, takes = v.Token.Value, takesBool
 	default:

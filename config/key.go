@@ -58,6 +58,7 @@ const (
 	takesText scalars = 1 << iota
 	takesInteger
 	takesBool
+	takesFraction
 )
 
 // kind is a type of value.

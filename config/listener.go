@@ -1,14 +1,22 @@
 package config
 
-import "net/netip"
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+)
 
 // Listener is where clients connect.
 type Listener struct {
 	Name           string
 	Address        string // host:port, unix:PATH, or Off
 	Protocol       string // ProtocolMQTT, ProtocolWebSocket
+	TLS            *TLS   // nil: none
+	ProxyProtocol  []netip.Prefix
+	Mode           *uint32 // of a unix socket; nil: as the umask says
 	WebSocket      WebSocket
 	Limits         Quota
+	Settings       Settings
 	AllowAnonymous *bool    // nil: as Config.AllowAnonymous
 	Authentication []Method // none: Config.Authentication
 	Authorization  []Rule   // none: Config.Authorization
@@ -26,9 +34,16 @@ func (l *Listener) keys() []*node {
 		key("name", &l.Name, "", listenerName, "what logs, metrics and flags call it; each listener needs one of its own"),
 		key("address", &l.Address, "", listenAddress, "host:port; port 0 takes a free one. off leaves the listener out"),
 		key("protocol", &l.Protocol, ProtocolMQTT, oneOf(ProtocolMQTT, ProtocolWebSocket), "MQTT by itself, or in frames of WebSocket"),
+		optional("tls", &l.TLS, (*TLS).keys, "TLS in front of it. What has changed in the files holds for the next handshake"),
+		keyList("proxy_protocol", &l.ProxyProtocol, network, "networks of balancers in front, whose connections begin with a header of the PROXY protocol, version 1 or 2, that says who the client is. Others may not send one"),
+		maybe("mode", &l.Mode, "as the umask says", fileMode, "who may use a unix socket"),
 		keys("websocket", &l.WebSocket, (*WebSocket).keys, "MQTT over WebSocket"),
 		keys("limits", &l.Limits, (*Quota).keys, "what comes by this listener, within the limits at the top"),
+		keys("settings", &l.Settings, (*Settings).ofListener, "what clients of this listener may do, in place of settings and limits at the top"),
 		maybe("allow_anonymous", &l.AllowAnonymous, "as the key of this name at the top", boolean, "whether clients may connect here that don't say who they are"),
+		listOf("authentication", &l.Authentication, (*Method).keys, "the ways of knowing clients of this listener, in place of those at the top"),
+		listOf("authorization", &l.Authorization, (*Rule).keys, "what clients of this listener may do, in place of what is at the top"),
+		maybe("allow_by_default", &l.AllowByDefault, "as the key of this name at the top", boolean, "whether what no element of authorization decides on is allowed"),
 	}
 }
 
@@ -43,6 +58,15 @@ var listenerName = kind[string]{
 		return s, s != "" && len(s) <= 32
 	},
 	format: same,
+}
+
+var fileMode = kind[uint32]{
+	name: "mode", allowed: `an octal number in quotes, such as "0660"`, takes: takesText,
+	parse: func(s string) (uint32, bool) {
+		n, err := strconv.ParseUint(s, 8, 9)
+		return uint32(n), err == nil
+	},
+	format: func(n uint32) string { return fmt.Sprintf("%04o", n) },
 }
 
 // WebSocket is how MQTT over WebSocket is spoken.

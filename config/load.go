@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"strings"
 )
 
@@ -25,6 +26,8 @@ func Load(path string, environ []string, flags []Flag) (*Config, Problems) {
 		}
 	}
 	c.readEnvironment(environ)
+	flags = slices.Clone(flags)
+	slices.SortStableFunc(flags, func(a, b Flag) int { return order(a) - order(b) })
 	for _, f := range flags {
 		c.readFlag(f)
 	}
@@ -47,8 +50,29 @@ func (c *Config) readFlag(f Flag) {
 		c.set(f.Path, f.Value, source)
 		return
 	}
+	if file, isFile := strings.CutPrefix(name, "."); isFile {
+		c.certify(file, f.Value, source)
+		return
+	}
 	i := c.listener(name)
 	c.set(element("listeners", i)+".address", f.Value, source)
+}
+
+// certify sets a file of the first certificate of the listeners that flags name with
+// TLS, and makes their sections.
+func (c *Config) certify(file, value string, source Source) {
+	found := false
+	for _, name := range []string{"tls", "wss"} {
+		for i := range c.Listeners {
+			if c.Listeners[i].Name == name {
+				found = true
+				c.set(element("listeners", i)+".tls.certificates[0]."+file, value, source)
+			}
+		}
+	}
+	if !found {
+		c.problem(source, "", shown(value)+": allowed: with --tls or --wss")
+	}
 }
 
 // listener returns the index of the listener with a name, which is made if it
@@ -65,6 +89,9 @@ func (c *Config) listener(name string) int {
 	l.Name = name
 	if name == "ws" || name == "wss" {
 		l.Protocol = ProtocolWebSocket
+	}
+	if name == "tls" || name == "wss" {
+		l.TLS = fresh((*TLS).keys)
 	}
 	return len(c.Listeners) - 1
 }
@@ -91,9 +118,20 @@ func (c *Config) Problem(path, text string) Problem {
 	return Problem{s, keyFor(s, path), text, path}
 }
 
+// order has flags for certificates read after those that make their listeners.
+func order(f Flag) int {
+	if strings.HasPrefix(f.Path, "@.") {
+		return 1
+	}
+	return 0
+}
+
 // Allowed says what the value of a flag may be.
 func (f Flag) Allowed() string {
-	if strings.HasPrefix(f.Path, "@") {
+	switch {
+	case order(f) > 0:
+		return file.allowed
+	case strings.HasPrefix(f.Path, "@"):
 		return listenAddress.allowed
 	}
 	n, err := find(New().nodes(), f.Path)

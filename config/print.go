@@ -25,7 +25,7 @@ type yamlWriter struct {
 	strings.Builder
 	hide   bool                     // secrets
 	source func(path string) string // a comment behind a value; nil: none
-	leaves func(path string) bool   // leaves a value out; nil: none
+	brief  bool                     // leaves out what is as by default
 }
 
 func (y *yamlWriter) section(nodes []*node, path, indent string) {
@@ -33,12 +33,12 @@ func (y *yamlWriter) section(nodes []*node, path, indent string) {
 		at, head := join(path, n.name), indent+n.name+":"
 		switch {
 		case n.leaf != nil:
-			if values := n.leaf.values(); values != nil && (y.leaves == nil || !y.leaves(at)) {
+			if values := n.leaf.values(); values != nil && !(y.brief && !n.leaf.many && values[0] == n.leaf.standard) {
 				y.WriteString(head)
 				y.value(n, values, at, indent)
 			}
 		case n.section != nil && n.section.present():
-			below := yamlWriter{hide: y.hide, source: y.source, leaves: y.leaves}
+			below := yamlWriter{hide: y.hide, source: y.source, brief: y.brief}
 			below.section(n.section.open(), at, indent+"  ")
 			switch {
 			case below.Len() > 0:
@@ -49,7 +49,7 @@ func (y *yamlWriter) section(nodes []*node, path, indent string) {
 		case n.list != nil && n.list.len() > 0:
 			y.WriteString(head + "\n")
 			for i := range n.list.len() {
-				below := yamlWriter{hide: y.hide, source: y.source, leaves: y.leaves}
+				below := yamlWriter{hide: y.hide, source: y.source, brief: y.brief}
 				below.section(n.list.at(i), element(at, i), indent+"    ")
 				text := below.String()
 				if text == "" {

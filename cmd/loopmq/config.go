@@ -25,7 +25,11 @@ Flags:
   --set ASSIGNMENT       KEY=VALUE for any key of the file, such as limits.packet_size=1MiB;
                          may be repeated
   --tcp ADDR             MQTT over TCP, as host:port, unix:PATH, or "off" (default 127.0.0.1:1883)
+  --tls ADDR             MQTT over TLS, the same; it needs --certificate and --key (default off)
   --ws ADDR              MQTT over WebSocket at /mqtt, the same (default off)
+  --wss ADDR             MQTT over WebSocket and TLS, the same as --tls (default off)
+  --certificate FILE     the server's certificate, PEM, for --tls and --wss
+  --key FILE             its key
   --admin ADDR           /metrics, /livez, /readyz and /health, as host:port, or "off"
                          (default 127.0.0.1:8081)
   --allow-anonymous      allow addresses that are not loopback, though nobody has to
@@ -56,6 +60,10 @@ SIGHUP reads file and environment again.
 var paths = map[string]string{
 	"tcp":              "@tcp",
 	"ws":               "@ws",
+	"tls":              "@tls",
+	"wss":              "@wss",
+	"certificate":      "@.certificate",
+	"key":              "@.key",
 	"admin":            "admin.address",
 	"allow-anonymous":  "allow_anonymous",
 	"store":            "store",

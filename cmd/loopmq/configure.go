@@ -35,6 +35,8 @@ func runConfig(args []string, stdout, stderr io.Writer) int {
 			return complain(stderr, []string{fmt.Sprintf("config reference: argument %q: allowed: none", rest[0])})
 		}
 		return written(config.WriteReference(stdout), stderr)
+	case "import":
+		return runConfigImport(rest, stdout, stderr)
 	case "--help", "-help", "-h":
 		fmt.Fprint(stdout, configUsage)
 		return exitOK
@@ -62,6 +64,31 @@ func runConfigLoad(command string, args []string, stdout, stderr io.Writer) int 
 	}
 	fmt.Fprintln(stdout, "ok")
 	return exitOK
+}
+
+// runConfigImport translates a mosquitto.conf.
+func runConfigImport(args []string, stdout, stderr io.Writer) int {
+	if len(args) != 1 {
+		return complain(stderr, []string{fmt.Sprintf("config import: %d arguments: allowed: the name of a mosquitto.conf", len(args))})
+	}
+	yaml, notes, err := config.ImportMosquitto(args[0])
+	if err != nil {
+		return written(err, stderr)
+	}
+	code := written(writeString(stdout, yaml), stderr)
+	for _, n := range notes {
+		hint := ""
+		if n.Unsafe {
+			code, hint = exitFailed, " (see to it before you use the result)"
+		}
+		fmt.Fprintf(stderr, "loopmq: %s: %s%s\n", n.Source, n.Text, hint)
+	}
+	return code
+}
+
+func writeString(w io.Writer, s string) error {
+	_, err := io.WriteString(w, s)
+	return err
 }
 
 func written(err error, stderr io.Writer) int {

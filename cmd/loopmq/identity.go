@@ -17,6 +17,7 @@ import (
 	"loopmq/codec"
 	"loopmq/config"
 	"loopmq/metrics"
+	"loopmq/tlsfiles"
 )
 
 // identity is who may connect to a broker, and what they may do there, as its
@@ -27,6 +28,7 @@ type identity struct {
 
 	bans      *auth.Bans             // nil: none
 	steps     map[string][]auth.Step // by the key of the methods
+	rules     map[string][]auth.Rule // by their key
 	passwords map[string]*auth.PasswordFile
 	acls      map[string]*auth.ACLFile
 	files     []preparer // what can be read again
@@ -40,7 +42,7 @@ type preparer struct {
 }
 
 func newIdentity(c *config.Config, set *metrics.Set, log *slog.Logger) (*identity, error) {
-	i := &identity{metrics: set, log: log, steps: map[string][]auth.Step{}, passwords: map[string]*auth.PasswordFile{}, acls: map[string]*auth.ACLFile{}}
+	i := &identity{metrics: set, log: log, steps: map[string][]auth.Step{}, rules: map[string][]auth.Rule{}, passwords: map[string]*auth.PasswordFile{}, acls: map[string]*auth.ACLFile{}}
 	b := c.Bans
 	if b == nil {
 		return i, nil
@@ -64,20 +66,6 @@ func ruleOf(r *config.BanRule) auth.BanRule {
 		return auth.BanRule{}
 	}
 	return auth.BanRule{Times: r.Times, Window: r.Window, For: r.For}
-}
-
-// decide puts what decides about clients into the options of a broker.
-func (i *identity) decide(c *config.Config, o *loopmq.Options) (err error) {
-	if o.Authenticator, err = i.authenticator("authentication", c.Authentication, c.AllowAnonymous); err != nil {
-		return err
-	}
-	if o.Authorizer, err = i.authorizer("authorization", c.Authorization, c.AllowByDefault); err != nil {
-		return err
-	}
-	if i.bans != nil {
-		i.bans.Watch(&o.Events)
-	}
-	return nil
 }
 
 // enforce has bans end connections of a broker that has started.
@@ -203,8 +191,11 @@ func (i *identity) authorizer(at string, rules []config.Rule, allowByDefault boo
 	if len(rules) == 0 {
 		return nil, nil
 	}
-	var all []auth.Rule
+	all, made := i.rules[at]
 	for n := range rules {
+		if made { // for another listener
+			break
+		}
 		r, key := &rules[n], fmt.Sprintf("%s[%d]", at, n)
 		switch {
 		case r.ACLFile != nil:
@@ -229,6 +220,7 @@ func (i *identity) authorizer(at string, rules []config.Rule, allowByDefault boo
 			all = append(all, rule)
 		}
 	}
+	i.rules[at] = all
 	return auth.NewRules(auth.RulesOptions{AllowByDefault: allowByDefault, Logger: i.log, Metrics: i.metrics}, all...), nil
 }
 
@@ -243,6 +235,21 @@ func (i *identity) aclFile(key, path string) (*auth.ACLFile, error) {
 	i.acls[path] = f
 	i.files = append(i.files, preparer{key, f.Prepare})
 	return f, nil
+}
+
+// tls returns how a listener speaks TLS.
+func (i *identity) tls(at string, c *config.TLS) (*tls.Config, error) {
+	f := tlsfiles.Files{ClientCA: c.ClientCA, RequireCertificate: c.Require, CRL: c.CRL, MinVersion: c.MinVersion, MaxVersion: c.MaxVersion}
+	for _, pair := range c.Certificates {
+		f.Certificates = append(f.Certificates, tlsfiles.KeyPair(pair))
+	}
+	source, err := tlsfiles.Load(f, tlsfiles.Options{Logger: i.log, Metrics: i.metrics})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", at, err)
+	}
+	i.closers = append(i.closers, source.Close)
+	i.files = append(i.files, preparer{at, source.Prepare})
+	return source.Config(), nil
 }
 
 // tlsClient returns how the broker is a client of TLS, nil for the defaults.

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -21,6 +23,9 @@ func optionsOf(c *config.Config) loopmq.Options {
 		ReasonStrings:              c.MQTT.ReasonStrings,
 		ResponseInformation:        c.MQTT.ResponseInformation,
 		SysInterval:                c.MQTT.SysInterval,
+		CheckRetainSource:          c.MQTT.CheckRetainSource,
+		UpgradeOutgoingQoS:         c.MQTT.UpgradeOutgoingQoS,
+		Settings:                   settingsOf(&c.Settings, &c.Settings),
 		ConnectTimeout:             c.Limits.ConnectTimeout,
 		Limits:                     limitsOf(&c.Limits),
 	}
@@ -82,14 +87,84 @@ func drainOf(d *config.Drain) loopmq.DrainOptions {
 	return loopmq.DrainOptions{Wait: d.Wait, Rate: d.Rate, ServerReference: d.ServerReference}
 }
 
-// listenerOf returns what a configuration says of a listener.
-func listenerOf(_ *config.Config, l *config.Listener) loopmq.Listener {
-	listener := loopmq.Listener{Name: l.Name, Address: l.Address, Limits: quotaOf(&l.Limits)}
-	if path, isUnix := strings.CutPrefix(l.Address, "unix:"); isUnix {
-		listener.Network, listener.Address = "unix", path
+// settingsOf returns what clients may do: of one listener what its section says, and
+// where it says nothing what holds for all.
+func settingsOf(of, all *config.Settings) loopmq.Settings {
+	qos := pick(of.MaximumQoS, all.MaximumQoS, 2)
+	if qos == 0 {
+		qos = -1
 	}
-	if w := &l.WebSocket; l.Protocol == config.ProtocolWebSocket {
-		listener.WebSocket = &loopmq.WebSocket{Path: w.Path, Origins: w.Origins, Forwarders: w.Forwarders}
+	return loopmq.Settings{
+		MaximumQoS:          qos,
+		RetainUnavailable:   !pick(of.RetainAvailable, all.RetainAvailable, true),
+		QueueQoS0:           pick(of.QueueQoS0, all.QueueQoS0, false),
+		RefuseEmptyClientID: !pick(of.AllowEmptyClientID, all.AllowEmptyClientID, true),
+		AutoIDPrefix:        pick(of.AutoIDPrefix, all.AutoIDPrefix, ""),
+		UsernameAsClientID:  pick(of.UsernameAsClientID, all.UsernameAsClientID, false),
+		MountPoint:          pick(of.MountPoint, all.MountPoint, ""),
+		PayloadSize:         pick(of.PayloadSize, all.PayloadSize, 0),
+		InflightBytes:       pick(of.InflightBytes, all.InflightBytes, 0),
+		Limits: limitsOf(&config.Limits{
+			PacketSize:            pick(of.PacketSize, nil, 0),
+			ReceiveMaximum:        pick(of.ReceiveMaximum, nil, 0),
+			TopicAliasMaximum:     pick(of.TopicAliasMaximum, nil, 0),
+			Inflight:              pick(of.Inflight, nil, 0),
+			QueueMessages:         pick(of.QueueMessages, nil, 0),
+			QueueBytes:            pick(of.QueueBytes, nil, 0),
+			QueuePolicy:           pick(of.QueuePolicy, nil, ""),
+			KeepAlive:             pick(of.KeepAlive, nil, 0),
+			SessionExpiryInterval: pick(of.SessionExpiryInterval, nil, 0),
+			Subscriptions:         pick(of.Subscriptions, nil, 0),
+		}),
 	}
-	return listener
+}
+
+func pick[T any](of, all *T, otherwise T) T {
+	switch {
+	case of != nil:
+		return *of
+	case all != nil:
+		return *all
+	}
+	return otherwise
+}
+
+// listenerOf returns what a configuration says of the listener at an index. The
+// files that it names are who's to read again.
+func listenerOf(c *config.Config, i int, who *identity) (l loopmq.Listener, err error) {
+	said, at := &c.Listeners[i], fmt.Sprintf("listeners[%d]", i)
+	settings := settingsOf(&said.Settings, &c.Settings)
+	methods := "authentication"
+	if len(said.Authentication) > 0 {
+		methods = at + ".authentication"
+	}
+	if settings.Authenticator, err = who.authenticator(methods, c.Methods(said), c.Anonymous(said)); err != nil {
+		return l, err
+	}
+	rules, from, byDefault := c.Authorization, "authorization", c.AllowByDefault
+	if len(said.Authorization) > 0 {
+		rules, from = said.Authorization, at+".authorization"
+	}
+	if said.AllowByDefault != nil {
+		byDefault = *said.AllowByDefault
+	}
+	if settings.Authorizer, err = who.authorizer(from, rules, byDefault); err != nil {
+		return l, err
+	}
+	l = loopmq.Listener{
+		Name: said.Name, Address: said.Address, ProxyProtocol: said.ProxyProtocol, Limits: quotaOf(&said.Limits), Settings: &settings,
+	}
+	if path, isUnix := strings.CutPrefix(said.Address, "unix:"); isUnix {
+		l.Network, l.Address = "unix", path
+	}
+	if said.Mode != nil {
+		l.Mode = fs.FileMode(*said.Mode)
+	}
+	if w := &said.WebSocket; said.Protocol == config.ProtocolWebSocket {
+		l.WebSocket = &loopmq.WebSocket{Path: w.Path, Origins: w.Origins, Forwarders: w.Forwarders}
+	}
+	if said.TLS != nil {
+		l.TLS, err = who.tls(at+".tls", said.TLS)
+	}
+	return l, err
 }

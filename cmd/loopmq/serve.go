@@ -38,8 +38,17 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 		return err
 	}
 	defer who.close()
-	if err := who.decide(c, &options); err != nil {
-		return err
+	if who.bans != nil {
+		who.bans.Watch(&options.Events)
+	}
+	listeners := make([]loopmq.Listener, len(c.Listeners))
+	for n := range c.Listeners {
+		if c.Listeners[n].Address == off {
+			continue
+		}
+		if listeners[n], err = listenerOf(c, n, who); err != nil {
+			return err
+		}
 	}
 	f := newFront()
 	admin, adminAddress := f.admin(options.Metrics, who.banFunctions(), logger), off
@@ -75,7 +84,7 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 		options.AcknowledgeEarly, options.ServeWithoutStore = r.AcknowledgesEarly(), r.Degraded()
 	}
 	r := &reloader{invocation: i, started: c, current: c, identity: who, level: level, log: logger}
-	err = serveFrom(ctx, c, options, r, f, hangups, adminAddress)
+	err = serveFrom(ctx, c, options, listeners, r, f, hangups, adminAddress)
 	return first(err, st.Close())
 }
 
@@ -88,7 +97,7 @@ func newLogger(c *config.Config, level slog.Leveler, w io.Writer) *slog.Logger {
 }
 
 // serveFrom runs a broker on an open store.
-func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, r *reloader, f *front, hangups <-chan os.Signal, adminAddress string) error {
+func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, listeners []loopmq.Listener, r *reloader, f *front, hangups <-chan os.Signal, adminAddress string) error {
 	broker, err := loopmq.New(options)
 	if err != nil {
 		return err
@@ -104,7 +113,7 @@ func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, r 
 	for i := range c.Listeners {
 		l, address := &c.Listeners[i], off
 		if l.Address != off {
-			addr, err := broker.Listen(listenerOf(c, l))
+			addr, err := broker.Listen(listeners[i])
 			if err != nil {
 				key := fmt.Sprintf("listeners[%d].address", i)
 				return first(fmt.Errorf("%s: %w", named(c, key, "--"+l.Name), err), stop(broker, c.Drain.Grace))
