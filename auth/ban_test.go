@@ -305,6 +305,45 @@ func TestBannedClients(t *testing.T) {
 	}
 }
 
+// slowPassword is onePassword that waits to be told to go on.
+type slowPassword struct {
+	onePassword
+	asked, goOn chan struct{}
+}
+
+func (p slowPassword) Authenticate(ctx context.Context, r *loopmq.ConnectRequest) (Result, error) {
+	p.asked <- struct{}{}
+	<-p.goOn
+	return p.onePassword.Authenticate(ctx, r)
+}
+
+// A ban that comes while a CONNECT is decided on holds for it, too.
+func TestBannedWhileConnecting(t *testing.T) {
+	for _, ban := range []Ban{{Kind: BanClientID, Value: "c"}, {Kind: BanUsername, Value: "alice"}} {
+		b := mustBans(t, BansOptions{})
+		p := slowPassword{asked: make(chan struct{}), goOn: make(chan struct{})}
+		s := brokertest.Start(t, func(o *loopmq.Options) {
+			o.Authenticator = b.Authenticator(NewChain(Options{}, Step{Method: p}))
+			b.Watch(&o.Events)
+		})
+		b.Enforce(s.Broker)
+		c := brokertest.Dial(t, s.Addr, codec.V5)
+		c.SendConnect(brokertest.ClientID("c"), brokertest.Credentials("alice", "right"))
+		<-p.asked
+		if err := b.Add(ban); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the look at connected clients", func() bool { return len(b.check) == 0 })
+		close(p.goOn)
+		if ban.Kind == BanUsername { // which is looked for when it is known
+			c.ExpectConnack(codec.Banned)
+			continue
+		}
+		c.ExpectConnack(codec.Success)
+		c.ExpectDisconnect(codec.AdministrativeAction)
+	}
+}
+
 func TestFlappingClientIsBanned(t *testing.T) {
 	c := newClock()
 	set := metrics.New(1)
@@ -354,7 +393,7 @@ func TestWrongCredentialsBanTheAddress(t *testing.T) {
 		t.Errorf("got %v", b.List())
 	}
 	// Of IPv6 it is the network of a site.
-	b.o.Exempt = nil
+	b = mustBans(t, BansOptions{Credentials: rule})
 	for i := range 4 {
 		b.failed(netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", i)))
 	}

@@ -112,6 +112,7 @@ func TestHTTPAnswers(t *testing.T) {
 		{"404", says(404, "<html>"), Reject, 0},
 		{"a page", says(200, "<html>Please log in</html>", "Content-Type", "text/html"), failure, 0},
 		{"a page as JSON", says(200, "<html>Please log in</html>"), failure, 0},
+		{"JSON of another type", says(200, `{"result": "allow"}`, "Content-Type", "text/html"), failure, 0},
 		{"text", says(200, "ok", "Content-Type", "text/plain"), failure, 0},
 		{"no result", says(200, `{}`), failure, 0},
 		{"unknown result", says(200, `{"result": "allowed"}`), failure, 0},

@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha512"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
@@ -177,6 +178,21 @@ func TestJWTConfusion(t *testing.T) {
 	crit, err := critical.SignedString(testKeys.rsa)
 	if err != nil {
 		t.Fatal(err)
+	}
+	// A key of one curve under the algorithm of another: its signature verifies, filled up to the length.
+	ec := mustJWT(t, JWTOptions{KeyFiles: []string{mustWrite(t, "ec.pem", publicPEM(t, testKeys.p256))}})
+	text, err := jwt.NewWithClaims(jwt.SigningMethodES384, claims).SigningString()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha512.Sum384([]byte(text))
+	x, y, err := ecdsa.Sign(rand.Reader, testKeys.p256, sum[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	signature := append(x.FillBytes(make([]byte, 48)), y.FillBytes(make([]byte, 48))...)
+	if got := judge(t, ec, "c", text+"."+base64.RawURLEncoding.EncodeToString(signature)); got.Decision != Reject {
+		t.Errorf("ES384 with a key on P-256: %v", got.Decision)
 	}
 	for name, token := range map[string]string{
 		"none":                 none,
