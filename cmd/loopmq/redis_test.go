@@ -176,7 +176,7 @@ func TestAcknowledgementWaitsForTheReplica(t *testing.T) {
 		t.Fatal(err)
 	}
 	master.Replicated()
-	p := mustServeOn(t, master.URL()+"?ack=store+replicas:1")
+	p := mustServeOn(t, master.URL()+"?ack=store+replicas:1&timeout=400ms") // each WAIT takes half of that
 	c := mustConnect(t, p.tcp)
 	puback := make([]byte, 5)        // with 0x10, No matching subscribers
 	publish := func(packetID byte) { // a retained message of QoS 1, which is stored
@@ -198,7 +198,7 @@ func TestAcknowledgementWaitsForTheReplica(t *testing.T) {
 	replica.Stop()
 	publish(2)
 	await(t, "the message at the master", func() bool { return master.Client().DBSize(ctx).Val() > before })
-	_ = c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+	_ = c.SetReadDeadline(time.Now().Add(time.Second))
 	var late net.Error
 	if n, err := c.Read(puback); !errors.As(err, &late) || !late.Timeout() || !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("while the replica stands still: got % x, %v, want nothing", puback[:n], err)
