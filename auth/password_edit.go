@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNoUser: the password file doesn't have that user.
+// ErrNoUser says that a password file doesn't have that user.
 var ErrNoUser = errors.New("no such user")
 
 // SetPassword writes the hash of a user, as HashPassword makes it, into a password

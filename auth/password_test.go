@@ -332,7 +332,7 @@ func TestPasswordsAreCheckedAFewAtATime(t *testing.T) {
 		})
 	}
 	for range flood - parallel - maxWaiting { // too many: they are told so at once
-		if err := <-results; !errors.Is(err, errPasswordsBusy) || err.(*codec.Error).ReasonCode != codec.ServerBusy {
+		if err := <-results; !errors.Is(err, errPasswordsBusy) || reasonOf(err) != codec.ServerBusy {
 			t.Errorf("got %v", err)
 		}
 	}
@@ -429,7 +429,8 @@ func FuzzPasswordFile(f *testing.F) {
 				}
 				h.Iters = min(h.Iters, 10)
 				h.matches([]byte("x"))
-				if again, err := parseHash(scramHash(u.byName[name].(scramHash)).String()); err != nil || again.(scramHash).String() != u.byName[name].(scramHash).String() {
+				text := u.byName[name].(scramHash).String()
+				if again, err := parseHash(text); err != nil || again.(scramHash).String() != text {
 					t.Fatalf("%q: not the same when written: %v", name, err)
 				}
 			case sha512Hash:
