@@ -498,6 +498,33 @@ func TestClusterAnExpelledNodeKeepsWhatWaitsForGroups(t *testing.T) {
 	})
 }
 
+// expelledAtOnce is a store whose members are declared dead before they have started.
+type expelledAtOnce struct{ store.Shared }
+
+type expelledMember struct{ store.Member }
+
+func (s expelledAtOnce) Join(ctx context.Context, n store.Node) (store.Member, error) {
+	m, err := s.Shared.Join(ctx, n)
+	return expelledMember{m}, err
+}
+
+func (expelledMember) Start(context.Context) error { return store.ErrDead }
+
+func TestClusterANodeThatCouldNotStartShutsDown(t *testing.T) {
+	b, err := loopmq.New(loopmq.Options{Store: expelledAtOnce{memory.NewHub(memory.Options{}).Open()}, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Start(); !errors.Is(err, store.ErrDead) {
+		t.Errorf("got %v, want ErrDead", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), brokertest.Timeout)
+	defer cancel()
+	if err := b.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestClusterKickFromAnyNode(t *testing.T) {
 	onNodes(t, 2, func(n *nodes) {
 		c := brokertest.Connect(n.T, n.addr(0), codec.V5, brokertest.ClientID("c"))

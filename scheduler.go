@@ -2,6 +2,7 @@ package loopmq
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"loopmq/store"
@@ -11,11 +12,11 @@ import (
 // sessions that have expired, and clears retained messages that have. What is due
 // stands in the store, so it survives the node that put it there.
 type scheduler struct {
-	b      *Broker
-	nudges chan struct{}
-	ctx    context.Context
-	cancel context.CancelFunc
-	done   chan struct{}
+	b       *Broker
+	nudges  chan struct{}
+	ctx     context.Context
+	cancel  context.CancelFunc
+	running sync.WaitGroup
 
 	// When to go on with Wills and with sessions after a round that failed.
 	willsPause, sessionsPause time.Time
@@ -37,17 +38,17 @@ const (
 )
 
 func newScheduler(b *Broker) *scheduler {
-	s := &scheduler{b: b, nudges: make(chan struct{}, 1), done: make(chan struct{})}
+	s := &scheduler{b: b, nudges: make(chan struct{}, 1)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
 
-func (s *scheduler) start() { go s.run() }
+func (s *scheduler) start() { s.running.Go(s.run) }
 
-// stop ends the scheduler and waits for it.
+// stop ends the scheduler and waits for it. It need not have started.
 func (s *scheduler) stop() {
 	s.cancel()
-	<-s.done
+	s.running.Wait()
 }
 
 // nudge tells the scheduler that something new may be due. It never blocks.
@@ -59,7 +60,6 @@ func (s *scheduler) nudge() {
 }
 
 func (s *scheduler) run() {
-	defer close(s.done)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var swept time.Time

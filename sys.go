@@ -3,6 +3,7 @@ package loopmq
 import (
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"loopmq/metrics"
@@ -15,26 +16,25 @@ import (
 type sys struct {
 	b          *Broker
 	quit       chan struct{}
-	done       chan struct{}
+	running    sync.WaitGroup
 	last       map[string]string
 	maxClients int
 	loads      []*load
 }
 
 func newSys(b *Broker) *sys {
-	return &sys{b: b, quit: make(chan struct{}), done: make(chan struct{}), last: make(map[string]string)}
+	return &sys{b: b, quit: make(chan struct{}), last: make(map[string]string)}
 }
 
-func (s *sys) start() { go s.run() }
+func (s *sys) start() { s.running.Go(s.run) }
 
-// stop ends the publishing and waits for it.
+// stop ends the publishing and waits for it. It need not have started.
 func (s *sys) stop() {
 	close(s.quit)
-	<-s.done
+	s.running.Wait()
 }
 
 func (s *sys) run() {
-	defer close(s.done)
 	if s.b.opts.SysInterval < 0 {
 		return
 	}
