@@ -17,8 +17,8 @@ type drain struct {
 	topicFilter string
 	queue       store.QueueID
 	of          *membership // that it began in; nil: there is no cluster
-	moved       bool // something of this page went to a member
-	refused     bool // something of this page had to stay
+	moved       bool        // something of this page went to a member
+	refused     bool        // something of this page had to stay
 }
 
 // drainGroup gives what waits in a group's queue to its connected members, or
