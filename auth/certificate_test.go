@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"math/big"
 	"net"
 	"net/url"
@@ -14,6 +15,7 @@ import (
 
 	"loopmq"
 	"loopmq/codec"
+	"loopmq/internal/brokertest"
 )
 
 // certificateState is the server's side of a real handshake with a client whose
@@ -61,6 +63,58 @@ func certificateState(t testing.TB, cn string) *tls.ConnectionState {
 	}
 	state := server.ConnectionState()
 	return &state
+}
+
+// mosquitto's client connects with a certificate, and is who that says.
+func TestCertificateBroker(t *testing.T) {
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "CA"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	caCert := issue(t, ca, ca, testKeys.p256, testKeys.p256)
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "pump-7"}, NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
+	}
+	cert := issue(t, leaf, ca, testKeys.p384, testKeys.p256)
+	key, err := x509.MarshalPKCS8PrivateKey(testKeys.p384)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{}
+	for name, block := range map[string]*pem.Block{
+		"ca": {Type: "CERTIFICATE", Bytes: caCert.Raw}, "cert": {Type: "CERTIFICATE", Bytes: cert.Raw}, "key": {Type: "PRIVATE KEY", Bytes: key},
+	} {
+		files[name] = mustWrite(t, name, pem.EncodeToMemory(block))
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(caCert)
+	method, err := NewCertificate(CommonName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	connected := make(chan string, 1)
+	s := brokertest.Start(t, func(o *loopmq.Options) {
+		o.Authenticator = NewChain(Options{Logger: discard}, Step{Method: method})
+		o.Events.OnConnected = func(c *loopmq.ClientInfo, _ bool) { connected <- c.Username }
+	})
+	addr, err := s.Broker.Listen(loopmq.Listener{Address: "127.0.0.1:0", TLS: &tls.Config{
+		Certificates: []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: testKeys.p384}},
+		ClientCAs:    roots, ClientAuth: tls.VerifyClientCertIfGiven, MinVersion: tls.VersionTLS12,
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"--cafile", files["ca"], "-u", "root", "-P", "any", "-t", "a", "-m", "x", "-q", "1"}
+	if out, code := mosquitto(t, "mosquitto_pub", addr.String(), append(args, "--cert", files["cert"], "--key", files["key"])...); code != 0 {
+		t.Fatalf("%d %s", code, out)
+	}
+	if username := <-connected; username != "pump-7" {
+		t.Errorf("connected as %q", username)
+	}
+	if out, code := mosquitto(t, "mosquitto_pub", addr.String(), args...); code == 0 {
+		t.Errorf("without a certificate: %s", out)
+	}
 }
 
 func issue(t testing.TB, cert, parent *x509.Certificate, key, parentKey *ecdsa.PrivateKey) *x509.Certificate {
