@@ -24,7 +24,7 @@ type Broker struct {
 	settings *settings // Options.Settings
 	log      *slog.Logger
 	// logPackets: the logger takes debug messages, so there is one per packet.
-	logPackets bool
+	logPackets atomic.Bool
 	store      store.Store
 	metrics    *metrics.Set
 	engine     *eventloop.Engine
@@ -79,7 +79,6 @@ func New(o Options) (*Broker, error) {
 	b := &Broker{
 		opts:           o,
 		log:            o.Logger,
-		logPackets:     o.Logger.Enabled(context.Background(), slog.LevelDebug),
 		store:          o.Store,
 		metrics:        o.Metrics,
 		subscriptions:  trie.New[*Session](),
@@ -91,6 +90,7 @@ func New(o Options) (*Broker, error) {
 		started:        time.Now(),
 	}
 	b.limits.Store(&b.opts.Limits)
+	b.logPackets.Store(o.Logger.Enabled(context.Background(), slog.LevelDebug))
 	b.v3, b.v5 = &V3Handler{b}, &V5Handler{b}
 	var err error
 	if b.settings, err = b.opts.resolve(&b.opts.Settings); err != nil {
@@ -156,6 +156,11 @@ func (b *Broker) Start() error {
 	b.sys.start()
 	return nil
 }
+
+// LogPackets says whether each packet is an event at debug level, which is decided
+// by the logger's level until it is called: for a level that changes. It is safe for
+// concurrent use.
+func (b *Broker) LogPackets(on bool) { b.logPackets.Store(on) }
 
 // Metrics returns the set that the broker counts in.
 func (b *Broker) Metrics() *metrics.Set { return b.metrics }

@@ -295,7 +295,7 @@ func (c *Client) resume(w wait) {
 func (c *Client) packet(h codec.FixedHeader, body []byte) {
 	c.lastSeen = c.loop.el.Nanotime()
 	c.loop.m.PacketsReceived[h.Type].Inc()
-	if b := c.loop.b; b.logPackets {
+	if b := c.loop.b; b.logPackets.Load() {
 		b.log.Debug(packetEvents[h.Type], "client_id", c.info.ClientID, "size", h.Size)
 	}
 	if c.meter != nil && h.Type == codec.TypePublish {

@@ -522,7 +522,7 @@ func (c *Client) send(p *publication, d *delivery, packetID uint16, again bool) 
 	b = codec.AppendPublish(b, v, &h, topic, p.properties, p.payload)
 	c.conn.EndWrite(b)
 	l.m.PacketsSent[codec.TypePublish].Inc()
-	if l.b.logPackets {
+	if l.b.logPackets.Load() {
 		l.b.log.Debug("deliver", "client_id", c.info.ClientID, "topic", string(p.topic), "qos", d.qos, "packet_id", packetID, "dup", again)
 	}
 	if p.received != 0 && l.m.PublishToDeliver.Sample() {

@@ -10,6 +10,7 @@ import (
 type Listener struct {
 	Name           string
 	Address        string // host:port, unix:PATH, or Off
+	Network        string // tcp, tcp4, tcp6; not of a unix socket
 	Protocol       string // ProtocolMQTT, ProtocolWebSocket
 	TLS            *TLS   // nil: none
 	ProxyProtocol  []netip.Prefix
@@ -33,6 +34,7 @@ func (l *Listener) keys() []*node {
 	return []*node{
 		key("name", &l.Name, "", listenerName, "what logs, metrics and flags call it; each listener needs one of its own"),
 		key("address", &l.Address, "", listenAddress, "host:port; port 0 takes a free one. off leaves the listener out"),
+		key("network", &l.Network, "tcp", oneOf("tcp", "tcp4", "tcp6"), "tcp4 and tcp6 are for one version of IP; it says nothing of a unix socket"),
 		key("protocol", &l.Protocol, ProtocolMQTT, oneOf(ProtocolMQTT, ProtocolWebSocket), "MQTT by itself, or in frames of WebSocket"),
 		optional("tls", &l.TLS, (*TLS).keys, "TLS in front of it. What has changed in the files holds for the next handshake"),
 		keyList("proxy_protocol", &l.ProxyProtocol, network, "networks of balancers in front, whose connections begin with a header of the PROXY protocol, version 1 or 2, that says who the client is. Others may not send one"),

@@ -267,17 +267,6 @@ func (m *importer) address(l *conf) string {
 	case host == "" && l.options["bind_address"] != "":
 		host = l.options["bind_address"]
 	}
-	switch l.options["socket_domain"] {
-	case "ipv4":
-		if host == "" {
-			host = "0.0.0.0"
-		}
-	case "ipv6":
-		m.note(l.at("socket_domain"), false, "socket_domain ipv6: it listens on IPv4, too, if the system does so for ::")
-		if host == "" {
-			host = "::"
-		}
-	}
 	return net.JoinHostPort(host, port)
 }
 
@@ -432,6 +421,15 @@ func (m *importer) listener(c *Config, o *conf, address string) {
 	default:
 		m.note(o.at("protocol"), true, "protocol %s: allowed: mqtt, websockets", shown(p))
 		l.Address = Off
+	}
+	switch d := o.options["socket_domain"]; d {
+	case "":
+	case "ipv4":
+		l.Network = "tcp4"
+	case "ipv6":
+		l.Network = "tcp6"
+	default:
+		m.note(o.at("socket_domain"), true, "socket_domain %s: allowed: ipv4, ipv6", shown(d))
 	}
 	l.Limits.Connections = max(0, m.number(o, "max_connections", -1, -1, 100_000_000))
 	if qos := m.number(o, "max_qos", 2, 0, 2); qos < 2 {

@@ -42,8 +42,8 @@ func TestImportMosquitto(t *testing.T) {
 		{text: "port 1884\n", want: []string{`address: ":1884"`, "allow_anonymous: false"}},
 		{text: "port 1884\nbind_address ::1\n", want: []string{`address: "[::1]:1884"`}},
 		{
-			text: "listener 1885\nlistener 0 /run/m.sock\nlistener 1886 127.0.0.1\nprotocol websockets\nmax_connections 7\nmount_point a/\n",
-			want: []string{`address: ":1885"`, `address: "unix:/run/m.sock"`, `address: "127.0.0.1:1886"`, "protocol: websocket", "connections: 7", "mount_point: a/", "allow_anonymous: false"},
+			text: "listener 1885\nlistener 0 /run/m.sock\nlistener 1886 127.0.0.1\nprotocol websockets\nmax_connections 7\nmount_point a/\nsocket_domain ipv4\n",
+			want: []string{`address: ":1885"`, `address: "unix:/run/m.sock"`, `address: "127.0.0.1:1886"`, "protocol: websocket", "connections: 7", "network: tcp4", "mount_point: a/", "allow_anonymous: false"},
 		},
 		{
 			text: "per_listener_settings true\nlistener 1\npassword_file /p\nlistener 2\nacl_file /a\nallow_anonymous true\nallow_zero_length_clientid false\nauto_id_prefix x-\n",

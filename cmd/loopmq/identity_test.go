@@ -124,6 +124,13 @@ bans: {file: `+bans+`}
 	expect("bob, by new rules", true, "-u", "bob", "-P", "secret-bob", "-t", "a", "-i", "evil")
 	expect("alice, by new rules", false, alice...)
 
+	// Each packet is an event from now on.
+	rewrite(file, "authentication:\n  - password_file: {file: "+passwords+"}\nauthorization:\n  - acl_file: {file: "+acl+"}\nbans: {file: "+bans+"}\nlog: {level: debug}\n")
+	hangup()
+	p.waitFor(t, "reload")
+	expect("bob, logged", true, "-u", "bob", "-P", "secret-bob", "-t", "a")
+	p.waitFor(t, "publish")
+
 	// A wrong configuration changes nothing.
 	rewrite(file, "log: {level: loud}\n")
 	hangup()

@@ -152,7 +152,7 @@ func listenerOf(c *config.Config, i int, who *identity) (l loopmq.Listener, err 
 		return l, err
 	}
 	l = loopmq.Listener{
-		Name: said.Name, Address: said.Address, ProxyProtocol: said.ProxyProtocol, Limits: quotaOf(&said.Limits), Settings: &settings,
+		Name: said.Name, Network: said.Network, Address: said.Address, ProxyProtocol: said.ProxyProtocol, Limits: quotaOf(&said.Limits), Settings: &settings,
 	}
 	if path, isUnix := strings.CutPrefix(said.Address, "unix:"); isUnix {
 		l.Network, l.Address = "unix", path

@@ -52,6 +52,7 @@ func (r *reloader) reload() {
 	r.level.Set(min(r.level.Level(), next.Log.Level)) // The next line is to be seen, if either level shows it.
 	r.log.Info("reload", "changed", changed, "need_restart", restart)
 	r.level.Set(next.Log.Level)
+	r.broker.LogPackets(next.Log.Level <= slog.LevelDebug)
 }
 
 // limit applies the limits of a configuration that a running broker can change.
