@@ -2,6 +2,7 @@ package config
 
 import (
 	"flag"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -215,6 +216,23 @@ func TestPrint(t *testing.T) {
 	again := mustLoad(t, strings.ReplaceAll(text, "…", "user:secret"), nil)
 	if changes := Changes(c, again); len(changes) > 0 {
 		t.Errorf("read again, these differ: %v", changes)
+	}
+}
+
+// A list of values has all of them, in order, wherever it comes from.
+func TestLists(t *testing.T) {
+	const text = "listeners:\n  - name: a\n    address: localhost:1\n    proxy_protocol: [10.0.0.0/8, 192.0.2.1, \"::1\"]\nbans:\n  exempt: 10.1.2.3/8\n"
+	c := mustLoad(t, text, []string{"LOOPMQ_LISTENERS_0_WEBSOCKET_ORIGINS=https://a.example, https://*.b.example"})
+	if got := fmt.Sprint(c.Listeners[0].ProxyProtocol, c.Bans.Exempt, c.Listeners[0].WebSocket.Origins); got !=
+		"[10.0.0.0/8 192.0.2.1/32 ::1/128] [10.0.0.0/8] [https://a.example https://*.b.example]" {
+		t.Errorf("got %s", got)
+	}
+	var b strings.Builder
+	if err := c.WriteYAML(&b); err != nil {
+		t.Fatal(err)
+	}
+	if changes := Changes(c, mustLoad(t, b.String(), nil)); len(changes) > 0 {
+		t.Errorf("printed and read again, these differ: %v", changes)
 	}
 }
 
