@@ -131,6 +131,13 @@ func (cl *Client) Intrude(ctx context.Context, addr string) (taken bool) {
 	return taken
 }
 
+// Appear connects once and leaves, as a client that no Run uses any more: whoever has
+// intruded into its session loses it.
+func (cl *Client) Appear(ctx context.Context) error {
+	last := &Client{ClientID: cl.ClientID, Addr: cl.Addr, Version: cl.Version, SessionExpiryInterval: cl.SessionExpiryInterval}
+	return last.each(ctx, func(c *connection) error { return c.send(&codec.Disconnect{}) })
+}
+
 // End ends the client's session, which no Run uses any more.
 func (cl *Client) End(ctx context.Context) error {
 	last := &Client{ClientID: cl.ClientID, Addr: cl.Addr, Version: cl.Version}
