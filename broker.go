@@ -98,6 +98,7 @@ func New(o Options) (*Broker, error) {
 	}
 	b.registry.queueQoS0 = b.settings.QueueQoS0
 	engine, err := eventloop.New(eventloop.Config{
+		Engine:         o.Engine,
 		Loops:          o.Loops,
 		Handler:        connections{b},
 		Logger:         o.Logger,

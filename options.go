@@ -16,6 +16,9 @@ import (
 
 // Options configure a Broker. The zero value of each field means its default.
 type Options struct {
+	// Engine carries connections: "gnet", or "netpoll", of which benchmarks/RESULTS.md
+	// says what it costs; default: gnet.
+	Engine string
 	// Loops is the number of event loops; default: one per core.
 	Loops int
 	// Logger gets events as names with attributes; default: slog.Default(). If it

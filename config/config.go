@@ -17,7 +17,8 @@ type Config struct {
 	Bans           *Bans
 	Store          string
 	NodeID         string
-	Engine         Engine
+	Engine         string // of Engines
+	Loops          int    // 0: one per core
 	Limits         Limits
 	MQTT           MQTT
 	Settings       Settings
@@ -28,8 +29,15 @@ type Config struct {
 	problems Problems
 }
 
+// Engines are the words for Config.Engine, the default first.
+var Engines = []string{"gnet", "netpoll"}
+
+const loopsMax = 1024
+
 // nodes is the table of all keys.
 func (c *Config) nodes() []*node {
+	loops := whole(0, loopsMax)
+	loops.allowed = "0 (one per core) to 1024"
 	return append([]*node{
 		listOf("listeners", &c.Listeners, (*Listener).keys, "where clients connect. A list here replaces the default, which is one listener for MQTT at 127.0.0.1:1883"),
 		keys("admin", &c.Admin, (*Admin).keys, "the listener for operators: metrics, health, clients"),
@@ -45,27 +53,13 @@ func (c *Config) nodes() []*node {
 			"where sessions and messages are kept: pebble:DIR, a directory; memory, gone when the process ends; redis://HOST:PORT/DB (rediss://, redis+sentinel://, redis+cluster://), "+
 				"which several nodes may share. Parameters behind a question mark: docs/cli.md, docs/cluster.md"),
 		key("node_id", &c.NodeID, "", text, "the name of this node in a store that several share; empty: a random one for each start"),
-		keys("engine", &c.Engine, (*Engine).keys, "event loops"),
+		key("engine", &c.Engine, Engines[0], oneOf(Engines...), "what carries connections: gnet, or netpoll, which costs more CPU and memory (benchmarks/RESULTS.md)"),
+		key("loops", &c.Loops, 0, loops, "number of event loops; 0: one per core"),
 		keys("limits", &c.Limits, (*Limits).keys, "what clients may cost; docs/limits.md says what happens beyond each limit"),
 		keys("mqtt", &c.MQTT, (*MQTT).keys, "where the standards leave a choice"),
 		keys("settings", &c.Settings, (*Settings).keys, "what clients may do, of all listeners that don't say otherwise"),
 		keys("drain", &c.Drain, (*Drain).keys, "shutting down"),
 	}, keys("log", &c.Log, (*Log).keys, "the log, one event a line on standard error"))
-}
-
-// Engine is how connections are carried.
-type Engine struct {
-	Loops int // 0: one per core
-}
-
-const loopsMax = 1024
-
-func (e *Engine) keys() []*node {
-	k := whole(0, loopsMax)
-	k.allowed = "0 (one per core) to 1024"
-	return []*node{
-		key("loops", &e.Loops, 0, k, "number of event loops; 0: one per core"),
-	}
 }
 
 // Log is how much is logged, and how.

@@ -255,9 +255,14 @@ func (c *Conn) Resume() {
 // ReadNow reads what has arrived from the peer, as if the poller had just reported it. It must not be called from inside
 // OnData. A connection that is paused or closing isn't read.
 func (c *Conn) ReadNow() {
-	if c.state&watchesRead != 0 && c.state&closing == 0 {
-		c.loop.read(c)
+	if c.state&watchesRead == 0 || c.state&closing != 0 {
+		return
 	}
+	if s := c.loop.inlets[c]; s != nil {
+		c.loop.receive(s)
+		return
+	}
+	c.loop.read(c)
 }
 
 // Close closes the connection at the end of the turn: what was written before is sent first, what is written later is
@@ -403,6 +408,9 @@ func (l *Loop) linger(c *Conn) {
 
 // hasInput reports whether bytes wait to be read.
 func hasInput(c *Conn) bool {
+	if s := c.loop.inlets[c]; s != nil && s.hasMore() {
+		return true
+	}
 	var b [1]byte
 	n, _, _ := unix.Recvfrom(int(c.fd), b[:], unix.MSG_PEEK)
 	return n > 0
@@ -431,7 +439,7 @@ func (l *Loop) destroy(c *Conn) {
 		c.out = nil
 	}
 	l.engine.conns.store(int(c.fd), nil)
-	_ = unix.Close(int(c.fd)) // which takes it out of the poller too
+	l.closeFile(c)
 	c.fd = -1
 	l.engine.left(c.listener)
 	if l.counters.conns.Add(-1) == 0 && l.gone != nil {
@@ -443,7 +451,7 @@ func (l *Loop) destroy(c *Conn) {
 // watch brings the poller in line with the state.
 func (l *Loop) watch(c *Conn) {
 	var want uint16
-	if c.state&(paused|closing) == 0 || c.state&lingering != 0 || (!pollerCanPause && c.state&closing == 0) {
+	if c.state&(paused|closing) == 0 || c.state&lingering != 0 || (!l.canPause() && c.state&closing == 0) {
 		want = watchesRead
 	}
 	if c.state&blocked != 0 {
@@ -454,6 +462,15 @@ func (l *Loop) watch(c *Conn) {
 		return
 	}
 	c.state = c.state&^(watchesRead|watchesWrite) | want
+	if l.engine.netpoll != nil {
+		if want&^have&watchesRead != 0 {
+			l.watchInlet(c)
+		}
+		have, want = have&^watchesRead, want&^watchesRead
+		if have == want {
+			return
+		}
+	}
 	if err := l.poller.watch(int(c.fd), have, want); err != nil {
 		l.fail(c, err)
 	}

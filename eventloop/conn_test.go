@@ -402,7 +402,7 @@ func TestPause_StashOrder(t *testing.T) {
 	setPollerCanPause(t, false)
 	var got []byte
 	var ended bool
-	e, c, _ := mustConnect(t, Config{Handler: &handler{
+	e, c, _ := mustConnect(t, Config{Engine: Gnet, Handler: &handler{
 		data: func(c *Conn, in []byte) {
 			if got = append(got, in...); string(got) == "12" {
 				c.Pause() // again, within the delivery
@@ -436,7 +436,7 @@ func TestPause_StashOrder(t *testing.T) {
 func TestPause_StashBound(t *testing.T) {
 	setPollerCanPause(t, false)
 	closes := make(chan error, 1)
-	e, c, nc := mustConnect(t, Config{Handler: &handler{close: func(_ *Conn, err error) { closes <- err }}})
+	e, c, nc := mustConnect(t, Config{Engine: Gnet, Handler: &handler{close: func(_ *Conn, err error) { closes <- err }}})
 	onLoop(e.Loops()[0], c.Pause)
 	_, _ = nc.Write(make([]byte, 2*stashLimit))
 	if err := receive(t, "OnClose", closes); !errors.Is(err, ErrInputOverflow) {

@@ -31,6 +31,8 @@
 // there each turn is a task of that poller, and the first event that comes wakes the loop for it. The tag gnetpoller
 // takes gnet's on Linux too. It needs gnet's default build, without its tag poll_opt.
 //
+// With Config.Engine Netpoll, netpoll's poller reads connections, and a loop's own does the rest; see netpoll.go.
+//
 // gnet's Engine is left out on purpose. Its own acceptor shuts the engine down when the process is out of files, and
 // what is meant instead of it, Enroll, takes a connection through the runtime's poller, a duplicated file, a worker
 // pool and two channels. With a poller, accepting is two system calls, and to stop reading is one. Measured side by

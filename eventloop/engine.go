@@ -25,8 +25,17 @@ const (
 	probeInterval = time.Second
 )
 
+// The engines. ARCHITECTURE.md says how they differ.
+const (
+	Gnet    = "gnet"    // the default: a loop reads, writes and accepts itself
+	Netpoll = "netpoll" // netpoll reads, the loop writes and accepts
+)
+
 // Config configures an Engine. Only Handler is required.
 type Config struct {
+	// Engine is Gnet or Netpoll; "" means Gnet.
+	Engine string
+
 	// Loops is the number of event loops; 0 means GOMAXPROCS.
 	Loops int
 
@@ -90,6 +99,7 @@ type Engine struct {
 	nextListen atomic.Uint32
 	accepts    acceptCounters
 	handshakes *handshakes
+	netpoll    *netpollReader // nil if the engine is Gnet
 
 	wg         sync.WaitGroup
 	stopTicker chan struct{}
@@ -124,6 +134,16 @@ func New(cfg Config) (*Engine, error) {
 		stopTicker: make(chan struct{}),
 	}
 	e.handshakes = newHandshakes(e)
+	switch cfg.Engine {
+	case "", Gnet:
+	case Netpoll:
+		var err error
+		if e.netpoll, err = startNetpoll(); err != nil {
+			return nil, fmt.Errorf("eventloop: start netpoll: %w", err)
+		}
+	default:
+		return nil, fmt.Errorf("eventloop: engine %q is not known", cfg.Engine)
+	}
 	e.drainHandler, _ = cfg.Handler.(DrainHandler)
 	if e.logger == nil {
 		e.logger = slog.Default()
@@ -266,6 +286,9 @@ func (e *Engine) Stop(ctx context.Context) error {
 			l.Post(func() { l.exiting = true })
 		}
 		e.wg.Wait()
+	}
+	if e.netpoll != nil {
+		e.netpoll.settle() // closes the last files, so that nothing arrives any more
 	}
 	for _, l := range e.loops {
 		l.release()

@@ -2,6 +2,7 @@ package eventloop
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,11 +57,15 @@ func (h *handler) OnDrain(c *Conn) {
 	}
 }
 
+// testEngine is the engine that is tested: scripts/test.sh runs the tests with each.
+func testEngine() string { return os.Getenv("LOOPMQ_TEST_ENGINE") }
+
 func echo(c *Conn, in []byte) { c.Write(in) }
 
 // mustStart starts an engine that listens on a free port and is stopped with the test.
 func mustStart(t testing.TB, cfg Config) (*Engine, string) {
 	t.Helper()
+	cfg.Engine = cmp.Or(cfg.Engine, testEngine())
 	e, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -160,7 +165,7 @@ func TestNew_Defaults(t *testing.T) {
 	if _, err := New(Config{}); err == nil {
 		t.Fatal("New took a Config without a Handler")
 	}
-	e, err := New(Config{Handler: &handler{}})
+	e, err := New(Config{Engine: testEngine(), Handler: &handler{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +215,7 @@ func TestListen_Errors(t *testing.T) {
 }
 
 func TestListen_BeforeStart(t *testing.T) {
-	e, err := New(Config{Loops: 1, Handler: &handler{data: echo}})
+	e, err := New(Config{Engine: testEngine(), Loops: 1, Handler: &handler{data: echo}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,7 +242,7 @@ func TestListen_BeforeStart(t *testing.T) {
 
 func TestCloseListeners(t *testing.T) {
 	for _, running := range []bool{true, false} {
-		e, err := New(Config{Loops: 2, Handler: &handler{data: echo}})
+		e, err := New(Config{Engine: testEngine(), Loops: 2, Handler: &handler{data: echo}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -477,7 +482,7 @@ func TestDial(t *testing.T) {
 func TestStop_Flushes(t *testing.T) {
 	payload := bytes.Repeat([]byte("payload."), 1<<20) // 8 MiB, more than the sockets hold
 	written := make(chan struct{})
-	e, err := New(Config{Loops: 2, MaxOutputBytes: 16 << 20, Handler: &handler{open: func(c *Conn) {
+	e, err := New(Config{Engine: testEngine(), Loops: 2, MaxOutputBytes: 16 << 20, Handler: &handler{open: func(c *Conn) {
 		c.Write(payload)
 		close(written)
 	}}})
@@ -515,7 +520,7 @@ func TestStop_Tells(t *testing.T) {
 			name, input = "sending", 100<<10
 		}
 		opened := make(chan *Conn, 1)
-		e, err := New(Config{Loops: 1, Handler: &handler{open: func(c *Conn) {
+		e, err := New(Config{Engine: testEngine(), Loops: 1, Handler: &handler{open: func(c *Conn) {
 			c.Pause()
 			opened <- c
 		}}})
@@ -550,7 +555,7 @@ func TestStop_Tells(t *testing.T) {
 func TestStop_CutsOffAtDeadline(t *testing.T) {
 	closes := make(chan error, 2)
 	opened := make(chan struct{})
-	e, err := New(Config{Loops: 1, MaxOutputBytes: 32 << 20, Handler: &handler{
+	e, err := New(Config{Engine: testEngine(), Loops: 1, MaxOutputBytes: 32 << 20, Handler: &handler{
 		open: func(c *Conn) {
 			c.Write(make([]byte, 16<<20))
 			close(opened)
@@ -596,7 +601,7 @@ func TestStop_LeavesNothing(t *testing.T) {
 	}
 	before := files()
 	for range 10 {
-		e, err := New(Config{Loops: 3, Handler: &handler{data: echo}})
+		e, err := New(Config{Engine: testEngine(), Loops: 3, Handler: &handler{data: echo}})
 		if err != nil {
 			t.Fatal(err)
 		}

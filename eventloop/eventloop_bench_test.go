@@ -210,7 +210,7 @@ func TestIdleServer(t *testing.T) {
 	if os.Getenv(childEnv) != "idle" {
 		t.Skip("runs as a child of BenchmarkIdleMemory")
 	}
-	e, err := New(Config{Handler: &handler{data: echo}})
+	e, err := New(Config{Engine: testEngine(), Handler: &handler{data: echo}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,6 +52,8 @@ type Loop struct {
 	listeners   map[int]*listener
 	stashes     map[*Conn]*stash
 	adopted     *Mailbox[adoption]
+	arrivals    *Mailbox[*inlet] // what netpoll has read; with inlets nil if the engine isn't netpoll
+	inlets      map[*Conn]*inlet
 	gone        chan struct{} // set by closeAll, closed when the last connection is destroyed
 	stopping    bool          // closeAll was called: new connections are refused
 	exiting     bool
@@ -86,6 +88,9 @@ func newLoop(e *Engine, index int) (*Loop, error) {
 	l.wheel.init()
 	l.mailboxes.Store(new([]deliveries))
 	l.adopted = NewMailbox(l, maxAdoptions, l.adopt)
+	if e.netpoll != nil {
+		l.arrivals, l.inlets = NewMailbox(l, maxFiles, l.arrived), make(map[*Conn]*inlet)
+	}
 	return l, nil
 }
 

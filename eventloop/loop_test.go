@@ -62,7 +62,7 @@ func (*lateMailbox) deliver() {}
 func (*lateMailbox) close()   {}
 
 func TestPost_WakesAlways(t *testing.T) {
-	e, err := New(Config{Loops: 1, Handler: &handler{}})
+	e, err := New(Config{Engine: testEngine(), Loops: 1, Handler: &handler{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +215,7 @@ func TestMailbox_AcrossLoops(t *testing.T) {
 }
 
 func TestMailbox_AfterStop(t *testing.T) {
-	e, err := New(Config{Loops: 1, Handler: &handler{}})
+	e, err := New(Config{Engine: testEngine(), Loops: 1, Handler: &handler{}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,9 @@ import "runtime"
 // connection is still read, and what it sends is stashed. A variable, so that tests can have it both ways.
 var pollerCanPause = runtime.GOOS == "linux"
 
+// canPause says whether the loop can stop the input of a connection.
+func (l *Loop) canPause() bool { return pollerCanPause || l.engine.netpoll != nil }
+
 // stashLimit is how many bytes are kept for a paused connection where the poller can't pause.
 const stashLimit = 256 << 10
 

@@ -12,7 +12,7 @@ import (
 // mustStartBare starts loops without the engine's ticker, so that nothing wakes them but what the test does.
 func mustStartBare(t *testing.T, loops int) []*Loop {
 	t.Helper()
-	e, err := New(Config{Loops: loops, Handler: &handler{}})
+	e, err := New(Config{Engine: testEngine(), Loops: loops, Handler: &handler{}})
 	if err != nil {
 		t.Fatal(err)
 	}

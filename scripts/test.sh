@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Runs all tests three times:
+# Runs all tests three times, and some once more:
 #  1. as shipped, those that count allocations or memory, which the race detector and the coverage counters falsify, and those that move
 #     so many bytes that they would take minutes with the detector;
 #  2. with the race detector and the debug checks of internal/invariants, also in the modules inside this repository;
 #  3. for the coverage. Its counters have to be atomic under the race detector, and then cost more than a run of their own.
+#  4. those that show how connections behave on the other engine, netpoll, with the race detector.
 # Arguments: packages of the root module, all modules if none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -25,6 +26,9 @@ run_tests() {
 
 run_tests -timeout 10m -run '(?i:alloc|memory|huge)'
 run_tests -timeout 15m -race -tags invariants
+if [ $# -eq 0 ]; then
+	LOOPMQ_TEST_ENGINE=netpoll go test -timeout 10m -race -tags invariants ./eventloop ./conformance/v5
+fi
 modules=()
 run_tests -timeout 10m -tags invariants -coverpkg ./... -coverprofile coverage/cover.out
 scripts/coverage.sh coverage/cover.out

@@ -41,6 +41,8 @@ Flags:
                          do not; docs/cli.md has the other parameters. redis://HOST:PORT/DB
                          (rediss:// with TLS, redis+sentinel://, redis+cluster://) is a Redis
                          that several nodes may share, see docs/cluster.md
+  --engine NAME          what carries connections: gnet or netpoll (default gnet); netpoll costs more,
+                         see benchmarks/RESULTS.md
   --loops N              number of event loops, 1 to 1024; 0 means one per core (default 0)
   --log-level LEVEL      debug, info, warn or error (default info)
   --log-format FORMAT    text or json (default text)
@@ -67,7 +69,8 @@ var paths = map[string]string{
 	"admin":            "admin.address",
 	"allow-anonymous":  "allow_anonymous",
 	"store":            "store",
-	"loops":            "engine.loops",
+	"engine":           "engine",
+	"loops":            "loops",
 	"log-level":        "log.level",
 	"log-format":       "log.format",
 	"drain-wait":       "drain.wait",

@@ -16,7 +16,8 @@ import (
 // optionsOf returns what a configuration says of the Broker.
 func optionsOf(c *config.Config) loopmq.Options {
 	return loopmq.Options{
-		Loops:                      c.Engine.Loops,
+		Engine:                     c.Engine,
+		Loops:                      c.Loops,
 		NodeID:                     c.NodeID,
 		SharedSubscriptionStrategy: loopmq.SharedSubscriptionStrategy(slices.Index(config.Strategies, c.MQTT.SharedSubscriptionStrategy)),
 		CheckPayloadFormat:         c.MQTT.CheckPayloadFormat,

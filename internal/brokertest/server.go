@@ -20,6 +20,9 @@ import (
 // AddrVariable names the environment variable with the address of a broker to test instead of one in this process.
 const AddrVariable = "LOOPMQ_TEST_ADDR"
 
+// EngineVariable names the environment variable with the engine that brokers run on, as in loopmq.Options.Engine.
+const EngineVariable = "LOOPMQ_TEST_ENGINE"
+
 // Server is a broker that listens on a loopback port.
 type Server struct {
 	// Broker is nil if the server is an outside one (see [AddrVariable]).
@@ -59,6 +62,7 @@ func Run(options ...func(*loopmq.Options)) (*Server, error) {
 		return &Server{Addr: os.Getenv(AddrVariable)}, nil
 	}
 	o := loopmq.Options{Logger: slog.New(slog.DiscardHandler), SysInterval: -1}
+	o.Engine = os.Getenv(EngineVariable)
 	for _, f := range options {
 		f(&o)
 	}
