@@ -464,6 +464,43 @@ func TestDecisionsGoWithTheIdentity(t *testing.T) {
 	}
 }
 
+// An answer about the former identity of a client that has authenticated again doesn't count.
+func TestDecisionOfFormerIdentityIsNotKept(t *testing.T) {
+	t.Parallel()
+	asked, answer := make(chan any, 8), make(chan bool)
+	r := newRules(true)
+	r.slow = func(c *loopmq.ClientInfo, a loopmq.Action, _ string) bool {
+		if a != loopmq.ActionDeliver {
+			return true
+		}
+		asked <- c.ACL
+		return <-answer
+	}
+	s := brokertest.Start(t, func(o *loopmq.Options) {
+		o.Authorizer = r
+		o.Authenticator = byName{func(r *loopmq.ConnectRequest) (loopmq.Identity, error) {
+			return loopmq.Identity{ACL: string(r.AuthenticationData)}, nil
+		}}
+	})
+	c := brokertest.Connect(t, s.Addr, codec.V5, brokertest.With(codec.PropAuthenticationMethod, "say", codec.PropAuthenticationData, "old"))
+	c.Subscribe("a", 1)
+	if _, err := s.Broker.Publish(t.Context(), loopmq.Message{TopicName: "a", QoS: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if acl := receive(t, "a question", asked); acl != "old" {
+		t.Errorf("asked about %v", acl)
+	}
+	sendAuth(c, codec.ReAuthenticate, "new")
+	c.ExpectAuth(codec.Success)
+	answer <- true
+	if acl := receive(t, "another question", asked); acl != "new" {
+		t.Errorf("asked about %v", acl)
+	}
+	answer <- false
+	c.ExpectNothing()
+	eventually(t, "the message is dropped", func() bool { return countersOf(t, s.Broker, 1).queueDropped["not_authorized"] == 1 })
+}
+
 // A client whose identity ends is disconnected, with its Will, unless it has authenticated again.
 func TestIdentityExpires(t *testing.T) {
 	t.Parallel()
@@ -512,11 +549,12 @@ func TestIdentityExpires(t *testing.T) {
 // A ClientID that the Authenticator gives is the client's in all that follows: session, takeover, Will, events.
 func TestAuthenticatorGivesTheClientID(t *testing.T) {
 	t.Parallel()
-	connected := make(chan string, 8)
+	connected, wills := make(chan string, 8), make(chan string, 8)
 	s := brokertest.Start(t, func(o *loopmq.Options) {
 		o.Authenticator = byName{func(r *loopmq.ConnectRequest) (loopmq.Identity, error) {
 			return loopmq.Identity{Username: r.Username, ClientID: r.Username}, nil
 		}}
+		o.Events.OnWillPublished = func(clientID string, _ *loopmq.MessageView) { wills <- clientID }
 		o.Events.OnConnected = func(c *loopmq.ClientInfo, _ bool) { connected <- c.ClientID }
 	})
 	watch := brokertest.Connect(t, s.Addr, codec.V5)
@@ -540,6 +578,9 @@ func TestAuthenticatorGivesTheClientID(t *testing.T) {
 			first.ExpectClosed()
 		}
 		watch.ExpectPublish("will", "w")
+		if got := receive(t, "OnWillPublished", wills); got != "device" {
+			t.Errorf("the Will is that of %q", got)
+		}
 		second.Disconnect()
 	}
 	if p := brokertest.Dial(t, s.Addr, codec.V5).Connect(brokertest.ClientID(""), brokertest.Credentials("given", "")); string(p.Properties.AssignedClientIdentifier) != "given" {

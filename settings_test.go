@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"loopmq"
 	"loopmq/codec"
 	"loopmq/internal/brokertest"
+	"loopmq/store"
 	"loopmq/store/memory"
 )
 
@@ -412,6 +414,32 @@ func TestQueueQoS0(t *testing.T) {
 		}
 		expectCountersAddUp(t, s.Broker, [3]float64{})
 	}
+}
+
+// A QoS 0 message that was sent, and that the store could not be told of, isn't sent again.
+func TestQueuedQoS0IsSentOnce(t *testing.T) {
+	t.Parallel()
+	s, faulty := startWithFaults(t, func(o *loopmq.Options) { o.Settings.QueueQoS0 = true })
+	c := brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("sub"))
+	c.Subscribe("a", 1)
+	c.Disconnect()
+	pub := brokertest.Connect(t, s.Addr, codec.V5)
+	pub.Publish("a", "0", 0)
+	pub.Publish("a", "1", 1)
+	faulty.failCommits(func(b *store.Batch) bool {
+		return slices.ContainsFunc(b.Ops, func(op store.Op) bool { return op.Kind == store.OpFinish })
+	})
+	c = brokertest.Dial(t, s.Addr, codec.V5)
+	c.Connect(brokertest.Durable("sub"), brokertest.Resume)
+	c.ExpectPublish("a", "0")
+	c.ExpectPublish("a", "1")
+	c.Close()
+	expectMetric(t, s.Broker, "loopmq_clients_connected", 1)
+	faulty.failCommits(nil)
+	c = brokertest.Dial(t, s.Addr, codec.V5)
+	c.Connect(brokertest.Durable("sub"), brokertest.Resume)
+	c.Acknowledge(c.ExpectPublish("a", "1"))
+	c.ExpectNothing()
 }
 
 func TestClientIDsOfAListener(t *testing.T) {
