@@ -1,6 +1,7 @@
 package eventloop
 
 import (
+	"bytes"
 	"fmt"
 	"runtime"
 	"sync"
@@ -35,11 +36,12 @@ type Loop struct {
 	now         int64
 	wheel       wheel
 	readBuffer  []byte
-	plain       []byte   // what TLS decrypts into; nil until then
-	scratch     [64]byte // what a closed connection's output is encoded into
-	reply       []byte   // what the frames of a read are answered with; see webSocket
-	frame       []byte   // what webSocket encodes into
-	requests    int      // bytes kept of requests that are incomplete
+	plain       []byte       // what TLS decrypts into; nil until then
+	raw         bytes.Buffer // what it reads records into, see tls_buffer.go
+	scratch     [64]byte     // what a closed connection's output is encoded into
+	reply       []byte       // what the frames of a read are answered with; see webSocket
+	frame       []byte       // what webSocket encodes into
+	requests    int          // bytes kept of requests that are incomplete
 	dirty       []*Conn
 	closing     []closeRequest
 	closingBack []closeRequest

@@ -40,6 +40,8 @@ func (s *secure) input(c *Conn, in []byte) {
 		l.plain = make([]byte, len(l.readBuffer)+maxRecord) // holds all there can be, but for a stash
 	}
 	s.in = in
+	l.lendBuffer(s.tls)
+	defer l.takeBuffer(s.tls)
 	for {
 		n, err := s.read(l.plain)
 		s.up(c, l.plain[:n])

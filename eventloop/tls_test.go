@@ -210,6 +210,87 @@ func TestTLS_EarlyInput(t *testing.T) {
 	}
 }
 
+// meddler is a net.Conn that keeps what was last read, and calls a function before a write.
+type meddler struct {
+	net.Conn
+	last   []byte
+	writes int
+	before func(n int)
+}
+
+func (m *meddler) Read(b []byte) (int, error) {
+	n, err := m.Conn.Read(b)
+	if n > 0 {
+		m.last = bytes.Clone(b[:n])
+	}
+	return n, err
+}
+
+func (m *meddler) Write(b []byte) (int, error) {
+	m.writes++
+	if m.before != nil {
+		m.before(m.writes)
+	}
+	return m.Conn.Write(b)
+}
+
+// TestTLS_EarlyInputPaused has more come with the end of the handshake than fits what it is decrypted into, for a handler
+// that pauses at once.
+func TestTLS_EarlyInputPaused(t *testing.T) {
+	h := &handler{}
+	h.data = func(c *Conn, in []byte) {
+		if c.state&paused != 0 {
+			t.Error("OnData while paused")
+		}
+		c.Write(in)
+		c.Pause()
+		c.loop.Post(c.Resume)
+	}
+	e, addr, config := mustListenTLS(t, Config{Loops: 1, Handler: h, ReadBufferBytes: 4096}, nil)
+	hold := func() {
+		for range cap(e.handshakes.cpu) {
+			e.handshakes.cpu <- struct{}{}
+		}
+	}
+	m := &meddler{Conn: mustDial(t, addr), before: func(n int) {
+		if n == 2 { // the end of the handshake, which can't go on from here
+			hold()
+		}
+	}}
+	c := mustClient(t, m, config)
+	want := bytes.Repeat([]byte("early"), 30_000)
+	go func() { _, _ = c.Write(want) }()
+	await(t, "much is read early", func() bool { return e.Stats().BytesIn > earlyInput })
+	for range cap(e.handshakes.cpu) {
+		<-e.handshakes.cpu
+	}
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(c, got); err != nil || !bytes.Equal(got, want) {
+		t.Fatal("echo differs", err)
+	}
+}
+
+// TestTLS_CloseNotify looks for the alert, which TLS 1.2 has in a record of its own type.
+func TestTLS_CloseNotify(t *testing.T) {
+	opened := make(chan *Conn, 1)
+	_, addr, config := mustListenTLS(t, Config{Loops: 1, Handler: &handler{open: func(c *Conn) { opened <- c }}}, nil)
+	config.MaxVersion = tls.VersionTLS12
+	m := &meddler{Conn: mustDial(t, addr)}
+	client := mustClient(t, m, config)
+	c := receive(t, "OnOpen", opened)
+	onLoop(c.Loop(), func() {
+		c.Write([]byte("bye"))
+		c.Close(errors.New("enough"))
+	})
+	if got, err := io.ReadAll(client); string(got) != "bye" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	const alert, size = 21, 5 + 8 + 2 + 16 // of a record with AES-GCM
+	if n := len(m.last); n < size || m.last[n-size] != alert {
+		t.Errorf("the last record is %x", m.last)
+	}
+}
+
 // TestTLS_OneWrite has the output of a turn leave by one system call.
 func TestTLS_OneWrite(t *testing.T) {
 	opened := make(chan *Conn, 1)
@@ -250,6 +331,48 @@ func TestTLS_OneWrite(t *testing.T) {
 	onLoop(c.Loop(), func() { state <- c.TLSState() })
 	if s := <-state; s != nil {
 		t.Errorf("TLSState after Close: %+v", s)
+	}
+}
+
+// TestTLS_IdleBuffers has a connection that is idle keep nothing of what it read, and one that has part of a record no
+// more than that.
+func TestTLS_IdleBuffers(t *testing.T) {
+	if !haveBuffers {
+		t.Fatal("crypto/tls has other fields than tls_buffer.go knows: idle connections keep their buffers")
+	}
+	for _, version := range tlsVersions {
+		opened := make(chan *Conn, 1)
+		_, addr, config := mustListenTLS(t, Config{Loops: 1, Handler: &handler{data: echo, open: func(c *Conn) { opened <- c }}}, nil)
+		config.MinVersion, config.MaxVersion = version, version
+		f := &flip{Conn: mustDial(t, addr)}
+		client := mustClient(t, f, config)
+		c := receive(t, "OnOpen", opened)
+		kept := func() (raw, hand int) {
+			onLoop(c.Loop(), func() {
+				tc := c.stack.bottom.(*secure).tls
+				raw, hand = rawBuffer(tc).Cap(), handBuffer(tc).Cap()
+			})
+			return raw, hand
+		}
+		for _, size := range []int{1, 100_000} {
+			go func() { _, _ = client.Write(make([]byte, size)) }()
+			if _, err := io.ReadFull(client, make([]byte, size)); err != nil {
+				t.Fatal(err)
+			}
+			if raw, hand := kept(); raw != 0 || hand != 0 {
+				t.Errorf("after %d bytes: buffers of %d and %d bytes are kept", size, raw, hand)
+			}
+		}
+		f.held = 100
+		_, _ = client.Write(make([]byte, 200)) // of which 100 bytes are held back
+		await(t, "the record's beginning", func() bool { raw, _ := kept(); return raw != 0 })
+		if raw, _ := kept(); raw > 1024 {
+			t.Errorf("part of a small record keeps %d bytes", raw)
+		}
+		_, _ = f.Conn.Write(f.rest)
+		if _, err := io.ReadFull(client, make([]byte, 200)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -524,12 +647,20 @@ func TestTLS_BadRecord(t *testing.T) {
 	}
 }
 
+// flip changes a bit of what is written, or holds back its end.
 type flip struct {
 	net.Conn
-	on bool
+	on   bool
+	held int
+	rest []byte
 }
 
 func (f *flip) Write(b []byte) (int, error) {
+	if f.held > 0 {
+		f.rest = bytes.Clone(b[len(b)-f.held:])
+		_, err := f.Conn.Write(b[:len(b)-f.held])
+		return len(b), err
+	}
 	if f.on {
 		b = bytes.Clone(b)
 		b[len(b)-1] ^= 1

@@ -310,7 +310,8 @@ func TestRevoked_Chain(t *testing.T) {
 		return l
 	}
 	chain := []*x509.Certificate{
-		{SerialNumber: big.NewInt(7), RawIssuer: []byte("sub")}, {SerialNumber: big.NewInt(8), RawIssuer: []byte("root")},
+		{SerialNumber: big.NewInt(7), RawIssuer: []byte("sub")},
+		{SerialNumber: big.NewInt(8), RawIssuer: []byte("root")},
 		{SerialNumber: big.NewInt(9), RawIssuer: []byte("root")},
 	}
 	for name, test := range map[string]struct {
