@@ -45,7 +45,8 @@ type HTTPOptions struct {
 	CacheMaxAge  time.Duration
 	// BreakerFailures is after how many failures in a row the service isn't asked for
 	// BreakerDelay, and then with one call at a time until one succeeds; default 5 and
-	// 10 s.
+	// 10 s. Only what says that the service is down counts: no answer in time, 5xx, 408
+	// and 429. One that isn't understood concerns its client alone.
 	BreakerFailures int
 	BreakerDelay    time.Duration
 	// PassOnFailure leaves a client to the next Method or Rule if the service can't be

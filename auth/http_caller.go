@@ -28,6 +28,19 @@ import (
 
 var errBusy = errors.New("too many calls of the service are under way")
 
+// answerError is an answer that means nothing. The client is refused; but whoever
+// answers is there, and one client about which a service has nothing sensible to say
+// must not keep the others out.
+type answerError struct{ text string }
+
+func (e *answerError) Error() string { return e.text }
+
+// serviceIsUp is whether a call shows that the service answers.
+func serviceIsUp(err error) bool {
+	var answer *answerError
+	return err == nil || errors.As(err, &answer)
+}
+
 // httpBody is what an answer holds besides its result.
 type httpBody interface{ validUntil() time.Time }
 
@@ -86,6 +99,7 @@ func newHTTPCaller[B any](o HTTPOptions, m metrics.AuthMethod, histogram int) (*
 		Name:          redactURL(o.URL),
 		Timeout:       o.BreakerDelay,
 		ReadyToTrip:   func(n gobreaker.Counts) bool { return int(n.ConsecutiveFailures) >= o.BreakerFailures },
+		IsSuccessful:  serviceIsUp,
 		OnStateChange: c.breakerChanged,
 	})
 	return c, nil
@@ -208,7 +222,7 @@ func (c *httpCaller[B]) post(ctx context.Context, text []byte) (kept[B], error) 
 	case err != nil:
 		return k, withoutURL(err)
 	case len(body) > c.o.ResponseBytes:
-		return k, fmt.Errorf("the answer is larger than %d bytes", c.o.ResponseBytes)
+		return k, &answerError{fmt.Sprintf("the answer is larger than %d bytes", c.o.ResponseBytes)}
 	}
 	if k.answer, err = readAnswer[B](resp.StatusCode, resp.Header.Get("Content-Type"), body); err != nil {
 		return k, err
@@ -233,20 +247,24 @@ func readAnswer[B any](status int, contentType string, body []byte) (httpAnswer[
 		return a, nil
 	case http.StatusOK, http.StatusNoContent:
 	default:
-		return a, fmt.Errorf("the service answered %d", status)
+		text := fmt.Sprintf("the service answered %d", status)
+		if status >= 500 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout {
+			return a, errors.New(text)
+		}
+		return a, &answerError{text}
 	}
 	if len(bytes.TrimSpace(body)) == 0 {
 		a.decision = Accept
 		return a, nil
 	}
 	if t, _, err := mime.ParseMediaType(contentType); err != nil || t != "application/json" {
-		return a, errors.New("the answer has a body that is not application/json")
+		return a, &answerError{"the answer has a body that is not application/json"}
 	}
 	var result struct {
 		Result string `json:"result"`
 	}
 	if err := json.Unmarshal(body, &result); err != nil {
-		return a, errors.New("the answer is not valid JSON")
+		return a, &answerError{"the answer is not valid JSON"}
 	}
 	switch result.Result {
 	case "allow":
@@ -256,10 +274,10 @@ func readAnswer[B any](status int, contentType string, body []byte) (httpAnswer[
 	case "ignore":
 		a.decision = Next
 	default:
-		return a, errors.New("the answer has no result; allowed: allow, deny, ignore")
+		return a, &answerError{"the answer has no result; allowed: allow, deny, ignore"}
 	}
 	if err := json.Unmarshal(body, &a.body); err != nil {
-		return a, errors.New("the answer has a field of a wrong type")
+		return a, &answerError{"the answer has a field of a wrong type"}
 	}
 	return a, nil
 }
