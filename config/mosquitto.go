@@ -66,7 +66,8 @@ var (
 	}
 	listenerOptions = []string{
 		"port", "bind_address", "protocol", "max_connections", "max_qos", "max_topic_alias", "mount_point", "use_username_as_clientid",
-		"use_identity_as_username", "use_subject_as_username", "cafile", "certfile", "keyfile", "crlfile", "require_certificate", "tls_version", "socket_domain",
+		"use_identity_as_username", "use_subject_as_username", "cafile", "certfile", "keyfile", "crlfile", "require_certificate", "tls_version", "psk_hint",
+		"socket_domain",
 	}
 	securityOptions = []string{"allow_anonymous", "password_file", "acl_file", "allow_zero_length_clientid", "auto_id_prefix"}
 
@@ -105,7 +106,9 @@ func (m *importer) read(path, text string, main bool) {
 			m.listeners = append(m.listeners, conf{map[string]string{"listener": value}, at})
 			current = &m.listeners[len(m.listeners)-1]
 		case option == "per_listener_settings":
-			m.perOne = value == "true"
+			m.conf.options[option] = value
+			m.options(&m.conf, option, at)
+			m.perOne = m.truth(&m.conf, option, true)
 		case option == "log_type":
 			m.logs = append(m.logs, value)
 		case slices.Contains(listenerOptions, option):
@@ -384,7 +387,8 @@ func (m *importer) level(o *conf) (l slog.Level) {
 
 // security translates what is of one listener or of all.
 func (m *importer) security(o *conf, s *Settings, anonymous **bool, methods *[]Method, rules *[]Rule) {
-	allow := m.truth(o, "allow_anonymous", m.isLocal())
+	_, said := o.options["allow_anonymous"]
+	allow := m.truth(o, "allow_anonymous", !said && m.isLocal()) // What can't be read lets nobody in.
 	*anonymous = &allow
 	if f := o.options["password_file"]; f != "" {
 		p := fresh((*PasswordFile).keys)
@@ -457,6 +461,16 @@ func (m *importer) listener(c *Config, o *conf, address string) {
 		m.security(o, &l.Settings, &l.AllowAnonymous, &l.Authentication, &l.Authorization)
 	}
 	m.tls(o, &l)
+	of := o
+	if !m.perOne {
+		of = &m.conf
+	}
+	for _, option := range []string{"password_file", "acl_file"} {
+		if file, said := of.options[option]; said && file == "" {
+			m.note(of.at(option), true, "%s: the name of a file is missing: %s is off", option, l.Name)
+			l.Address = Off
+		}
+	}
 	c.Listeners = append(c.Listeners, l)
 }
 
@@ -464,8 +478,17 @@ func (m *importer) listener(c *Config, o *conf, address string) {
 func (m *importer) tls(o *conf, l *Listener) {
 	certificate, key, ca := o.options["certfile"], o.options["keyfile"], o.options["cafile"]
 	require := m.truth(o, "require_certificate", false)
+	if text, said := o.options["require_certificate"]; said && !require && text != "false" && text != "0" {
+		l.Address = Off // It isn't known who may connect.
+	}
+	says := func(option string) bool { _, said := o.options[option]; return said }
+	if says("psk_hint") {
+		m.note(o.at("psk_hint"), true, "psk_hint: there are no pre-shared keys: the listener is off")
+		l.Address = Off
+		return
+	}
 	switch {
-	case certificate == "" && key == "" && ca == "" && !require:
+	case !says("certfile") && !says("keyfile") && !says("cafile") && !require:
 		return
 	case certificate == "" || key == "" || require && ca == "":
 		m.note(o.source, true, "TLS needs certfile and keyfile, and require_certificate a cafile: the listener is off")

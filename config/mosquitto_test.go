@@ -78,6 +78,20 @@ func TestImportMosquitto(t *testing.T) {
 		{text: "allow_anonymous perhaps\nmax_qos 3\npersistent_client_expiration 2\nsys_interval x\n", notes: []string{
 			"mosquitto.conf:3: persistent_client_expiration", "mosquitto.conf:4: sys_interval", "mosquitto.conf:1: allow_anonymous", "mosquitto.conf:2: max_qos",
 		}, unsafe: true},
+		// What can't be read opens nothing.
+		{text: "allow_anonymous perhaps\n", want: []string{"allow_anonymous: false"}, notes: []string{"mosquitto.conf:1: allow_anonymous"}, unsafe: true},
+		{
+			text: "listener 1\ncertfile /c\nkeyfile /k\ncafile /ca\nrequire_certificate perhaps\nallow_anonymous true\n", want: []string{`address: "off"`},
+			notes: []string{"mosquitto.conf:5: require_certificate"}, unsafe: true,
+		},
+		{text: "listener 1\npsk_hint x\nallow_anonymous true\n", want: []string{`address: "off"`}, notes: []string{"mosquitto.conf:2: psk_hint: there are no"}, unsafe: true},
+		{text: "listener 1\ncertfile\nallow_anonymous true\n", want: []string{`address: "off"`}, notes: []string{"mosquitto.conf:1: TLS needs certfile"}, unsafe: true},
+		{
+			text: "password_file\nacl_file\n", want: []string{`address: "off"`},
+			notes: []string{"mosquitto.conf:1: password_file: the name", "mosquitto.conf:2: acl_file: the name"}, unsafe: true,
+		},
+		{text: "per_listener_settings 1\nlistener 1\nallow_anonymous false\nlistener 2\nallow_anonymous true\n", want: []string{"allow_anonymous: false", "allow_anonymous: true"}},
+		{text: "per_listener_settings on\n", notes: []string{"mosquitto.conf:1: per_listener_settings"}, unsafe: true},
 		{text: "include_dir /none/such\n", notes: []string{"mosquitto.conf:1: include_dir /none/such: no such"}, unsafe: true},
 	} {
 		yaml, notes, unsafe := importOf(t, c.text)

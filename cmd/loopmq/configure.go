@@ -3,8 +3,12 @@ package main
 import (
 	"fmt"
 	"io"
+	"log/slog"
+	"slices"
+	"strings"
 
 	"loopmq/config"
+	"loopmq/metrics"
 )
 
 const configUsage = `Check, print, explain or import a configuration.
@@ -56,7 +60,10 @@ func runConfigLoad(command string, args []string, stdout, stderr io.Writer) int 
 		return exitOK
 	}
 	c, more := i.load()
-	if problems = append(problems, more...); len(problems) > 0 {
+	if problems = append(problems, more...); len(problems) == 0 && command == "check" {
+		problems = fileProblems(c)
+	}
+	if len(problems) > 0 {
 		return complain(stderr, problems)
 	}
 	if command == "print" {
@@ -64,6 +71,28 @@ func runConfigLoad(command string, args []string, stdout, stderr io.Writer) int 
 	}
 	fmt.Fprintln(stdout, "ok")
 	return exitOK
+}
+
+// fileProblems are what is wrong with the files that a configuration names, and with
+// values that only those who use them can judge: why a broker with it wouldn't start.
+func fileProblems(c *config.Config) (problems []string) {
+	log := slog.New(slog.DiscardHandler)
+	who, err := newIdentity(c, metrics.New(1), log)
+	if err != nil {
+		return []string{oneLine(err)} // Listeners need what there isn't then.
+	}
+	defer who.close()
+	_, err = listenersOf(c, who)
+	if err == nil {
+		return nil
+	}
+	for problem := range strings.Lines(err.Error()) {
+		// Several listeners have the same methods and rules.
+		if problem = strings.TrimSuffix(problem, "\n"); !slices.Contains(problems, problem) {
+			problems = append(problems, problem)
+		}
+	}
+	return problems
 }
 
 // runConfigImport translates a mosquitto.conf.

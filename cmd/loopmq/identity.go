@@ -80,6 +80,7 @@ func (i *identity) enforce(broker *loopmq.Broker) {
 // are; nil: nobody said so.
 func (i *identity) authenticator(at string, methods []config.Method, anonymous *bool) (loopmq.Authenticator, error) {
 	var a loopmq.Authenticator
+	var wrong []error
 	if allowed := anonymous != nil && *anonymous; len(methods) > 0 || anonymous != nil && !allowed {
 		steps, made := i.steps[at]
 		for n := range methods {
@@ -88,9 +89,13 @@ func (i *identity) authenticator(at string, methods []config.Method, anonymous *
 			}
 			m, err := i.method(fmt.Sprintf("%s[%d]", at, n), &methods[n])
 			if err != nil {
-				return nil, err
+				wrong = append(wrong, err)
+				continue
 			}
 			steps = append(steps, auth.Step{Method: m, Timeout: methods[n].Timeout})
+		}
+		if len(wrong) > 0 {
+			return nil, errors.Join(wrong...)
 		}
 		i.steps[at] = steps
 		a = auth.NewChain(auth.Options{AllowAnonymous: allowed, Metrics: i.metrics, Logger: i.log}, steps...)
@@ -191,6 +196,7 @@ func (i *identity) authorizer(at string, rules []config.Rule, allowByDefault boo
 	if len(rules) == 0 {
 		return nil, nil
 	}
+	var wrong []error
 	all, made := i.rules[at]
 	for n := range rules {
 		if made { // for another listener
@@ -201,7 +207,8 @@ func (i *identity) authorizer(at string, rules []config.Rule, allowByDefault boo
 		case r.ACLFile != nil:
 			f, err := i.aclFile(key+".acl_file.file", r.ACLFile.File)
 			if err != nil {
-				return nil, err
+				wrong = append(wrong, err)
+				continue
 			}
 			all = append(all, f)
 		case r.Claims != nil:
@@ -209,16 +216,21 @@ func (i *identity) authorizer(at string, rules []config.Rule, allowByDefault boo
 		default:
 			o, err := i.httpOptions(r.HTTP)
 			if err != nil {
-				return nil, fmt.Errorf("%s.http: %w", key, err)
+				wrong = append(wrong, fmt.Errorf("%s.http: %w", key, err))
+				continue
 			}
 			rule, err := auth.NewHTTPRule(o)
 			if err != nil {
-				return nil, fmt.Errorf("%s.http: %w", key, err)
+				wrong = append(wrong, fmt.Errorf("%s.http: %w", key, err))
+				continue
 			}
 			i.closers = append(i.closers, rule.Close)
 			i.files = append(i.files, preparer{key + ".http", func() (func(), error) { return rule.DropCache, nil }})
 			all = append(all, rule)
 		}
+	}
+	if len(wrong) > 0 {
+		return nil, errors.Join(wrong...)
 	}
 	i.rules[at] = all
 	return auth.NewRules(auth.RulesOptions{AllowByDefault: allowByDefault, Logger: i.log, Metrics: i.metrics}, all...), nil

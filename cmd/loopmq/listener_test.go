@@ -173,6 +173,13 @@ password_file `+passwords+`
 func TestConfigCommand(t *testing.T) {
 	good, bad := mustWrite(t, "good.yaml", "log: {level: warn}\n"), mustWrite(t, "bad.yaml", "log: {level: loud}\nstore: nowhere\n")
 	conf := mustWrite(t, "mosquitto.conf", "plugin x.so\n")
+	acl := mustWrite(t, "acl", "tpic a\n")
+	files := mustWrite(t, "files.yaml", `listeners:
+  - {name: a, address: 127.0.0.1:0}
+  - {name: b, address: 127.0.0.1:0, tls: {certificates: [{certificate: /none, key: /none}]}}
+authentication: [{password_file: {file: /none}}, {jwt: {}}]
+authorization: [{acl_file: {file: `+acl+`}}]
+`)
 	for _, c := range []struct {
 		args           []string
 		code           int
@@ -183,6 +190,11 @@ func TestConfigCommand(t *testing.T) {
 		{[]string{"config", "check", bad}, 2, "", `log.level: "loud": allowed: debug`},
 		{[]string{"config", "check", bad}, 2, "", `bad.yaml:2: store: "nowhere": allowed: memory`},
 		{[]string{"config", "check", good, "--log-level", "loud"}, 2, "", `--log-level "loud"`},
+		{[]string{"config", "check", files}, 2, "", "loopmq: authentication[0].password_file.file: open /none"},
+		{[]string{"config", "check", files}, 2, "", "\nloopmq: authentication[1].jwt: jwt: no keys"},
+		{[]string{"config", "check", files}, 2, "", `acl:1: "tpic": allowed: user`},
+		{[]string{"config", "check", files}, 2, "", "\nloopmq: listeners[1].tls: "},
+		{[]string{"config", "check", files, "--set", "bans.file=/none"}, 2, "", "loopmq: bans: open /none"},
 		{[]string{"config", "print", good, "--log-format=json"}, 0, "  format: json # --log-format\n", ""},
 		{[]string{"config", "print", bad}, 2, "", `"loud"`},
 		{[]string{"config", "reference"}, 0, "| `level` | word |", ""},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -130,6 +131,22 @@ func pick[T any](of, all *T, otherwise T) T {
 	return otherwise
 }
 
+// listenersOf returns what the broker listens with. Those that are off are empty.
+func listenersOf(c *config.Config, who *identity) ([]loopmq.Listener, error) {
+	listeners := make([]loopmq.Listener, len(c.Listeners))
+	var wrong []error
+	for i := range c.Listeners {
+		if c.Listeners[i].Address == off {
+			continue
+		}
+		var err error
+		if listeners[i], err = listenerOf(c, i, who); err != nil {
+			wrong = append(wrong, err)
+		}
+	}
+	return listeners, errors.Join(wrong...)
+}
+
 // listenerOf returns what a configuration says of the listener at an index. The
 // files that it names are who's to read again.
 func listenerOf(c *config.Config, i int, who *identity) (l loopmq.Listener, err error) {
@@ -139,9 +156,8 @@ func listenerOf(c *config.Config, i int, who *identity) (l loopmq.Listener, err 
 	if len(said.Authentication) > 0 {
 		methods = at + ".authentication"
 	}
-	if settings.Authenticator, err = who.authenticator(methods, c.Methods(said), c.Anonymous(said)); err != nil {
-		return l, err
-	}
+	var wrong [3]error
+	settings.Authenticator, wrong[0] = who.authenticator(methods, c.Methods(said), c.Anonymous(said))
 	rules, from, byDefault := c.Authorization, "authorization", c.AllowByDefault
 	if len(said.Authorization) > 0 {
 		rules, from = said.Authorization, at+".authorization"
@@ -149,9 +165,7 @@ func listenerOf(c *config.Config, i int, who *identity) (l loopmq.Listener, err 
 	if said.AllowByDefault != nil {
 		byDefault = *said.AllowByDefault
 	}
-	if settings.Authorizer, err = who.authorizer(from, rules, byDefault); err != nil {
-		return l, err
-	}
+	settings.Authorizer, wrong[1] = who.authorizer(from, rules, byDefault)
 	l = loopmq.Listener{
 		Name: said.Name, Network: said.Network, Address: said.Address, ProxyProtocol: said.ProxyProtocol, Limits: quotaOf(&said.Limits), Settings: &settings,
 	}
@@ -165,7 +179,7 @@ func listenerOf(c *config.Config, i int, who *identity) (l loopmq.Listener, err 
 		l.WebSocket = &loopmq.WebSocket{Path: w.Path, Origins: w.Origins, Forwarders: w.Forwarders}
 	}
 	if said.TLS != nil {
-		l.TLS, err = who.tls(at+".tls", said.TLS)
+		l.TLS, wrong[2] = who.tls(at+".tls", said.TLS)
 	}
-	return l, err
+	return l, errors.Join(wrong[:]...)
 }

@@ -41,14 +41,9 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 	if who.bans != nil {
 		who.bans.Watch(&options.Events)
 	}
-	listeners := make([]loopmq.Listener, len(c.Listeners))
-	for n := range c.Listeners {
-		if c.Listeners[n].Address == off {
-			continue
-		}
-		if listeners[n], err = listenerOf(c, n, who); err != nil {
-			return err
-		}
+	listeners, err := listenersOf(c, who)
+	if err != nil {
+		return err
 	}
 	f := newFront()
 	admin, adminAddress := f.admin(options.Metrics, who.banFunctions(), logger), off
