@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -36,8 +37,29 @@ func (c *Config) checkListener(l *Listener, at string, names map[string]int, i i
 	}
 	checkChoices(c, at+".authentication", l.Authentication)
 	checkChoices(c, at+".authorization", l.Authorization)
+	c.checkClaims(l, at)
 	if !IsLoopback(l.Address) && c.Anonymous(l) == nil && len(c.Methods(l)) == 0 && (l.TLS == nil || !l.TLS.Require) {
 		c.wrong(at+".address", c.open(l.Address, at+".address", "allow_anonymous"))
+	}
+}
+
+// checkClaims looks for tokens whose grants nobody would look at: their clients could
+// do more than the tokens say.
+func (c *Config) checkClaims(l *Listener, at string) {
+	methods, rules := at+".authentication", c.Authorization
+	if len(l.Authentication) == 0 {
+		methods = "authentication"
+	}
+	if len(l.Authorization) > 0 {
+		rules = l.Authorization
+	}
+	if l.Address == Off || slices.ContainsFunc(rules, func(r Rule) bool { return r.Claims != nil }) {
+		return
+	}
+	for i, m := range c.Methods(l) {
+		if m.JWT != nil && m.JWT.ACLClaim != "" {
+			c.wrong(element(methods, i)+".jwt.acl_claim", fmt.Sprintf("%s: nothing looks at what it says on %s: allowed: with claims under authorization", shown(m.JWT.ACLClaim), at))
+		}
 	}
 }
 

@@ -144,6 +144,15 @@ func TestProblems(t *testing.T) {
 			`loopmq.yaml:1: limits.topic_levels: "true" is true or false: put it in quotes if it is meant so: allowed: 1 to 65535, or unlimited`,
 			`loopmq.yaml:1: limits: unknown key "drain"`,
 		}},
+		{
+			text: "authentication: [{jwt: {secret_files: s, acl_claim: may}}]\nauthorization: [{acl_file: {file: f}}]\n",
+			want: []string{`loopmq.yaml:1: authentication[0].jwt.acl_claim: "may": nothing looks at what it says on listeners[0]: allowed: with claims under authorization`},
+		},
+		{
+			text: "authentication: [{jwt: {secret_files: s, acl_claim: may}}]\nauthorization: [{claims: {}}]\n" +
+				"listeners: [{name: a, address: localhost:1}, {name: b, address: localhost:2, authorization: [{acl_file: {file: f}}]}]\n",
+			want: []string{`loopmq.yaml:1: authentication[0].jwt.acl_claim: "may": nothing looks at what it says on listeners[1]`},
+		},
 		{text: "authentication: [{timeout: 1s}, {certificate: {}, jwt: {}}, {password_file: {}}]\nauthorization: [{claims: {a: 1}}]\n", want: []string{
 			`loopmq.yaml:2: authorization[0].claims: unknown key "a": allowed: none`,
 			`loopmq.yaml:1: authentication[2].password_file.file: "": allowed: the name of a file`,
