@@ -139,7 +139,7 @@ func (c *Client) deliverLive(p *publication, d *delivery) {
 			e = entryOf(p, d)
 		}
 		packetID := f.out.Send(d.qos, e)
-		f.out.Weigh(p.size())
+		f.out.Weigh(len(p.payload))
 		reason, ok := c.send(p, d, packetID, false)
 		if ok {
 			c.loop.m.MessagesDelivered[d.qos].Inc()
@@ -199,7 +199,7 @@ func (c *Client) deliverStored(p *publication, d *delivery) {
 		return
 	case next && !f.behind && d.qos > 0 && d.qos <= c.settings.maximumQoS && f.out.CanSendNumber(n):
 		packetID := f.out.SendNumber(n, d.qos, nil)
-		f.out.Weigh(p.size())
+		f.out.Weigh(len(p.payload))
 		reason, ok := c.send(p, d, packetID, false)
 		if ok {
 			f.cursor = n
@@ -277,7 +277,7 @@ func (c *Client) advanceLive() {
 		}
 		p.set(e.Message)
 		packetID := f.out.Send(e.QoS, keepShared(e))
-		f.out.Weigh(p.size())
+		f.out.Weigh(len(p.payload))
 		d := deliveryOf(c, e)
 		reason, ok := c.send(&p, &d, packetID, false)
 		if !ok {
@@ -338,7 +338,7 @@ func (c *Client) sendEntry(e *store.Entry) bool {
 			return false
 		}
 		packetID = f.out.SendNumber(e.Number, d.qos, nil)
-		f.out.Weigh(p.size())
+		f.out.Weigh(len(p.payload))
 	}
 	reason, ok := metrics.DropReason(0), true
 	if again || !sent { // QoS 0 goes out once

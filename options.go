@@ -220,7 +220,7 @@ func (l *Limits) setDefaults(loops int) error {
 		value      int
 		low, limit int
 	}{
-		{"PacketSize", l.PacketSize, 64, 268435460},
+		{"PacketSize", l.PacketSize, 20, 268435460},
 		{"ReceiveMaximum", l.ReceiveMaximum, 1, 65535},
 		{"Inflight", l.Inflight, 1, 65535},
 		{"TopicAliasMaximum", l.TopicAliasMaximum, -1 << 31, 65535},

@@ -29,8 +29,8 @@ type Settings struct {
 	// and answered with Quota exceeded (0x97; 3.x: as if it weren't). A CONNECT with a
 	// larger Will is refused (0x95). 0: only Limits.PacketSize bounds it.
 	PayloadSize int
-	// InflightBytes bounds the bytes of unacknowledged messages sent to one client: a
-	// next one waits until it is fallen short of. 0: no limit.
+	// InflightBytes bounds the payloads of unacknowledged messages sent to one client,
+	// in bytes: a next one waits until it is fallen short of. 0: no limit.
 	InflightBytes int
 
 	// MaximumQoS that clients may publish with and that subscriptions are granted; 0: 2,

@@ -312,7 +312,7 @@ func TestListenerBoundsInflight(t *testing.T) {
 	t.Parallel()
 	for name, settings := range map[string]loopmq.Settings{
 		"messages": {Limits: loopmq.Limits{Inflight: 3}},
-		"bytes":    {InflightBytes: 3*11 - 5},
+		"bytes":    {InflightBytes: 3*10 - 5},
 	} {
 		for _, durable := range []bool{false, true} {
 			for qos := byte(1); qos <= 2; qos++ {

@@ -137,7 +137,7 @@ func TestProblems(t *testing.T) {
 		{text: "store: " + strings.Repeat("[", 100) + strings.Repeat("]", 100), want: []string{`loopmq.yaml:1: is nested too deeply: allowed: 32 levels`}},
 		{text: "store:\n  " + strings.Repeat("- ", 100), want: []string{`loopmq.yaml:2: is nested too deeply: allowed: 32 levels`}},
 		{text: "limits: {packet_size: 10, keep_alive: 1.5s, inflight: many, queue_messages: 0, topic_levels: true, drain: 1.5}", want: []string{
-			`loopmq.yaml:1: limits.packet_size: "10": allowed: a size from 64 to 268435460, such as 4MiB`,
+			`loopmq.yaml:1: limits.packet_size: "10": allowed: a size from 20 to 268435460, such as 4MiB`,
 			`loopmq.yaml:1: limits.keep_alive: "1.5s": allowed: a duration such as 10s, from 1s to 18h12m15s, or unlimited`,
 			`loopmq.yaml:1: limits.inflight: "many" is text: allowed: 1 to 65535`,
 			`loopmq.yaml:1: limits.queue_messages: "0": allowed: 1 or more, or unlimited`,

@@ -117,7 +117,7 @@ var (
 )
 
 var (
-	packetSize    = size(64, 268435460)
+	packetSize    = size(20, 268435460)
 	topicAliases  = whole(1, 65535, none, word{"0", -1})
 	amount        = whole(1, math.MaxInt, unlimited)
 	amountOfBytes = size(1, math.MaxInt, unlimited)

@@ -41,7 +41,7 @@ func (s *Settings) keys() []*node {
 		maybe("username_as_client_id", &s.UsernameAsClientID, "false", boolean, "the user name is the Client Identifier, whatever the client sent as such"),
 		maybe("mount_point", &s.MountPoint, "empty", mountPoint, "put before all topics of the clients, and taken off what they are sent: tenant-a/. They see nothing outside of it but $SYS"),
 		maybe("payload_size", &s.PayloadSize, "unlimited", size(1, 268435455, word{"unlimited", 0}), "the largest payload of a PUBLISH; a larger one is dropped"),
-		maybe("inflight_bytes", &s.InflightBytes, "unlimited", size(1, 1<<40, word{"unlimited", 0}), "bytes of unacknowledged messages to one client; the next one waits"),
+		maybe("inflight_bytes", &s.InflightBytes, "unlimited", size(1, 1<<40, word{"unlimited", 0}), "bytes of the payloads of unacknowledged messages to one client; the next one waits"),
 	}
 }
 

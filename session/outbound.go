@@ -93,7 +93,7 @@ func (o *Outbound) SendNumber(n store.Number, qos byte, e *store.Entry) (packetI
 	return o.put(n.Seq, stateFor(qos), e)
 }
 
-// Weigh says how many bytes the message of the last Send or SendNumber has.
+// Weigh says how many bytes the message of the last Send or SendNumber counts.
 func (o *Outbound) Weigh(bytes int) {
 	o.ring[(o.next-1)&uint64(len(o.ring)-1)].bytes = uint32(bytes)
 	o.bytes += bytes
