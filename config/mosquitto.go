@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -62,18 +63,22 @@ var (
 	globalOptions = []string{
 		"max_inflight_messages", "max_inflight_bytes", "max_queued_messages", "max_queued_bytes", "queue_qos0_messages", "max_packet_size",
 		"message_size_limit", "max_keepalive", "retain_available", "persistent_client_expiration", "check_retain_source",
-		"upgrade_outgoing_qos", "sys_interval", "persistence", "persistence_location", "autosave_interval", "connection_messages",
+		"upgrade_outgoing_qos", "sys_interval", "persistence", "persistence_location", "persistence_file", "autosave_interval", "connection_messages", "global_max_connections",
 	}
 	listenerOptions = []string{
 		"port", "bind_address", "protocol", "max_connections", "max_qos", "max_topic_alias", "mount_point", "use_username_as_clientid",
 		"use_identity_as_username", "use_subject_as_username", "cafile", "certfile", "keyfile", "crlfile", "require_certificate", "tls_version", "psk_hint",
 		"socket_domain",
+		"listener_allow_anonymous", "listener_auto_id_prefix", "enable_proxy_protocol", "websockets_origin",
 	}
 	securityOptions = []string{"allow_anonymous", "password_file", "acl_file", "allow_zero_length_clientid", "auto_id_prefix"}
 
+	// What is known by two names.
+	otherNames = map[string]string{"maximum_qos": "max_qos", "retained_persistence": "persistence"}
+
 	// What it doesn't need.
 	needless = []string{
-		"set_tcp_nodelay", "persistence_file", "autosave_on_changes", "allow_duplicate_messages", "log_timestamp", "log_timestamp_format", "log_facility",
+		"set_tcp_nodelay", "packet_buffer_size", "autosave_on_changes", "allow_duplicate_messages", "log_timestamp", "log_timestamp_format", "log_facility",
 		"websockets_log_level", "websockets_headers_size", "retry_interval", "store_clean_interval", "upgrade_qos", "dhparamfile", "tls_keyform",
 	}
 	bridgeOptions = []string{
@@ -97,6 +102,9 @@ func (m *importer) read(path, text string, main bool) {
 		at := Source{path, n}
 		option, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		value = strings.TrimSpace(value)
+		if name, known := otherNames[option]; known {
+			option = name
+		}
 		switch {
 		case option == "" || option[0] == '#':
 		case !isText(value) || !isText(option):
@@ -114,6 +122,9 @@ func (m *importer) read(path, text string, main bool) {
 		case slices.Contains(listenerOptions, option):
 			if current == &m.conf {
 				current.source = at
+			}
+			if more := current.options[option]; option == "websockets_origin" && more != "" {
+				value = more + " " + value
 			}
 			current.options[option] = value
 			m.options(current, option, at)
@@ -296,10 +307,11 @@ func (m *importer) global(c *Config) {
 	switch {
 	case c.Limits.PacketSize == 0:
 		c.Limits.PacketSize = 268435460
-	case c.Limits.PacketSize < 64:
-		m.note(o.at("max_packet_size"), false, "max_packet_size %d: it is 64, the smallest that there is", c.Limits.PacketSize)
-		c.Limits.PacketSize = 64
+	case c.Limits.PacketSize < 20:
+		m.note(o.at("max_packet_size"), false, "max_packet_size %d: it is 20, the smallest that there is", c.Limits.PacketSize)
+		c.Limits.PacketSize = 20
 	}
+	c.Limits.Connections = max(0, m.number(o, "global_max_connections", -1, -1, 100_000_000))
 	c.Limits.KeepAlive = time.Duration(m.number(o, "max_keepalive", 0, 0, 65535)) * time.Second
 	c.Limits.SessionExpiryInterval = m.expiration(o)
 	c.Limits.RetainedMessages, c.Limits.RetainedBytes = -1, -1
@@ -357,7 +369,12 @@ func (m *importer) store(o *conf) string {
 		m.note(o.at("persistence_location"), true, "persistence_location %s: allowed: a path without ?", shown(location))
 		location = "."
 	}
-	store := "pebble:" + filepath.Join(location, "loopmq-data")
+	// Brokers that share a location are told apart by their files.
+	name := "loopmq-data"
+	if f := o.options["persistence_file"]; f != "" && f != "mosquitto.db" && !strings.ContainsAny(f, "?/") {
+		name = strings.TrimSuffix(f, ".db") + "-loopmq-data"
+	}
+	store := "pebble:" + filepath.Join(location, name)
 	if n := m.number(o, "autosave_interval", 0, 0, math.MaxInt32); n > 0 {
 		store += fmt.Sprintf("?sync=interval&interval=%ds", min(n, 60))
 	}
@@ -422,6 +439,9 @@ func (m *importer) listener(c *Config, o *conf, address string) {
 		l.Protocol = ProtocolWebSocket
 		// It looks at neither.
 		l.WebSocket.Path, l.WebSocket.Origins = "*", []string{"*"}
+		if said := o.options["websockets_origin"]; said != "" {
+			l.WebSocket.Origins = m.origins(o, said)
+		}
 	default:
 		m.note(o.at("protocol"), true, "protocol %s: allowed: mqtt, websockets", shown(p))
 		l.Address = Off
@@ -460,6 +480,17 @@ func (m *importer) listener(c *Config, o *conf, address string) {
 	if m.perOne {
 		m.security(o, &l.Settings, &l.AllowAnonymous, &l.Authentication, &l.Authorization)
 	}
+	if _, said := o.options["listener_allow_anonymous"]; said {
+		allow := m.truth(o, "listener_allow_anonymous", false)
+		l.AllowAnonymous = &allow
+	}
+	if prefix, said := o.options["listener_auto_id_prefix"]; said {
+		l.Settings.AutoIDPrefix = &prefix
+	}
+	if m.number(o, "enable_proxy_protocol", 0, 1, 2) > 0 {
+		m.note(o.at("enable_proxy_protocol"), false, "enable_proxy_protocol: it believes anybody, as there: better name the balancers' networks in proxy_protocol")
+		l.ProxyProtocol = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+	}
 	m.tls(o, &l)
 	of := o
 	if !m.perOne {
@@ -472,6 +503,25 @@ func (m *importer) listener(c *Config, o *conf, address string) {
 		}
 	}
 	c.Listeners = append(c.Listeners, l)
+}
+
+// origins are those that WebSocket listeners take connections from; of a bare host, by
+// both schemes.
+func (m *importer) origins(o *conf, said string) (origins []string) {
+	for _, one := range strings.Fields(said) {
+		each := []string{one}
+		if one != "*" && one != "null" && !strings.Contains(one, "://") {
+			each = []string{"https://" + one, "http://" + one}
+		}
+		for _, text := range each {
+			if _, ok := origin.parse(text); ok {
+				origins = append(origins, text)
+			} else {
+				m.note(o.at("websockets_origin"), true, "websockets_origin %s: allowed: %s", shown(one), origin.allowed)
+			}
+		}
+	}
+	return origins
 }
 
 // tls translates the files of a listener's TLS.
@@ -496,7 +546,8 @@ func (m *importer) tls(o *conf, l *Listener) {
 		return
 	}
 	l.TLS = fresh((*TLS).keys)
-	l.TLS.Certificates = []KeyPair{{certificate, key}}
+	// It adds to the chain what it needs of the cafile.
+	l.TLS.Certificates = []KeyPair{{certificate, key, ca}}
 	if require {
 		l.TLS.Require, l.TLS.ClientCA, l.TLS.CRL = true, ca, o.options["crlfile"]
 	}
@@ -519,9 +570,10 @@ func (m *importer) tls(o *conf, l *Listener) {
 	if field == "" {
 		return
 	}
-	if !require {
-		m.note(o.at("use_identity_as_username"), true, "use_identity_as_username without require_certificate")
+	if !require { // It asks nobody for a certificate, so nobody has a name.
+		m.note(o.source, false, "a certificate as user name without require_certificate: nobody gets in by this listener")
 	}
+	l.AllowAnonymous = new(bool)
 	method := *fresh((*Method).keys)
 	method.Certificate = &Certificate{Username: field}
 	l.Authentication = []Method{method}

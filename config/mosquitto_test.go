@@ -54,8 +54,25 @@ func TestImportMosquitto(t *testing.T) {
 			want: []string{"- password_file:", "- acl_file:", "username_as_client_id: true", "maximum_qos: 1", "topic_alias_maximum: none"},
 		},
 		{
+			text: "listener 1\nlistener_allow_anonymous true\nlistener_auto_id_prefix y-\nmaximum_qos 0\nglobal_max_connections 9\nretained_persistence true\npersistence_file m-1.db\n",
+			want: []string{"allow_anonymous: true", "allow_anonymous: false", "auto_id_prefix: y-", "maximum_qos: 0", "connections: 9", `store: "pebble:m-1-loopmq-data"`},
+		},
+		{
+			text:  "listener 1\nprotocol websockets\nwebsockets_origin a.example\nwebsockets_origin https://b.example:9\nenable_proxy_protocol 2\n",
+			want:  []string{`- "https://a.example"`, `- "http://a.example"`, `- "https://b.example:9"`, `- "0.0.0.0/0"`, `- "::/0"`},
+			notes: []string{"mosquitto.conf:5: enable_proxy_protocol: it believes anybody"},
+		},
+		{text: "listener 1\nprotocol websockets\nwebsockets_origin x/y\n", notes: []string{"mosquitto.conf:3: websockets_origin", "mosquitto.conf:3: websockets_origin"}, unsafe: true},
+		{text: "listener 1\nenable_proxy_protocol 3\n", notes: []string{`mosquitto.conf:2: enable_proxy_protocol "3"`}, unsafe: true},
+		{text: "max_packet_size 19\n", want: []string{"packet_size: 20"}, notes: []string{"mosquitto.conf:1: max_packet_size 19: it is 20"}},
+		{
+			text:  "listener 1\ncafile /ca\ncertfile /c\nkeyfile /k\nallow_anonymous true\nuse_identity_as_username true\n",
+			want:  []string{"chain: /ca", "- certificate: {}", "allow_anonymous: false"},
+			notes: []string{"mosquitto.conf:1: a certificate as user name without require_certificate: nobody gets in"},
+		},
+		{
 			text: "listener 8883\ncafile /ca\ncertfile /c\nkeyfile /k\ncrlfile /crl\nrequire_certificate true\nuse_identity_as_username true\ntls_version tlsv1.3\n",
-			want: []string{"- certificate: /c", "key: /k", "client_ca: /ca", "require: true", "crl: /crl", `min_version: "1.3"`, "- certificate: {}"},
+			want: []string{"- certificate: /c", "key: /k", "chain: /ca", "client_ca: /ca", "require: true", "crl: /crl", `min_version: "1.3"`, "- certificate: {}"},
 		},
 		{
 			text: "max_inflight_messages 0\nmax_inflight_bytes 1000\nmax_queued_messages 5\nmax_queued_bytes 4096\nqueue_qos0_messages true\nmax_packet_size 4096\n" +

@@ -29,12 +29,14 @@ func (t *TLS) keys() []*node {
 type KeyPair struct {
 	Certificate string
 	Key         string
+	Chain       string
 }
 
 func (k *KeyPair) keys() []*node {
 	return []*node{
 		key("certificate", &k.Certificate, "", file, "PEM, with the chain that leads to its root behind it"),
 		key("key", &k.Key, "", file, "PEM"),
+		key("chain", &k.Chain, "", maybeFile, "CAs, as PEM, in any order: those that lead from the certificate to its root are sent behind it; empty: its file has them"),
 	}
 }
 

@@ -94,11 +94,11 @@ func (r revocations) check(chain []*x509.Certificate, now time.Time) error {
 // serial makes a key of a number.
 func serial(n *big.Int) string { return string(n.Bytes()) }
 
-// readCertificates reads a PEM file with at least one certificate.
-func readCertificates(name string) (certs []*x509.Certificate, err error) {
+// readCertificates reads a PEM file with at least one certificate; what says what they are for.
+func readCertificates(what, name string) (certs []*x509.Certificate, err error) {
 	b, err := os.ReadFile(name)
 	if err != nil {
-		return nil, fmt.Errorf("tlsfiles: client CA: %w", err)
+		return nil, fmt.Errorf("tlsfiles: %s: %w", what, err)
 	}
 	for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type != "CERTIFICATE" {
@@ -106,12 +106,12 @@ func readCertificates(name string) (certs []*x509.Certificate, err error) {
 		}
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("tlsfiles: client CA %s: %w", name, err)
+			return nil, fmt.Errorf("tlsfiles: %s %s: %w", what, name, err)
 		}
 		certs = append(certs, cert)
 	}
 	if len(certs) == 0 {
-		return nil, fmt.Errorf("tlsfiles: client CA %s: there is no certificate in it", name)
+		return nil, fmt.Errorf("tlsfiles: %s %s: there is no certificate in it", what, name)
 	}
 	return certs, nil
 }

@@ -3,6 +3,7 @@
 package tlsfiles
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -11,6 +12,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,10 +24,14 @@ import (
 // defaultPoll is how often files are looked at.
 const defaultPoll = 5 * time.Second
 
-// KeyPair is the names of two PEM files: a certificate, with the chain that leads to its root behind it, and its key.
+// KeyPair is the names of PEM files: a certificate, with the chain that leads to its root behind it, and its key.
 type KeyPair struct {
 	Certificate string
 	Key         string
+
+	// Chain is a file of certificates of authorities, in any order; "": there is none. Those that lead to the root from
+	// where Certificate ends are sent, too.
+	Chain string
 }
 
 // Files says which files there are, and what they are for. Only Certificates is required.
@@ -197,14 +203,30 @@ func inode(info fs.FileInfo) uint64 {
 
 func (f *Files) names() (names []string) {
 	for _, p := range f.Certificates {
-		names = append(names, p.Certificate, p.Key)
+		names = append(names, p.Certificate, p.Key, p.Chain)
 	}
-	for _, name := range []string{f.ClientCA, f.CRL} {
-		if name != "" {
-			names = append(names, name)
+	names = append(names, f.ClientCA, f.CRL)
+	return slices.DeleteFunc(names, func(name string) bool { return name == "" })
+}
+
+// complete appends the authorities that lead from where the chain ends to the root, but not the root: clients have that,
+// or it means nothing to them.
+func complete(pair *tls.Certificate, authorities []*x509.Certificate) error {
+	last, err := x509.ParseCertificate(pair.Certificate[len(pair.Certificate)-1])
+	if err != nil {
+		return err
+	}
+	for range authorities { // which may have signed each other
+		i := slices.IndexFunc(authorities, func(a *x509.Certificate) bool {
+			return bytes.Equal(a.RawSubject, last.RawIssuer) && last.CheckSignatureFrom(a) == nil
+		})
+		if i < 0 || bytes.Equal(authorities[i].RawSubject, authorities[i].RawIssuer) {
+			return nil
 		}
+		last = authorities[i]
+		pair.Certificate = append(pair.Certificate, last.Raw)
 	}
-	return names
+	return nil
 }
 
 // read makes a configuration of the files.
@@ -230,13 +252,22 @@ func (f *Files) read(now time.Time) (*tls.Config, error) {
 		if now.After(pair.Leaf.NotAfter) {
 			return nil, fmt.Errorf("tlsfiles: certificate %s expired on %s", p.Certificate, pair.Leaf.NotAfter.Format(time.RFC3339))
 		}
+		if p.Chain != "" {
+			authorities, err := readCertificates("chain", p.Chain)
+			if err != nil {
+				return nil, err
+			}
+			if err := complete(&pair, authorities); err != nil {
+				return nil, fmt.Errorf("tlsfiles: certificate %s: %w", p.Certificate, err)
+			}
+		}
 		config.Certificates = append(config.Certificates, pair)
 	}
 	if f.ClientCA == "" {
 		return config, nil
 	}
 	clients := &clients{roots: x509.NewCertPool()}
-	authorities, err := readCertificates(f.ClientCA)
+	authorities, err := readCertificates("client CA", f.ClientCA)
 	if err != nil {
 		return nil, err
 	}

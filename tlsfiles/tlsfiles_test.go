@@ -51,6 +51,21 @@ func mustAuthority(t *testing.T, dir, name string) *authority {
 	return a
 }
 
+// subordinate returns an authority that a has signed.
+func (a *authority) subordinate(name string) *authority {
+	a.t.Helper()
+	s := mustAuthority(a.t, a.dir, name)
+	s.cert.SerialNumber = big.NewInt(99)
+	der, err := x509.CreateCertificate(rand.Reader, s.cert, a.cert, &s.key.PublicKey, a.key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	if s.cert, err = x509.ParseCertificate(der); err != nil {
+		a.t.Fatal(err)
+	}
+	return s
+}
+
 func (a *authority) write(name, kind string, der []byte) string {
 	a.t.Helper()
 	path := filepath.Join(a.dir, name)
@@ -83,7 +98,7 @@ func (a *authority) pair(file, name string, number int64, until time.Time) KeyPa
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	return KeyPair{a.write(file+".crt", "CERTIFICATE", der), a.write(file+".key", "PRIVATE KEY", keyDER)}
+	return KeyPair{Certificate: a.write(file+".crt", "CERTIFICATE", der), Key: a.write(file+".key", "PRIVATE KEY", keyDER)}
 }
 
 func (a *authority) crl(until time.Time, revoked ...int64) []byte {
@@ -174,6 +189,47 @@ func TestSNI(t *testing.T) {
 		state, err, _ := handshake(s.Config(), c)
 		if err != nil || state.PeerCertificates[0].Subject.CommonName != want {
 			t.Errorf("%s: %v, %v", name, state.PeerCertificates, err)
+		}
+	}
+}
+
+// An authority between the server's certificate and the root is taken from Chain, and a client that knows the root only
+// believes it.
+func TestChain(t *testing.T) {
+	dir := t.TempDir()
+	root, other := mustAuthority(t, dir, "root"), mustAuthority(t, dir, "other")
+	sub := root.subordinate("sub")
+	subsub := sub.subordinate("subsub")
+	chain := filepath.Join(dir, "chain.pem")
+	var text []byte
+	for _, a := range []*authority{other, root, subsub, sub} { // in any order, and with what has nothing to do with it
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})...)
+	}
+	if err := os.WriteFile(chain, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		issuer *authority
+		chain  string
+		want   int // certificates sent
+		err    bool
+	}{
+		"of the root":     {root, chain, 1, false},
+		"of sub":          {sub, chain, 2, false},
+		"of subsub":       {subsub, chain, 3, false},
+		"of another":      {other, chain, 1, true},
+		"without a chain": {sub, "", 1, true},
+	} {
+		pair := test.issuer.pair("server", "one.test", 2, later)
+		pair.Chain = test.chain
+		s := mustLoad(t, Files{Certificates: []KeyPair{pair}}, Options{Poll: -1})
+		if _, err, _ := handshake(s.Config(), clientOf(t, root, "one.test", nil)); (err != nil) != test.err {
+			t.Errorf("%s: %v", name, err)
+		}
+		c := clientOf(t, root, "one.test", nil)
+		c.InsecureSkipVerify = true
+		if state, err, _ := handshake(s.Config(), c); err != nil || len(state.PeerCertificates) != test.want {
+			t.Errorf("%s: %d certificates, %v, want %d", name, len(state.PeerCertificates), err, test.want)
 		}
 	}
 }
@@ -403,8 +459,9 @@ func TestLoad_Errors(t *testing.T) {
 	certs := []KeyPair{pair}
 	for want, f := range map[string]Files{
 		"no certificate is named":          {},
-		"1.crt with key":                   {Certificates: []KeyPair{{pair.Certificate, wrong.Key}}},
-		"none.crt":                         {Certificates: []KeyPair{{"none.crt", pair.Key}}},
+		"1.crt with key":                   {Certificates: []KeyPair{{Certificate: pair.Certificate, Key: wrong.Key}}},
+		"none.crt":                         {Certificates: []KeyPair{{Certificate: "none.crt", Key: pair.Key}}},
+		"chain: open":                      {Certificates: []KeyPair{{pair.Certificate, pair.Key, filepath.Join(dir, "none")}}},
 		"expired on":                       {Certificates: []KeyPair{a.pair("3", "old", 4, past)}},
 		"need a client CA":                 {Certificates: certs, RequireCertificate: true},
 		"client CA: open":                  {Certificates: certs, ClientCA: filepath.Join(dir, "none")},
