@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"loopmq"
@@ -30,15 +31,15 @@ client.on('message', (topic, payload) => client.publish('from/page', 'got ' + pa
 // site is a web server with the page.
 type site struct {
 	*httptest.Server
-	url  string      // what the page connects to
-	told chan string // what it tells
+	url  atomic.Value // string: what the page connects to
+	told chan string  // what it tells
 }
 
 func newSite(t *testing.T) *site {
 	t.Helper()
 	s := &site{told: make(chan string, 100)}
 	mux := http.NewServeMux()
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintf(w, page, s.url) })
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintf(w, page, s.url.Load()) })
 	mux.HandleFunc("/mqtt.js", func(w http.ResponseWriter, r *http.Request) {
 		http.ServeFile(w, r, "mqttjs/node_modules/mqtt/dist/mqtt.min.js")
 	})
@@ -57,7 +58,7 @@ func newSite(t *testing.T) *site {
 // open has Chromium load the page, which connects to url.
 func (s *site) open(t *testing.T, url string) {
 	t.Helper()
-	s.url = url
+	s.url.Store(url)
 	profile, err := os.MkdirTemp("", "loopmq-chromium")
 	if err != nil {
 		t.Fatal(err)
