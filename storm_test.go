@@ -23,9 +23,6 @@ import (
 // Everybody connects at once. They are let in no faster than they may be, all of them are in the end, and two clients that were there go on
 // talking all the while: they never wait as long as they would if the loops took the storm in before anything else.
 func TestReconnectStorm(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
 	for _, tt := range []struct {
 		name    string
 		clients int

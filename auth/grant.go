@@ -132,19 +132,19 @@ var _ FastRule = Claims{}
 func (Claims) Name() string { return metrics.AuthClaims.String() }
 
 // Judge looks at the client's Grant.
-func (Claims) Judge(_ context.Context, c *loopmq.ClientInfo, a loopmq.Action, topic string, _ byte, _ bool) (Decision, error) {
-	g, ok := c.ACL.(*Grant)
-	switch {
-	case !ok:
-		return Next, nil
-	case g.Allows(a, topic):
-		return Accept, nil
-	}
-	return Reject, nil
+func (r Claims) Judge(_ context.Context, c *loopmq.ClientInfo, a loopmq.Action, topic string, qos byte, retain bool) (Decision, error) {
+	d, _ := r.JudgeFast(c, a, topic, qos, retain)
+	return d, nil
 }
 
 // JudgeFast is Judge: it needs nothing but memory.
-func (r Claims) JudgeFast(c *loopmq.ClientInfo, a loopmq.Action, topic string, qos byte, retain bool) (Decision, bool) {
-	d, _ := r.Judge(nil, c, a, topic, qos, retain) //nolint:staticcheck // SA1012: it doesn't look at the context, and this is the hot path
-	return d, true
+func (Claims) JudgeFast(c *loopmq.ClientInfo, a loopmq.Action, topic string, _ byte, _ bool) (Decision, bool) {
+	g, ok := c.ACL.(*Grant)
+	switch {
+	case !ok:
+		return Next, true
+	case g.Allows(a, topic):
+		return Accept, true
+	}
+	return Reject, true
 }

@@ -25,8 +25,6 @@ const (
 	DropStoreFull
 	// DropStoreUnavailable: the store didn't answer in time.
 	DropStoreUnavailable
-	// DropRateLimit: above the rate that the subscriber is allowed.
-	DropRateLimit
 
 	// NumDropReasons is the number of reasons.
 	NumDropReasons = int(iota)
@@ -43,7 +41,6 @@ var dropReasons = [NumDropReasons]string{
 	DropSessionGone:      "session_gone",
 	DropStoreFull:        "store_full",
 	DropStoreUnavailable: "store_unavailable",
-	DropRateLimit:        "rate_limit",
 }
 
 // String returns the value of the label, such as "output_full". It doesn't allocate.
