@@ -658,6 +658,33 @@ func TestClusterSlowNodeSubscriptionMadeAgainElsewhere(t *testing.T) {
 	})
 }
 
+// A message for a member whose session has ended at another node is acknowledged when another member has it.
+func TestClusterSlowNodeMemberHasEnded(t *testing.T) {
+	onSlowNodes(t, 2, func(n *nodes, h *memory.Hub) {
+		gone := brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.Durable("gone"))
+		gone.Subscribe("$share/g/t", 2)
+		there := brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.Durable("there"))
+		there.Subscribe("$share/g/t", 2)
+		pub := brokertest.Connect(n.T, n.addr(0), codec.V5)
+		for qos := range byte(3) {
+			h.Resume()
+			h.Pause()
+			if qos == 0 {
+				continue
+			}
+			brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.ClientID("gone")) // a clean start
+			for i := range 2 {
+				pub.Publish("t", strconv.Itoa(i), qos)
+			}
+			for i := range 2 {
+				there.Acknowledge(there.ExpectPublish("t", strconv.Itoa(i)))
+			}
+			again := brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.Durable("gone"))
+			again.Subscribe("$share/g/t", 2)
+		}
+	})
+}
+
 func TestClusterSlowNodeMemberIsOffline(t *testing.T) {
 	onSlowNodes(t, 2, func(n *nodes, h *memory.Hub) {
 		gone := brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.Durable("gone"))
