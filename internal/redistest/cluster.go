@@ -93,10 +93,17 @@ func (c *Cluster) AddReplica(master *Server) *Server {
 	await(c.t, "replica that knows its master", func(ctx context.Context) bool {
 		return s.client.ClusterReplicate(ctx, id).Err() == nil
 	})
-	await(c.t, "replica that all know", func(ctx context.Context) bool {
-		for _, other := range c.running() {
+	self, err := s.client.Do(ctx, "CLUSTER", "MYID").Text()
+	if err != nil {
+		c.t.Fatalf("redistest: the name of %s: %v", s.Addr, err)
+	}
+	// One that only its master knows is left behind when that dies: with another
+	// replica there, nobody would tell it of the new master.
+	await(c.t, "replica that all know, and that knows all", func(ctx context.Context) bool {
+		running := c.running()
+		for _, other := range running {
 			nodes, _ := other.client.ClusterNodes(ctx).Result()
-			if !strings.Contains(nodes, "slave "+id) {
+			if !knowsReplica(nodes, self, id) || strings.Count(nodes, "\n") < len(running) || strings.Contains(nodes, "handshake") {
 				return false
 			}
 		}
@@ -104,6 +111,17 @@ func (c *Cluster) AddReplica(master *Server) *Server {
 	})
 	master.Replicated()
 	return s
+}
+
+// knowsReplica reports whether an answer to CLUSTER NODES has a node as the replica of
+// a master.
+func knowsReplica(nodes, id, master string) bool {
+	for line := range strings.Lines(nodes) {
+		if strings.HasPrefix(line, id) && strings.Contains(line, "slave "+master) {
+			return true
+		}
+	}
+	return false
 }
 
 // Move gives the hash slot of a key to another master, as redis-cli does, with all
