@@ -251,6 +251,9 @@ func (a *batchArgs) encodeOp(op *store.Op, stale bool) {
 	case store.OpUnroute:
 		a.add("Z")
 		a.filters(op.TopicFilters, store.Change{Kind: store.ChangeUnrouted, Instance: a.instance, TopicFilters: op.TopicFilters})
+	case store.OpEnqueue:
+		a.add("A")
+		a.filters(nil, store.Change{Kind: store.ChangeRouted, Instance: a.instance})
 	default:
 		panic("redisstore: unknown kind of operation in a batch")
 	}

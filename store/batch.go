@@ -75,6 +75,11 @@ const (
 	// none any more. Other stores do nothing.
 	OpRoute
 	OpUnroute
+	// OpEnqueue appends Event to the outbox of its endpoint. Refused: that is full; Full:
+	// the store is. The event counts as dropped then. With IfPublished set it is about
+	// the OpPublish before it in the batch: unless that is Done, nothing happens and the
+	// result is that of the OpPublish.
+	OpEnqueue
 )
 
 // Result is the outcome of an Op or of a Target.
@@ -85,13 +90,13 @@ const (
 	Pending Result = iota
 	// Done: applied.
 	Done
-	// Duplicate: the Packet Identifier was held already.
+	// Duplicate: the Packet Identifier was held, or the key of Once noted, already.
 	Duplicate
 	// Fenced: the Epoch is not the last one; another connection has the session.
 	Fenced
 	// Gone: the session, queue or Will is not there.
 	Gone
-	// Refused: the queue's limit did not let it in.
+	// Refused: the limit of the queue or the outbox did not let it in.
 	Refused
 	// Full: the store as a whole has no room.
 	Full
@@ -127,11 +132,20 @@ type Op struct {
 	// Additions is, for an OpPublish that an acknowledgement waits for, what
 	// Member.Additions was before its message was matched; 0: it makes no
 	// difference. A subscription may have been added since that the message has to
-	// reach. At QoS 2 and with WillOf, where all has to be in one step, the result is
-	// Stale then. Otherwise the operation is done. In any case, and after every
+	// reach. At QoS 2, with WillOf and with Once, where all has to be in one step, the
+	// result is Stale then. Otherwise the operation is done. In any case, and after every
 	// OpSubscribe and OpRoute, all Changes up to the commit have been applied when
 	// Commit returns.
 	Additions uint64
+
+	// Once, for an OpPublish: only if its key is not noted; else the result is
+	// Duplicate, and nothing has changed.
+	Once *Once
+
+	// Event is what an OpEnqueue appends; IfPublished: only if the last OpPublish before
+	// it in the batch is Done.
+	Event       *Event
+	IfPublished bool
 
 	Subscriptions []Subscription
 	TopicFilters  []string // OpRoute, OpUnroute

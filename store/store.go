@@ -6,13 +6,15 @@ import (
 )
 
 // Store is the durable state of a broker. Each part is a view of the same
-// data; an implementation may be one type that returns itself five times.
+// data; an implementation may be one type that returns itself each time.
 type Store interface {
 	Messages() Messages
 	Sessions() Sessions
 	Subscriptions() Subscriptions
 	Retained() Retained
 	Wills() Wills
+	Outbox() Outbox
+	Leases() Leases
 	// NewWriter returns a writer with a name that is unique among the writers
 	// of this process. A broker has one for each event loop.
 	NewWriter(name string) Writer

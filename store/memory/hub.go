@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"loopmq/store"
+	"loopmq/store/local"
 )
 
 // Hub is a Store that several brokers of one process share, for tests and for
@@ -38,7 +39,13 @@ func NewHub(opts Options) *Hub {
 }
 
 // Open returns a view for one broker. Closing it leaves the Hub open.
-func (h *Hub) Open() *HubStore { return &HubStore{Store: h.Store, hub: h} }
+func (h *Hub) Open() *HubStore {
+	s := &HubStore{Store: h.Store, hub: h}
+	h.Store.mu.Lock()
+	defer h.Store.mu.Unlock()
+	h.bells = append(h.bells, &s.bell)
+	return s
+}
 
 // Expel declares an instance dead, as a node does whose lease has lapsed.
 func (h *Hub) Expel(instance string) {
@@ -83,7 +90,11 @@ type HubStore struct {
 	*Store
 	hub    *Hub
 	member *member // guarded by hub.mu
+	bell   local.Bell
 }
+
+// Outbox implements store.Store.
+func (s *HubStore) Outbox() store.Outbox { return outboxView{s.Store, &s.bell} }
 
 // Close ends the view, not the Hub.
 func (s *HubStore) Close() error { return nil }
@@ -159,11 +170,17 @@ func (w *hubWriter) Commit(ctx context.Context, b *store.Batch) error {
 		return store.ErrDead
 	}
 	stale := slices.ContainsFunc(h.feed[m.position:], func(c store.Change) bool { return c.Kind.Adds() })
+	published := store.Done
 	for i := range b.Ops {
 		op := &b.Ops[i]
 		one := &store.Batch{Ops: b.Ops[i : i+1]}
-		if op.Kind == store.OpPublish && op.Additions != 0 && (op.Message.QoS == 2 || op.WillOf != nil) && (stale || op.Additions < m.additions) {
-			op.Result = store.Stale
+		if op.Kind == store.OpEnqueue && op.IfPublished && published != store.Done {
+			op.Result = published
+			continue
+		}
+		inOneStep := op.Kind == store.OpPublish && (op.Message.QoS == 2 || op.WillOf != nil || op.Once != nil)
+		if inOneStep && op.Additions != 0 && (stale || op.Additions < m.additions) {
+			op.Result, published = store.Stale, store.Stale
 			continue
 		}
 		before, _ := h.sessionOf(op)
@@ -176,6 +193,9 @@ func (w *hubWriter) Commit(ctx context.Context, b *store.Batch) error {
 		}
 		queues := op.Targets
 		op.Targets = forwards
+		if op.Kind == store.OpPublish {
+			published = op.Result
+		}
 		w.s.merge(op, queues)
 		h.tell(m, op, before, topics)
 	}

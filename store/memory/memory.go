@@ -5,13 +5,15 @@ import (
 	"time"
 
 	"loopmq/store"
+	"loopmq/store/local"
 )
 
 // Options configure a Store. The zero value is usable.
 type Options struct {
 	// MaxBytes bounds the sizes of all messages in the store, each counted once
-	// however many queues it is in. What goes beyond it has the result
-	// store.Full. Stored Wills count, but are never refused. Zero: no bound.
+	// however many queues it is in, and of events, dead letters and keys of
+	// store.Once. What goes beyond it has the result store.Full. Stored Wills count,
+	// but are never refused. Zero: no bound.
 	MaxBytes int
 	// Now is the store's clock; nil: time.Now. It is called from many goroutines.
 	Now func() time.Time
@@ -41,10 +43,20 @@ type Store struct {
 	groups   map[groupID]*queue
 	retained map[string]*retained
 	wills    map[willID]*will
+	onces    map[string]*once
+
+	outboxes  map[string]*outbox
+	consumers local.Consumers
+	event     uint64        // Seq of the last one, of all outboxes
+	bells     []*local.Bell // of each broker
 
 	sessionExpiry  schedule[*session]
 	retainedExpiry schedule[*retained]
 	willDue        schedule[*will]
+	onceExpiry     schedule[*once]
+
+	bell   local.Bell // of the one broker, or of the Hub
+	leases *local.Leases
 }
 
 var _ store.Store = (*Store)(nil)
@@ -59,7 +71,7 @@ func New(opts Options) *Store {
 	if now == nil {
 		now = time.Now
 	}
-	return &Store{
+	s := &Store{
 		maxBytes:   opts.MaxBytes,
 		now:        now,
 		generation: sessionGeneration,
@@ -67,7 +79,13 @@ func New(opts Options) *Store {
 		groups:     make(map[groupID]*queue),
 		retained:   make(map[string]*retained),
 		wills:      make(map[willID]*will),
+		onces:      make(map[string]*once),
+		outboxes:   make(map[string]*outbox),
+		consumers:  make(local.Consumers),
+		leases:     local.NewLeases(now),
 	}
+	s.bells = []*local.Bell{&s.bell}
+	return s
 }
 
 // Messages returns the queues.
@@ -84,6 +102,12 @@ func (s *Store) Retained() store.Retained { return retainedView{s} }
 
 // Wills returns the stored Wills.
 func (s *Store) Wills() store.Wills { return willsView{s} }
+
+// Outbox returns the outboxes.
+func (s *Store) Outbox() store.Outbox { return outboxView{s, &s.bell} }
+
+// Leases returns the leases.
+func (s *Store) Leases() store.Leases { return leasesView{s} }
 
 // NewWriter returns a writer. The name has no meaning here: a writer lives no
 // longer than the store does.
@@ -103,7 +127,8 @@ func (s *Store) Close() error {
 	defer s.mu.Unlock()
 	s.closed = true
 	s.sessions, s.groups, s.retained, s.wills = nil, nil, nil, nil
-	s.sessionExpiry, s.retainedExpiry, s.willDue = nil, nil, nil
+	s.outboxes, s.onces = nil, nil
+	s.sessionExpiry, s.retainedExpiry, s.willDue, s.onceExpiry = nil, nil, nil, nil
 	s.used = 0
 	return nil
 }

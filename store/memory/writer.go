@@ -28,8 +28,17 @@ func (w *writer) Commit(ctx context.Context, b *store.Batch) error {
 	}
 	w.seq++
 	b.Seq = w.seq
+	published := store.Done
 	for i := range b.Ops {
-		b.Ops[i].Result = w.store.apply(&b.Ops[i])
+		op := &b.Ops[i]
+		if op.Kind == store.OpEnqueue && op.IfPublished && published != store.Done {
+			op.Result = published
+			continue
+		}
+		op.Result = w.store.apply(op)
+		if op.Kind == store.OpPublish {
+			published = op.Result
+		}
 	}
 	return nil
 }
@@ -66,6 +75,8 @@ func (s *Store) apply(op *store.Op) store.Result {
 		return s.end(op)
 	case store.OpRoute, store.OpUnroute: // nobody else is there to know
 		return store.Done
+	case store.OpEnqueue:
+		return s.enqueue(op.Event)
 	default:
 		panic("memory: unknown kind of operation in a batch")
 	}
@@ -86,6 +97,9 @@ func (s *Store) publish(op *store.Op) store.Result {
 	if w != nil {
 		s.removeWill(w)
 	}
+	if op.Once != nil {
+		s.note(op.Once)
+	}
 	m := &message{Message: op.Message}
 	if op.Retain {
 		s.retain(m)
@@ -100,6 +114,11 @@ func (s *Store) publish(op *store.Op) store.Result {
 // held, and the Will if it is to be removed.
 func (s *Store) mayPublish(op *store.Op) (result store.Result, from *state, w *will) {
 	freed := 0
+	if op.Once != nil {
+		if result = s.mayHappen(op.Once); result != store.Done {
+			return result, nil, nil
+		}
+	}
 	if op.IfRetained {
 		if r := s.retained[string(op.Message.TopicName)]; r == nil || r.message.Message != op.Message {
 			return store.Gone, nil, nil
@@ -122,8 +141,14 @@ func (s *Store) mayPublish(op *store.Op) (result store.Result, from *state, w *w
 	if op.Retain {
 		freed += s.freedByRetain(op.Message)
 	}
-	stored := len(op.Targets) > 0 || op.Retain && len(op.Message.Payload) > 0
-	if stored && !s.fits(op.Message.Size(), freed) {
+	size := 0
+	if len(op.Targets) > 0 || op.Retain && len(op.Message.Payload) > 0 {
+		size = op.Message.Size()
+	}
+	if op.Once != nil {
+		size += len(op.Once.Key) + len(op.Once.Answer)
+	}
+	if size > 0 && !s.fits(size, freed) {
 		return store.Full, nil, nil
 	}
 	return store.Done, from, w

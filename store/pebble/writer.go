@@ -84,6 +84,8 @@ func (t *tx) do(op *store.Op) store.Result {
 		return t.end(op)
 	case store.OpRoute, store.OpUnroute: // nobody else is there to know
 		return store.Done
+	case store.OpEnqueue:
+		return store.Refused
 	default:
 		panic("pebble: unknown kind of operation in a batch")
 	}
