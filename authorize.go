@@ -17,16 +17,8 @@ import (
 // to the client's loop, and is nil if there is neither an Authorizer nor an end of
 // the identity.
 type access struct {
-	authorizer Authorizer     // nil: everything is allowed
-	fast       FastAuthorizer // authorizer, if it is one
-
-	// What follows holds for rules, the value of Broker.rules when it was found out.
-	rules      uint64
-	deliveries bool          // they are asked about too
-	generation uint32        // counts how often this was found out
-	ttl        time.Duration // of decisions; 0: they aren't kept, negative: no limit
-	oldest     int64         // when the first of decisions came, by the loop's clock
-	decisions  map[question]bool
+	decisions
+	fast FastAuthorizer // authorizer, if it is one
 
 	asking    []question     // about deliveries
 	held      []*store.Entry // QoS 0 that waits for a decision
@@ -34,6 +26,19 @@ type access struct {
 
 	expiresAt time.Time
 	expiry    eventloop.Timer
+}
+
+// decisions are what an Authorizer has said. They are bounded, and hold for a time.
+type decisions struct {
+	authorizer Authorizer // nil: everything is allowed
+
+	// What follows holds for rules, the value of Broker.rules when it was found out.
+	rules      uint64
+	deliveries bool          // they are asked about too
+	generation uint32        // counts how often this was found out
+	ttl        time.Duration // of decisions; 0: they aren't kept, negative: no limit
+	oldest     int64         // when the first of known came, by the loops' clock
+	known      map[question]bool
 }
 
 // question is what an Authorizer is asked.
@@ -91,7 +96,7 @@ func (c *Client) identify(id *Identity) {
 		if authorizer == nil && id.ExpiresAt.IsZero() {
 			return
 		}
-		a = &access{authorizer: authorizer, fast: c.settings.fast}
+		a = &access{decisions: decisions{authorizer: authorizer}, fast: c.settings.fast}
 		a.expiry.Init(eventloop.TimerFunc(func(*eventloop.Timer) { c.checkExpiry() }))
 		c.access = a
 	}
@@ -100,14 +105,21 @@ func (c *Client) identify(id *Identity) {
 }
 
 // forget drops all decisions.
-func (a *access) forget(b *Broker) {
-	a.rules, a.decisions, a.deliveries, a.ttl = b.rules.Load(), nil, false, -1
-	a.generation++
-	if d, ok := a.authorizer.(DeliveryAuthorizer); ok {
-		a.deliveries = d.AuthorizesDeliveries()
+func (d *decisions) forget(b *Broker) {
+	d.rules, d.known, d.deliveries, d.ttl = b.rules.Load(), nil, false, -1
+	d.generation++
+	if a, ok := d.authorizer.(DeliveryAuthorizer); ok {
+		d.deliveries = a.AuthorizesDeliveries()
 	}
-	if t, ok := a.authorizer.(DecisionTTL); ok {
-		a.ttl = t.DecisionTTL()
+	if t, ok := d.authorizer.(DecisionTTL); ok {
+		d.ttl = t.DecisionTTL()
+	}
+}
+
+// renew drops all decisions if they don't hold any more.
+func (d *decisions) renew(b *Broker, now int64) {
+	if d.rules != b.rules.Load() || d.ttl > 0 && len(d.known) > 0 && now-d.oldest >= int64(d.ttl) {
+		d.forget(b)
 	}
 }
 
@@ -140,13 +152,11 @@ func (c *Client) decide(action Action, topic []byte, qos byte, retain bool) deci
 	if a == nil || a.authorizer == nil {
 		return allowed
 	}
-	if a.rules != c.loop.b.rules.Load() || a.ttl > 0 && len(a.decisions) > 0 && c.loop.el.Nanotime()-a.oldest >= int64(a.ttl) {
-		a.forget(c.loop.b)
-	}
+	a.renew(c.loop.b, c.loop.el.Nanotime())
 	if action == ActionDeliver && !a.deliveries {
 		return allowed
 	}
-	if ok, known := a.decisions[question{string(topic), action, qos, retain}]; known {
+	if ok, known := a.known[question{string(topic), action, qos, retain}]; known {
 		return decided(ok)
 	}
 	if a.fast == nil {
@@ -157,26 +167,26 @@ func (c *Client) decide(action Action, topic []byte, qos byte, retain bool) deci
 	if !known {
 		return undecided
 	}
-	a.keep(q, ok, a.generation, c.loop)
+	a.keep(q, ok, a.generation, c.loop.b, c.loop.el.Nanotime())
 	return decided(ok)
 }
 
 // keep notes a decision, unless it is one of an earlier generation.
-func (a *access) keep(q question, ok bool, generation uint32, l *loop) {
-	if generation != a.generation || a.rules != l.b.rules.Load() || a.ttl == 0 || len(q.topic) > decisionTopicMax {
+func (d *decisions) keep(q question, ok bool, generation uint32, b *Broker, now int64) {
+	if generation != d.generation || d.rules != b.rules.Load() || d.ttl == 0 || len(q.topic) > decisionTopicMax {
 		return
 	}
-	if len(a.decisions) == 0 {
-		a.oldest = l.el.Nanotime()
-		a.decisions = make(map[question]bool)
+	if len(d.known) == 0 {
+		d.oldest = now
+		d.known = make(map[question]bool)
 	}
-	if len(a.decisions) >= decisionsMax {
-		for other := range a.decisions { // any
-			delete(a.decisions, other)
+	if len(d.known) >= decisionsMax {
+		for other := range d.known { // any
+			delete(d.known, other)
 			break
 		}
 	}
-	a.decisions[q] = ok
+	d.known[q] = ok
 }
 
 // ask asks the Authorizer off the loop, one question after the other, and calls done
@@ -193,7 +203,7 @@ func (c *Client) ask(questions []question, done func(answers []bool)) {
 		}
 		l.el.Post(func() {
 			for i, q := range questions {
-				a.keep(q, answers[i], generation, l)
+				a.keep(q, answers[i], generation, l.b, l.el.Nanotime())
 			}
 			done(answers)
 		})
@@ -218,12 +228,12 @@ func (c *Client) mayGet(p *publication, d *delivery) decision {
 		if c.state != stateConnected {
 			return
 		}
-		if _, kept := a.decisions[q]; !kept && generation == a.generation && a.rules == c.loop.b.rules.Load() { // for what waits for it
-			if a.decisions == nil {
-				a.decisions = make(map[question]bool)
+		if _, kept := a.known[q]; !kept && generation == a.generation && a.rules == c.loop.b.rules.Load() { // for what waits for it
+			if a.known == nil {
+				a.known = make(map[question]bool)
 			}
-			a.decisions[q] = answers[0]
-			defer delete(a.decisions, q)
+			a.known[q] = answers[0]
+			defer delete(a.known, q)
 		}
 		c.deliverHeld()
 		c.advance()

@@ -50,6 +50,7 @@ type Broker struct {
 	addresses                   addresses
 	received                    received
 	connecting                  atomic.Int64 // CONNECTs under decision
+	callers                     callers
 	refusedConnects             [metrics.NumRefuseReasons]atomic.Int64
 	cluster                     *cluster       // nil: nobody else uses the store
 	commitGroup                 sync.WaitGroup // the goroutines of the loops' committers

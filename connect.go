@@ -57,7 +57,7 @@ func newConnecting(c *Client, p *codec.Connect) *connecting {
 		k.request.Password = append([]byte{}, p.Password...)
 	}
 	if k.request.ClientID == "" {
-		k.request.ClientID, k.assigned = c.settings.AutoIDPrefix+rand.Text(), true
+		k.request.ClientID, k.assigned = newClientID(c.settings), true
 	}
 	if p.WillFlag {
 		k.will = newWill(k.request.ClientID, &p.Will)
@@ -65,6 +65,9 @@ func newConnecting(c *Client, p *codec.Connect) *connecting {
 	c.receiveMaximum = uint16(c.settings.limits.inflight())
 	return k
 }
+
+// newClientID makes up a ClientID for who has none.
+func newClientID(s *settings) string { return s.AutoIDPrefix + rand.Text() }
 
 // newWill copies a Will.
 func newWill(clientID string, p *codec.Will) *store.Will {
@@ -149,8 +152,7 @@ func (b *Broker) tooManyLevelsIn(w *store.Will) bool {
 // refuse answers a CONNECT with a refusal.
 func (c *Client) refuse(reason codec.ReasonCode, text string) {
 	b, k := c.loop.b, c.connect
-	switch reason {
-	case codec.BadUserNameOrPassword, codec.NotAuthorized, codec.BadAuthenticationMethod, codec.Banned:
+	if isAuthFailure(reason) {
 		b.metrics.AuthFailures.Inc()
 		if f := b.opts.Events.OnAuthFailed; f != nil {
 			f(&k.request, reason)

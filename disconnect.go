@@ -296,7 +296,7 @@ func (b *Broker) DisconnectWhere(f func(c *ClientInfo) bool, reason codec.Reason
 			counts <- n
 		})
 	}
-	total := 0
+	total := b.callers.endWhere(f, err)
 	for range b.loops {
 		select {
 		case n := <-counts:

@@ -48,6 +48,7 @@ var (
 	errNoUsername         = codec.NewError(codec.BadUserNameOrPassword, "no user name, which is the Client Identifier here")
 	errNotAuthorized      = codec.NewError(codec.NotAuthorized, "not authorized")
 	errIdentityExpired    = codec.NewError(codec.NotAuthorized, "the client's credentials have expired")
+	errCallerClosed       = codec.NewError(codec.NotAuthorized, "the caller was closed")
 	errStoreUnavailable   = codec.NewError(codec.ServerBusy, "the store is unavailable, try again later")
 	errQuota              = codec.NewError(codec.QuotaExceeded, "the store did not take the message, try again later")
 	errAnswerTooLarge     = codec.NewError(codec.PacketTooLarge, "the answer exceeds the client's Maximum Packet Size [MQTT-3.1.2-24]")
@@ -60,18 +61,22 @@ var (
 // Errors of Broker's methods.
 var (
 	// ErrNotRunning: the broker was not started, or was shut down.
-	ErrNotRunning = errors.New("loopmq: the broker is not running")
+	ErrNotRunning error = codec.NewError(codec.ServerUnavailable, "loopmq: the broker is not running")
 	// ErrTopicName: the topic is empty, has wildcards or U+0000, or is not UTF-8.
-	ErrTopicName = errors.New("loopmq: not a valid Topic Name")
+	ErrTopicName error = codec.NewError(codec.TopicNameInvalid, "loopmq: not a valid Topic Name")
 	// ErrQoS: a QoS other than 0, 1 and 2.
-	ErrQoS = errors.New("loopmq: QoS must be 0, 1 or 2")
+	ErrQoS error = codec.NewError(codec.MalformedPacket, "loopmq: QoS must be 0, 1 or 2")
 	// ErrProperty: a property is too long, is not UTF-8, or has a value that it can't
 	// have. The error that wraps it says what is wrong.
-	ErrProperty = errors.New("loopmq: not a valid property")
-	// ErrTooLarge: the message exceeds the limit of a packet.
-	ErrTooLarge = errors.New("loopmq: message exceeds Options.Limits.PacketSize")
+	ErrProperty error = codec.NewError(codec.MalformedPacket, "loopmq: not a valid property")
+	// ErrTooLarge: the message exceeds the limit of a packet, or of a payload.
+	ErrTooLarge error = codec.NewError(codec.PacketTooLarge, "loopmq: message exceeds Limits.PacketSize or Settings.PayloadSize")
 	// ErrNotStored: the store did not take the message; it may be published again.
-	ErrNotStored   = errors.New("loopmq: the store did not take the message")
+	ErrNotStored error = codec.NewError(codec.QuotaExceeded, "loopmq: the store did not take the message")
+	// ErrNonePublished: of several messages none was published, since some can't be.
+	ErrNonePublished = errors.New("loopmq: none of the messages was published")
+	// ErrNoRetained: the topic has no retained message.
+	ErrNoRetained  = errors.New("loopmq: there is no retained message")
 	errLimitsFixed = errors.New("loopmq: SetLimits: a limit differs that can't be changed while the broker runs")
 	// ErrNoClient: no client with that Client Identifier is connected.
 	ErrNoClient = errors.New("loopmq: no such client is connected")

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"loopmq/codec"
-	"loopmq/eventloop"
 )
 
 // Authenticator decides who may connect. Its methods may block: the broker
@@ -140,7 +139,7 @@ type ClientInfo struct {
 	ACL any
 	// Listener is the name of the listener that the connection came by.
 	Listener        string
-	conn            *eventloop.Conn
+	conn            interface{ RemoteAddr() net.Addr } // nil: it isn't connected
 	ProtocolVersion codec.Version
 	CleanStart      bool
 	KeepAlive       uint16 // seconds

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"loopmq/codec"
+	"loopmq/session"
 	"loopmq/store"
 )
 
@@ -35,7 +36,7 @@ type UserProperty struct{ Key, Value string }
 // stored as its QoS demands. matched is the number of sessions and
 // shared-subscription groups that it went to.
 func (b *Broker) Publish(ctx context.Context, m Message) (matched int, err error) {
-	p, err := b.publicationOf(&m)
+	p, err := b.publicationOf(&m, b.opts.Limits.PacketSize)
 	if err != nil {
 		return 0, err
 	}
@@ -53,7 +54,7 @@ func (b *Broker) Publish(ctx context.Context, m Message) (matched int, err error
 			answers <- answer{0, ErrNotRunning}
 			return
 		}
-		l.publishOwn(p, func(matched int, err error) { answers <- answer{matched, err} })
+		l.publishOwn(nil, p, func(matched int, err error) { answers <- answer{matched, err} })
 	})
 	select {
 	case a := <-answers:
@@ -76,16 +77,21 @@ func (b *Broker) loopFor(p *publication) *loop {
 	if p.publisherID != "" {
 		key = []byte(p.publisherID)
 	}
+	return b.loopOf(key)
+}
+
+// loopOf picks a loop for all that has this key.
+func (b *Broker) loopOf(key []byte) *loop {
 	return b.loops[maphash.Bytes(seed, key)%uint64(len(b.loops))]
 }
 
-// publishOwn is the way of a message that no client's packet brought. done may
-// be nil.
-func (l *loop) publishOwn(p *publication, done func(matched int, err error)) {
+// publishOwn is the way of a message that no client's packet brought. by is the Caller
+// that sent it; nil: the application did. done may be nil.
+func (l *loop) publishOwn(by *ClientInfo, p *publication, done func(matched int, err error)) {
 	l.m.MessagesReceived[p.qos].Inc()
 	p.received = l.el.Nanotime()
 	if f := l.b.opts.Events.OnPublished; f != nil {
-		f(nil, p.view())
+		f(by, p.view())
 	}
 	r := l.route(p, false)
 	if !r.commit && !r.forward && !r.op.Retain {
@@ -108,7 +114,7 @@ func (l *loop) publishOwn(p *publication, done func(matched int, err error)) {
 }
 
 // publicationOf checks a Message and makes it a publication that lasts.
-func (b *Broker) publicationOf(m *Message) (*publication, error) {
+func (b *Broker) publicationOf(m *Message, packetSize int) (*publication, error) {
 	topic := []byte(m.TopicName)
 	switch {
 	case !codec.ValidTopicName(topic) || b.tooManyLevels(topic):
@@ -121,7 +127,7 @@ func (b *Broker) publicationOf(m *Message) (*publication, error) {
 		return nil, err
 	}
 	h := codec.PublishHeader{QoS: m.QoS, HasMessageExpiry: m.MessageExpiryInterval > 0}
-	if codec.PublishSize(codec.V5, &h, len(topic), len(properties), len(m.Payload)) > b.opts.Limits.PacketSize {
+	if codec.PublishSize(codec.V5, &h, len(topic), len(properties), len(m.Payload)) > packetSize {
 		return nil, ErrTooLarge
 	}
 	view := publication{
@@ -188,3 +194,24 @@ func (m *Message) properties() ([]byte, error) {
 
 // propertyMax is the length of a string or of binary data in a packet (section 1.5).
 const propertyMax = 65_535
+
+// messageOf returns a stored message as an application sees it. Its bytes are those of
+// the store.
+func messageOf(topicName string, m *store.Message, now time.Time) (*Message, error) {
+	var p codec.Properties
+	if err := codec.DecodeForward(m.Properties, &p); err != nil {
+		return nil, fmt.Errorf("read the properties of a message: %w", err)
+	}
+	r := &Message{
+		TopicName: topicName, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain, PublisherID: m.PublisherID,
+		PayloadFormatIndicator: p.PayloadFormatIndicator, ContentType: string(p.ContentType), ResponseTopic: string(p.ResponseTopic),
+		CorrelationData: p.CorrelationData,
+	}
+	for _, u := range p.UserProperties {
+		r.UserProperties = append(r.UserProperties, UserProperty{string(u.Key), string(u.Value)})
+	}
+	if !m.Expiry.IsZero() {
+		r.MessageExpiryInterval, _ = session.RemainingExpiry(now, m.Expiry)
+	}
+	return r, nil
+}

@@ -3,6 +3,7 @@ package loopmq
 import (
 	"container/list"
 	"context"
+	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -368,6 +369,41 @@ func (c *Client) sourceMay(r *replay, m *store.Message) decision {
 		})
 	})
 	return undecided
+}
+
+// sourceMay says whether the publisher of a retained message may still publish it. It
+// may block.
+func (s *settings) sourceMay(ctx context.Context, m *store.Message) bool {
+	if s.Authorizer == nil {
+		return true
+	}
+	source, topic := &ClientInfo{ClientID: m.PublisherID, Username: m.PublisherName}, string(m.TopicName)
+	if s.fast != nil {
+		if ok, known := s.fast.AuthorizeFast(source, ActionPublish, topic, m.QoS, true); known {
+			return ok
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, authTimeout)
+	defer cancel()
+	return s.Authorizer.Authorize(ctx, source, ActionPublish, topic, m.QoS, true) && ctx.Err() == nil
+}
+
+// retainedNow returns the retained message of a topic: with other nodes the store has
+// the last word. ErrNoRetained: there is none.
+func (b *Broker) retainedNow(ctx context.Context, topic string) (*store.Message, error) {
+	indexed, exists := b.retained.Get([]byte(topic))
+	m := indexed.Message
+	if b.cluster != nil && !reserved([]byte(topic)) {
+		messages, err := b.store.Retained().Read(ctx, []string{topic})
+		if err != nil {
+			return nil, fmt.Errorf("%w: read the retained message: %w", errStoreUnavailable, err)
+		}
+		m, exists = messages[0], messages[0] != nil
+	}
+	if !exists || m.Expired(b.store.Now()) {
+		return nil, ErrNoRetained
+	}
+	return m, nil
 }
 
 // retainedAhead is how many retained messages are read from the store at a time for

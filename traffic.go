@@ -275,6 +275,24 @@ func (s *addresses) enter(addr net.Addr, q *Quota, now int64) (a *address, reaso
 	return a, reason, ok
 }
 
+// received is what came from an address, by connections and without.
+func (s *addresses) received(prefix netip.Addr, now int64) *received {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.all[prefix]
+	if a == nil {
+		if s.all == nil {
+			s.all = make(map[netip.Addr]*address)
+		}
+		if s.idle++; s.idle > addressesIdle {
+			s.forget(now)
+		}
+		a = &address{prefix: prefix}
+		s.all[prefix] = a
+	}
+	return &a.received
+}
+
 // leave takes a connection back.
 func (s *addresses) leave(a *address, refused bool, now int64) {
 	s.mu.Lock()

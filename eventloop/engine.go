@@ -339,6 +339,9 @@ func (l *Loop) destroyAll() {
 	l.engine.conns.each(l, l.destroy)
 }
 
+// Nanotime is Loop.Nanotime for other goroutines: the clock is read at each call.
+func (e *Engine) Nanotime() int64 { return e.nanotime() }
+
 func (e *Engine) nanotime() int64 { return int64(time.Since(e.epoch)) }
 
 // tick wakes the loops that have timers due, and asks each for a sign of life every now and then.
