@@ -36,7 +36,7 @@ type Endpoint struct {
 	ClientIDs []string
 	Usernames []string
 
-	// Payload is how payloads are shown; default PayloadJSON.
+	// Payload is how payloads are shown; default PayloadJSON, and with EMQX PayloadText.
 	Payload Payload
 	// Format is the shape of a request; default CloudEvents. Mode is that of a CloudEvent which is sent by itself;
 	// default Structured.
@@ -186,8 +186,11 @@ var (
 // SetDefaults puts the defaults in place of zero values, and returns an error, which begins with the name of the field,
 // if a value isn't allowed.
 func (e *Endpoint) SetDefaults() error {
-	e.Payload = cmp.Or(e.Payload, Payloads[0])
 	e.Format = cmp.Or(e.Format, Formats[0])
+	if e.Format == EMQX {
+		e.Payload = cmp.Or(e.Payload, PayloadText)
+	}
+	e.Payload = cmp.Or(e.Payload, Payloads[0])
 	e.Mode = cmp.Or(e.Mode, Modes[0])
 	e.Order = cmp.Or(e.Order, Orders[0])
 	e.Durability = cmp.Or(e.Durability, Durabilities[0])
