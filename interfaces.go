@@ -186,6 +186,10 @@ type MessageView struct {
 	Payload   []byte
 	QoS       byte
 	Retain    bool
+	// Expiry is when the message expires, on the store's clock; zero: never.
+	Expiry time.Time
+	// PublisherID is the ClientID of its publisher, empty if it has none.
+	PublisherID string
 
 	properties []byte
 }

@@ -53,6 +53,8 @@ type Options struct {
 	Settings Settings
 	// Events are called as things happen.
 	Events Events
+	// Recorder learns of events as they happen; nil: nobody does.
+	Recorder *Recorder
 
 	Limits Limits
 

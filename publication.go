@@ -70,7 +70,10 @@ func (p *publication) set(m *store.Message) {
 func (p *publication) size() int { return len(p.topic) + len(p.payload) + len(p.properties) }
 
 func (p *publication) view() *MessageView {
-	return &MessageView{TopicName: p.topic, Payload: p.payload, QoS: p.qos, Retain: p.retain, properties: p.properties}
+	return &MessageView{
+		TopicName: p.topic, Payload: p.payload, QoS: p.qos, Retain: p.retain, Expiry: p.expiry, PublisherID: p.publisherID,
+		properties: p.properties,
+	}
 }
 
 // delivery is one message for one client: which, and how. A fan-out makes many of

@@ -114,6 +114,9 @@ func TestReasonsAreExplained(t *testing.T) {
 	for r := range metrics.NumDropReasons {
 		mentions(t, "docs/metrics.md", metrics.DropReason(r).String())
 	}
+	for r := range metrics.NumEventDropReasons {
+		mentions(t, "docs/metrics.md", metrics.EventDropReason(r).String())
+	}
 	for r := range metrics.NumCloseReasons {
 		mentions(t, "docs/metrics.md", metrics.CloseReason(r).String())
 	}

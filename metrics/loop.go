@@ -39,6 +39,11 @@ type Loop struct {
 	// PUBACK or PUBCOMP.
 	MessagesAcked Counter
 
+	// EventsRecorded counts what was to go into outboxes, by the kind of event, and
+	// EventsDropped what of it did not come there.
+	EventsRecorded [NumEventKinds]Counter
+	EventsDropped  [NumEventDropReasons]Counter
+
 	// PublishToDeliver is the time from receiving a PUBLISH to writing it to the
 	// output of a subscriber, for a sample of the deliveries.
 	PublishToDeliver Histogram

@@ -182,6 +182,24 @@ var brokerFamilies = []Family{
 		single(func(l *Loop) *Counter { return &l.MessagesAcked }),
 	},
 	{
+		"loopmq_events_recorded_total", TypeCounter, "event",
+		"Events to be put into outboxes, once for each endpoint, by kind.",
+		func(s *Set, name string) {
+			for k, event := range eventNames {
+				s.sumLoops(fmt.Sprintf("%s{event=%q}", name, event), func(l *Loop) *Counter { return &l.EventsRecorded[k] })
+			}
+		},
+	},
+	{
+		"loopmq_events_dropped_total", TypeCounter, "reason",
+		"Events of loopmq_events_recorded_total that did not come into their outbox, by reason.",
+		func(s *Set, name string) {
+			for r, reason := range eventDropReasons {
+				s.sumLoops(fmt.Sprintf("%s{reason=%q}", name, reason), func(l *Loop) *Counter { return &l.EventsDropped[r] })
+			}
+		},
+	},
+	{
 		namePublishToDeliver, TypeHistogram, "",
 		"Time from receiving a PUBLISH to writing it to the output of a subscriber, for one in " +
 			strconv.Itoa(SampleEvery) + " deliveries.", nil,

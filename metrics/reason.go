@@ -46,6 +46,51 @@ var dropReasons = [NumDropReasons]string{
 // String returns the value of the label, such as "output_full". It doesn't allocate.
 func (r DropReason) String() string { return label(dropReasons[:], uint8(r)) }
 
+// NumEventKinds is the number of kinds of events.
+const NumEventKinds = len(eventNames)
+
+// eventNames are the kinds of events, in the order that the broker gives them. Each is
+// a value of the label `event`.
+var eventNames = [...]string{
+	"client.connected", "client.disconnected", "client.auth_failed",
+	"session.created", "session.taken_over", "session.terminated", "session.subscribed", "session.unsubscribed",
+	"message.published", "message.delivered", "message.acked", "message.dropped",
+	"will.published", "node.up", "node.down",
+}
+
+// EventName returns the name of a kind of events, such as "client.connected". It
+// doesn't allocate.
+func EventName(kind uint8) string { return label(eventNames[:], kind) }
+
+// EventDropReason says why an event was not stored.
+type EventDropReason uint8
+
+// The reasons. Each is a value of the label `reason`.
+const (
+	// EventOutboxFull: the outbox of its endpoint is at its bound.
+	EventOutboxFull EventDropReason = iota
+	// EventStoreFull: the store is at its bound of bytes.
+	EventStoreFull
+	// EventStoreUnavailable: the store didn't answer in time to the commit that had the
+	// message too, or until the broker stopped.
+	EventStoreUnavailable
+	// EventBacklogFull: too many wait for the store.
+	EventBacklogFull
+
+	// NumEventDropReasons is the number of reasons.
+	NumEventDropReasons = int(iota)
+)
+
+var eventDropReasons = [NumEventDropReasons]string{
+	EventOutboxFull:       "outbox_full",
+	EventStoreFull:        "store_full",
+	EventStoreUnavailable: "store_unavailable",
+	EventBacklogFull:      "backlog_full",
+}
+
+// String returns the value of the label, such as "outbox_full". It doesn't allocate.
+func (r EventDropReason) String() string { return label(eventDropReasons[:], uint8(r)) }
+
 // CloseReason says why a Network Connection ended.
 type CloseReason uint8
 

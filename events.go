@@ -1,0 +1,167 @@
+package loopmq
+
+import (
+	"time"
+
+	"loopmq/codec"
+	"loopmq/metrics"
+	"loopmq/store"
+)
+
+// EventKind says what has happened.
+type EventKind uint8
+
+// The kinds of events. Each is told once, by the node where it happened.
+const (
+	// EventClientConnected: a CONNECT was accepted. Event.SessionPresent says whether
+	// the session goes on.
+	EventClientConnected EventKind = iota
+	// EventClientDisconnected: that connection has ended. ReasonCode and Reason say why.
+	EventClientDisconnected
+	// EventClientAuthFailed: the credentials of a CONNECT, or of a client that
+	// authenticated again, were refused. Client is who it said it is.
+	EventClientAuthFailed
+	// EventSessionCreated: a session began.
+	EventSessionCreated
+	// EventSessionTakenOver: another connection has the session now. Client is the one
+	// that had it.
+	EventSessionTakenOver
+	// EventSessionTerminated: a session ended: with its connection, by a Clean Start, or
+	// by expiry. Of Client only the ClientID is set where no connection had it.
+	EventSessionTerminated
+	// EventSessionSubscribed: a subscription was made or replaced, and is stored.
+	EventSessionSubscribed
+	// EventSessionUnsubscribed: one was removed, other than with its session.
+	EventSessionUnsubscribed
+	// EventMessagePublished: a message was accepted, from whatever source. It is in one
+	// step with the message, see Recorder. $SYS topics have none.
+	EventMessagePublished
+	// EventMessageDelivered: a message was written to a client's output; with Dup set it
+	// may have been before.
+	EventMessageDelivered
+	// EventMessageAcked: the client has a message: its PUBACK or PUBREC came, with
+	// ReasonCode.
+	EventMessageAcked
+	// EventMessageDropped: a message for a client was given up. Reason is the label that
+	// loopmq_messages_dropped_total has for it. Client is nil for the queue of a shared
+	// subscription. What a store removes unseen, the oldest of a full queue and what was
+	// queued for a session that ended, is not told of.
+	EventMessageDropped
+	// EventWillPublished: a Will Message was published. It is in one step with the
+	// message, for which there is an EventMessagePublished too.
+	EventWillPublished
+	// EventNodeUp: a node serves clients.
+	EventNodeUp
+	// EventNodeDown: a node has left, or was declared dead. A node that has its store for
+	// itself tells only when it stops in good order.
+	EventNodeDown
+
+	// NumEventKinds is the number of kinds.
+	NumEventKinds = int(iota)
+)
+
+// String returns the name of the kind, such as "client.connected". It doesn't allocate.
+func (k EventKind) String() string { return metrics.EventName(uint8(k)) }
+
+// Event is something that has happened. It and what it points to are valid during the
+// call that it is given to only.
+type Event struct {
+	Kind EventKind
+	At   time.Time // the store's clock
+	// Node names the node that tells it, or which is up or down.
+	Node string
+	// Client is whom it is about: the publisher, or the subscriber of what was
+	// delivered, acknowledged or dropped. Nil: nobody. Where no connection of this loop
+	// is behind it only ClientID is set, and Username if it is known.
+	Client *ClientInfo
+
+	ReasonCode     codec.ReasonCode
+	Reason         string
+	SessionPresent bool
+
+	TopicFilter string                    // of EventSessionSubscribed and EventSessionUnsubscribed
+	Options     codec.SubscriptionOptions // of EventSessionSubscribed
+
+	// Message is what was published, delivered, acknowledged or dropped, with the QoS
+	// and RETAIN that it was published with. It is nil for an EventMessageAcked of a
+	// message that was sent before somebody wanted these events.
+	Message *MessageView
+	// QoS and PacketID are those of a delivery; so is QoS of one that was dropped.
+	QoS      byte
+	PacketID uint16
+	Dup      bool
+}
+
+// Recorder learns what happens in a Broker, and may have it stored on its way to other
+// systems. Its functions are called on the event loops, several at a time: they must
+// not block, nor call the Broker.
+type Recorder struct {
+	// Wants reports whether Record is to be called for events of a kind. It is asked
+	// each time, so the answer may change.
+	Wants func(k EventKind) bool
+	// Record appends to `to` what is to go into outboxes of the store because of e, and
+	// returns that.
+	//
+	// Of an EventMessagePublished and an EventWillPublished it is stored in one step with
+	// the message, if that is stored: so it is there if and only if the message was
+	// accepted. With wait the message's acknowledgement, or the return of
+	// Broker.Publish, waits for that step, also if nothing else of it has to be stored,
+	// and with Options.AcknowledgeEarly; wait means nothing for QoS 0 of a client. If a Will can't be
+	// published, and is tried again, Record is called again too. All else goes into the
+	// loop's next commit; while the store can't be reached some of it is kept, within a
+	// bound, then it is dropped and counted.
+	Record func(e *Event, to []store.Event) (out []store.Event, wait bool)
+}
+
+// OnEvent returns a Recorder that calls f for events of the given kinds, or of all if
+// none is given, and has nothing stored.
+func OnEvent(f func(e *Event), kinds ...EventKind) *Recorder {
+	var wanted [NumEventKinds]bool
+	for k := range wanted {
+		wanted[k] = len(kinds) == 0
+	}
+	for _, k := range kinds {
+		wanted[k] = true
+	}
+	return &Recorder{
+		Wants: func(k EventKind) bool { return wanted[k] },
+		Record: func(e *Event, to []store.Event) ([]store.Event, bool) {
+			f(e)
+			return to, false
+		},
+	}
+}
+
+// Recorders returns a Recorder that stands for several, called in their order; nil
+// ones are left out, and it is nil if there is none.
+func Recorders(all ...*Recorder) *Recorder {
+	var rs []*Recorder
+	for _, r := range all {
+		if r != nil {
+			rs = append(rs, r)
+		}
+	}
+	if len(rs) < 2 {
+		return append(rs, nil)[0]
+	}
+	return &Recorder{
+		Wants: func(k EventKind) bool {
+			for _, r := range rs {
+				if r.Wants(k) {
+					return true
+				}
+			}
+			return false
+		},
+		Record: func(e *Event, to []store.Event) (out []store.Event, wait bool) {
+			for _, r := range rs {
+				if r.Wants(e.Kind) {
+					var w bool
+					to, w = r.Record(e, to)
+					wait = wait || w
+				}
+			}
+			return to, wait
+		},
+	}
+}
