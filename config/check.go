@@ -8,6 +8,9 @@ import (
 
 // check looks for what is wrong between values that are allowed one by one.
 func (c *Config) check() {
+	for i := range c.Listeners {
+		c.checkFlagTLS(&c.Listeners[i], element("listeners", i))
+	}
 	walk(c.nodes(), "", func(path string, n *node) {
 		if v := n.leaf.values(); len(v) == 1 && v[0] == "" && !n.leaf.set(v) {
 			c.wrong(path, n.wrong(""))
@@ -60,6 +63,26 @@ func (c *Config) checkClaims(l *Listener, at string) {
 		if m.JWT != nil && m.JWT.ACLClaim != "" {
 			c.wrong(element(methods, i)+".jwt.acl_claim", fmt.Sprintf("%s: nothing looks at what it says on %s: allowed: with claims under authorization", shown(m.JWT.ACLClaim), at))
 		}
+	}
+}
+
+// checkFlagTLS looks for what --tls and --wss lack, and says so in terms of flags.
+func (c *Config) checkFlagTLS(l *Listener, at string) {
+	flag := c.Source(at + ".address")
+	if l.TLS == nil || flag.Name != "--tls" && flag.Name != "--wss" || l.Address == Off {
+		return
+	}
+	at += ".tls.certificates"
+	lacks := func(path, flags string) {
+		c.problems = append(c.problems, Problem{flag, "", fmt.Sprintf("%s: there is no certificate or no key: allowed: with %s", shown(l.Address), flags), path})
+	}
+	switch pairs := l.TLS.Certificates; {
+	case len(pairs) == 0:
+		lacks(at, "--certificate FILE and --key FILE")
+	case pairs[0].Key == "":
+		lacks(element(at, 0)+".key", "--key FILE")
+	case pairs[0].Certificate == "":
+		lacks(element(at, 0)+".certificate", "--certificate FILE")
 	}
 }
 

@@ -39,7 +39,7 @@ func (c *Config) nodes() []*node {
 	loops := whole(0, loopsMax)
 	loops.allowed = "0 (one per core) to 1024"
 	return append([]*node{
-		listOf("listeners", &c.Listeners, (*Listener).keys, "where clients connect. A list here replaces the default, which is one listener for MQTT at 127.0.0.1:1883"),
+		listOf("listeners", &c.Listeners, (*Listener).keys, "where clients connect. A list here replaces the default, which is MQTT at 127.0.0.1:1883, and MQTT over WebSocket at 127.0.0.1:8083 unless another program has that port"),
 		keys("admin", &c.Admin, (*Admin).keys, "the listener for operators: metrics, health, clients"),
 		maybe("allow_anonymous", &c.AllowAnonymous, "true on loopback addresses and unix sockets, else false", boolean,
 			"whether clients may connect that don't say who they are. It holds for each listener that doesn't say otherwise, and for the admin listener, which authenticates nobody"),

@@ -47,7 +47,8 @@ func mustLoad(t *testing.T, text string, environ []string, flags ...Flag) *Confi
 
 func TestDefaults(t *testing.T) {
 	for name, c := range map[string]*Config{"nothing": mustLoad(t, "", nil), "empty sections": mustLoad(t, "log:\nlimits: {}\n", nil)} {
-		if len(c.Listeners) != 1 || c.Listeners[0].Name != "tcp" || c.Listeners[0].Address != "127.0.0.1:1883" {
+		if len(c.Listeners) != 2 || c.Listeners[0].Name != "tcp" || c.Listeners[0].Address != "127.0.0.1:1883" ||
+			c.Listeners[1].Name != "ws" || c.Listeners[1].Address != "127.0.0.1:8083" || c.Listeners[1].Protocol != ProtocolWebSocket {
 			t.Errorf("%s: listeners %+v", name, c.Listeners)
 		}
 		if c.Log.Level != slog.LevelInfo || c.Drain.Grace != 10*time.Second || c.Limits.PacketSize != 4<<20 || c.AllowAnonymous != nil {
@@ -168,7 +169,7 @@ func TestProblems(t *testing.T) {
 		}},
 		{environ: []string{"LOOPMQ_LOG_LVEL=info"}, want: []string{`LOOPMQ_LOG_LVEL: there is no such variable; did you mean LOOPMQ_LOG_LEVEL?`}},
 		{environ: []string{"LOOPMQ_LOG_LEVEL=loud"}, want: []string{`LOOPMQ_LOG_LEVEL: "loud": allowed: debug`}},
-		{environ: []string{"LOOPMQ_LISTENERS_2_NAME=x"}, want: []string{`LOOPMQ_LISTENERS_2_NAME: listeners[2].name: listeners has 1 elements: allowed: an index from 0 to 1`}},
+		{environ: []string{"LOOPMQ_LISTENERS_3_NAME=x"}, want: []string{`LOOPMQ_LISTENERS_3_NAME: listeners[3].name: listeners has 2 elements: allowed: an index from 0 to 2`}},
 		{environ: []string{"LOOPMQ_LISTENERS_0_NAME_X=x"}, want: []string{`LOOPMQ_LISTENERS_0_NAME_X: there is no such variable`}},
 		{environ: []string{"LOOPMQ_LISTENERS_00_NAME=x"}, want: []string{`LOOPMQ_LISTENERS_00_NAME: there is no such variable`}},
 		{environ: []string{"LOOPMQ_LOG=x"}, want: []string{`LOOPMQ_LOG: there is no such variable`}},

@@ -109,7 +109,8 @@ func (a *Admin) keys() []*node {
 
 // standardListeners are there if no file says otherwise.
 func standardListeners() []Listener {
-	l := *fresh((*Listener).keys)
-	l.Name, l.Address = "tcp", "127.0.0.1:1883"
-	return []Listener{l}
+	tcp, ws := *fresh((*Listener).keys), *fresh((*Listener).keys)
+	tcp.Name, tcp.Address = "tcp", "127.0.0.1:1883"
+	ws.Name, ws.Address, ws.Protocol = "ws", "127.0.0.1:8083", ProtocolWebSocket
+	return []Listener{tcp, ws}
 }

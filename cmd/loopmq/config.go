@@ -26,7 +26,8 @@ Flags:
                          may be repeated
   --tcp ADDR             MQTT over TCP, as host:port, unix:PATH, or "off" (default 127.0.0.1:1883)
   --tls ADDR             MQTT over TLS, the same; it needs --certificate and --key (default off)
-  --ws ADDR              MQTT over WebSocket at /mqtt, the same (default off)
+  --ws ADDR              MQTT over WebSocket at /mqtt, the same (default 127.0.0.1:8083); that
+                         is left out if another program has the port
   --wss ADDR             MQTT over WebSocket and TLS, the same as --tls (default off)
   --certificate FILE     the server's certificate, PEM, for --tls and --wss
   --key FILE             its key

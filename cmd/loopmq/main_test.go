@@ -88,7 +88,7 @@ func mustServe(t *testing.T, args ...string) *process {
 	p := &process{lines: make(chan string, 1000)}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	p.Cmd = exec.CommandContext(ctx, binary, append([]string{
-		"serve", "--tcp", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "json", "--store", "memory",
+		"serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--admin", "127.0.0.1:0", "--log-format", "json", "--store", "memory",
 	}, args...)...)
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -278,6 +278,35 @@ func TestPortTaken(t *testing.T) {
 	}
 }
 
+// The listeners that nobody asked for leave a port to who has it.
+func TestDefaultPortTaken(t *testing.T) {
+	const taken = "127.0.0.1:8083"
+	if l, err := net.Listen("tcp", taken); err == nil { // or another has it
+		defer l.Close()
+	}
+	var stderr syncBuffer
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	lines := 0
+	stderr.onWrite = func() {
+		if lines++; lines == 2 { // The warning, and that it listens.
+			cancel()
+		}
+	}
+	if code := run(ctx, []string{"serve", "--tcp", "127.0.0.1:0", "--admin", "off", "--store", "memory"}, io.Discard, &stderr); code != 0 {
+		t.Errorf("exit %d", code)
+	}
+	for _, want := range []string{`msg=listener_off name=ws error="listen on 127.0.0.1:8083: address already in use"`, " ws=off "} {
+		if !strings.Contains(stderr.String(), want) {
+			t.Errorf("log without %s: %s", want, stderr.String())
+		}
+	}
+	code, _, errors := call(t, "serve", "--tcp", "127.0.0.1:0", "--ws", taken, "--admin", "off", "--store", "memory")
+	if code != 1 || !strings.Contains(errors, "--ws: listen on "+taken) {
+		t.Errorf("asked for: exit %d, %s", code, errors)
+	}
+}
+
 func TestServe(t *testing.T) {
 	for _, sig := range []os.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		t.Run(sig.String(), func(t *testing.T) {
@@ -392,11 +421,11 @@ func TestServeTextLog(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	stderr.onWrite = cancel // With the first line it has started, and is to stop.
-	args := []string{"serve", "--tcp", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--store", "memory", "--log-level", "debug"}
+	args := []string{"serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--admin", "127.0.0.1:0", "--store", "memory", "--log-level", "debug"}
 	if code := run(ctx, args, io.Discard, &stderr); code != 0 {
 		t.Errorf("exit %d", code)
 	}
-	if !regexp.MustCompile(`^time=\S+ level=INFO msg=listening version=\S+ tcp=127\.0\.0\.1:\d+ admin=127\.0\.0\.1:\d+\n`).MatchString(stderr.String()) {
+	if !regexp.MustCompile(`^time=\S+ level=INFO msg=listening version=\S+ tcp=127\.0\.0\.1:\d+ ws=off admin=127\.0\.0\.1:\d+\n`).MatchString(stderr.String()) {
 		t.Errorf("log %q", stderr.String())
 	}
 }
@@ -405,7 +434,7 @@ func TestServeLogLevel(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var stderr syncBuffer
-	if code := run(ctx, []string{"serve", "--tcp", "127.0.0.1:0", "--admin", "off", "--store", "memory", "--log-level", "error"}, io.Discard, &stderr); code != 0 {
+	if code := run(ctx, []string{"serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--admin", "off", "--store", "memory", "--log-level", "error"}, io.Discard, &stderr); code != 0 {
 		t.Errorf("exit %d", code)
 	}
 	if got := stderr.String(); got != "" {

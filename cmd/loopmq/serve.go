@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -109,11 +110,16 @@ func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, li
 		l, address := &c.Listeners[i], off
 		if l.Address != off {
 			addr, err := broker.Listen(listeners[i])
-			if err != nil {
-				key := fmt.Sprintf("listeners[%d].address", i)
+			key := fmt.Sprintf("listeners[%d].address", i)
+			switch {
+			case errors.Is(err, syscall.EADDRINUSE) && l.Name != "tcp" && c.Source(key) == (config.Source{}):
+				// Nobody asked for it: a second broker on a machine starts without.
+				options.Logger.Warn("listener_off", "name", l.Name, "error", err, "advice", "set --"+l.Name+" to another address, or to off")
+			case err != nil:
 				return first(fmt.Errorf("%s: %w", named(c, key, "--"+l.Name), err), stop(broker, c.Drain.Grace))
+			default:
+				address = addr.String()
 			}
-			address = addr.String()
 		}
 		bound = append(bound, l.Name, address)
 	}
