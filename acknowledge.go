@@ -255,6 +255,10 @@ func (c *Client) pubrec(a *codec.Ack) error {
 // resendPubrel sends a PUBREL again. 3.1 marks that with DUP (its section 2.1),
 // the later versions don't.
 func (c *Client) resendPubrel(packetID uint16) {
+	if c.local != nil {
+		c.handler.Ack(c, codec.TypePubrel, packetID, codec.Success)
+		return
+	}
 	const dup = 0x08
 	b := codec.AppendAck(c.conn.BeginWrite(), codec.TypePubrel, packetID)
 	if c.info.ProtocolVersion == codec.V31 {

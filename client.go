@@ -33,7 +33,7 @@ type Client struct {
 	takenOver *takeover   // another connection has the session now
 	meter     *meter      // nil without limits on what is sent
 	will      *store.Will
-	local     func(*MessageView) // a subscriber in this process, which has no connection
+	local     *LocalClient // it is one, and has no connection
 
 	stash []byte // a partial packet, or input that waits for a reason in waits
 
@@ -281,6 +281,9 @@ func (c *Client) resume(w wait) {
 	if c.waits != 0 || c.state == stateClosed {
 		return
 	}
+	if c.local != nil {
+		return
+	}
 	c.lastSeen = c.loop.el.Nanotime() // it was us who didn't listen
 	c.conn.Resume()
 	if in := c.stash; len(in) > 0 {
@@ -375,7 +378,12 @@ func (c *Client) close(err error) {
 	if c.state == stateClosed {
 		return
 	}
+	was := c.state
 	c.finish(err)
+	if c.local != nil {
+		c.local.closed(was, err)
+		return
+	}
 	c.conn.Close(err)
 }
 
@@ -424,13 +432,15 @@ func (b *Broker) logDisconnect(c *Client, was clientState, err error) {
 	if errors.As(err, &e) {
 		code = e.ReasonCode
 	}
-	b.log.Info("disconnect", "client_id", c.info.ClientID, "remote_addr", c.conn.RemoteAddr(), "reason_code", code.String(), "reason", err.Error())
+	b.log.Info("disconnect", "client_id", c.info.ClientID, "remote_addr", c.info.RemoteAddr(), "reason_code", code.String(), "reason", err.Error())
 }
 
 // sendAck writes a PUBACK, PUBREC, PUBREL or PUBCOMP.
 func (c *Client) sendAck(t codec.PacketType, packetID uint16, reason codec.ReasonCode) {
 	c.handler.Ack(c, t, packetID, reason)
-	c.loop.m.PacketsSent[t].Inc()
+	if c.local == nil {
+		c.loop.m.PacketsSent[t].Inc()
+	}
 }
 
 // accepts reports whether a packet of n bytes is within the client's Maximum

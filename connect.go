@@ -96,7 +96,7 @@ func (c *Client) begin(k *connecting) {
 	c.wait(waitDecision)
 	b, s := c.loop.b, c.settings
 	refusal := s.refusal(k)
-	if s.Authenticator != nil {
+	if s.Authenticator != nil && c.local == nil {
 		k.request.TLS = c.conn.TLSState()
 	}
 	switch {
@@ -117,6 +117,8 @@ func (c *Client) begin(k *connecting) {
 		c.refuse(codec.NotAuthorized, errNotAuthorized.Error())
 	case refusal != nil:
 		c.refuse(refusal.ReasonCode, refusal.Error())
+	case c.local != nil:
+		c.authenticated(c.local.identity)
 	case s.Authenticator != nil && !s.anonymous(&k.request):
 		c.authenticate()
 	case k.request.AuthenticationMethod != "":
@@ -313,7 +315,7 @@ func (c *Client) replaceOld() {
 	cleanStart := c.connect.cleanStart
 	l.el.Post(func() {
 		if old := s.client.Load(); old != nil {
-			old.conn.ReadNow() // a DISCONNECT may be there already
+			old.readNow() // a DISCONNECT may be there already
 		}
 		if old := s.client.Load(); old != nil {
 			old.takenOver = &takeover{cleanStart: cleanStart}
@@ -561,7 +563,7 @@ func (c *Client) attach(s *Session, res *store.Claimed) {
 	if c.state == stateClosed { // the CONNACK was too large for the client
 		return
 	}
-	b.log.Info(connectEvents[c.info.ProtocolVersion], "client_id", c.info.ClientID, "remote_addr", c.conn.RemoteAddr(),
+	b.log.Info(c.connectEvent(), "client_id", c.info.ClientID, "remote_addr", c.info.RemoteAddr(),
 		"username", c.info.Username, "clean_start", c.info.CleanStart, "keep_alive", c.info.KeepAlive, "session_present", res.Present)
 	if f := b.opts.Events.OnConnected; f != nil {
 		f(&c.info, res.Present)
@@ -583,6 +585,13 @@ func (c *Client) attach(s *Session, res *store.Claimed) {
 
 // connectEvents are the log's names of a CONNECT.
 var connectEvents = map[codec.Version]string{codec.V31: "v3_connect", codec.V311: "v3_connect", codec.V5: "v5_connect"}
+
+func (c *Client) connectEvent() string {
+	if c.local != nil {
+		return "local_connect"
+	}
+	return connectEvents[c.info.ProtocolVersion]
+}
 
 // restore takes up the deliveries of a session that goes on.
 func (c *Client) restore(res *store.Claimed) {

@@ -88,10 +88,10 @@ func (c *Client) deliver(p *publication, d *delivery) {
 		c.deliverStored(p, d)
 	case c.state != stateConnected || c.session != d.session:
 		c.loop.dropGone(p, d)
-	case c.local != nil:
+	case c.taps():
 		v := p.view()
 		v.Retain = d.retain
-		c.local(v)
+		c.local.handler.OnMessage(v, DeliveryID{}, false)
 		c.loop.m.MessagesDelivered[d.qos].Inc()
 	case d.qos == 0:
 		c.deliverQoS0(p, d)
@@ -328,8 +328,12 @@ func (c *Client) sendEntry(e *store.Entry) bool {
 	p.set(e.Message)
 	d := deliveryOf(c, e)
 	sent := !f.lastSent.Less(e.Number)
-	again := (sent || f.possibly > 0) && e.QoS > 0
-	if !again { // else the handshake has begun
+	acked := c.local != nil && c.local.hasAcknowledged(e.Number)
+	again := (sent || f.possibly > 0) && e.QoS > 0 && !acked
+	switch {
+	case acked: // by another connection of the client, which was given it
+		d.qos = 0
+	case !again: // else the handshake has begun
 		d.qos = min(e.QoS, c.settings.maximumQoS)
 	}
 	var packetID uint16
@@ -341,7 +345,7 @@ func (c *Client) sendEntry(e *store.Entry) bool {
 		f.out.Weigh(len(p.payload))
 	}
 	reason, ok := metrics.DropReason(0), true
-	if again || !sent { // QoS 0 goes out once
+	if again || !sent && !acked { // QoS 0 goes out once
 		reason, ok = c.send(&p, &d, packetID, again)
 	}
 	returned := false
@@ -357,6 +361,9 @@ func (c *Client) sendEntry(e *store.Entry) bool {
 			c.loop.commits.finish(c.session, e.Number, f.out.Unfinished())
 		}
 	} else if d.qos == 0 {
+		if acked && e.QoS > 0 {
+			c.loop.m.MessagesAcked.Inc()
+		}
 		c.loop.commits.finish(c.session, e.Number, f.out.Unfinished())
 	} else {
 		c.loop.m.Inflight.Inc()
@@ -505,6 +512,13 @@ func (c *Client) send(p *publication, d *delivery, packetID uint16, again bool) 
 			return metrics.DropExpired, false
 		}
 	}
+	if c.local != nil {
+		if !c.local.hand(p, topic, d, packetID, again) {
+			return metrics.DropOutputFull, false
+		}
+		c.sent(p, d, packetID, again)
+		return 0, true
+	}
 	if c.maximumPacketSize > 0 && !c.accepts(codec.PublishSize(v, &h, len(topic), len(p.properties), len(p.payload))) {
 		setsAlias := h.TopicAlias != 0 && len(topic) > 0
 		h.TopicAlias = 0
@@ -522,6 +536,13 @@ func (c *Client) send(p *publication, d *delivery, packetID uint16, again bool) 
 	b = codec.AppendPublish(b, v, &h, topic, p.properties, p.payload)
 	c.conn.EndWrite(b)
 	l.m.PacketsSent[codec.TypePublish].Inc()
+	c.sent(p, d, packetID, again)
+	return 0, true
+}
+
+// sent tells of a message that the client has been sent.
+func (c *Client) sent(p *publication, d *delivery, packetID uint16, again bool) {
+	l := c.loop
 	if l.b.logPackets.Load() {
 		l.b.log.Debug("deliver", "client_id", c.info.ClientID, "topic", string(p.topic), "qos", d.qos, "packet_id", packetID, "dup", again)
 	}
@@ -531,7 +552,6 @@ func (c *Client) send(p *publication, d *delivery, packetID uint16, again bool) 
 	if f := l.b.opts.Events.OnDelivered; f != nil {
 		f(&c.info, p.view())
 	}
-	return 0, true
 }
 
 // dropQueued counts an entry that was queued and is not delivered.

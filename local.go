@@ -16,17 +16,23 @@ var ErrTopicFilter = errors.New("loopmq: not a valid Topic Filter")
 //
 // f is called on an event loop, one call at a time: it must not block, and what
 // it is given is valid during the call only. Nothing is queued for it, so every
-// message counts as delivered, whatever its QoS.
+// message counts as delivered, whatever its QoS. It is no client: who wants a session,
+// acknowledgements and limits connects a [LocalClient].
 func (b *Broker) Subscribe(topicFilter string, f func(m *MessageView)) (cancel func(), err error) {
-	if !codec.ValidTopicFilter([]byte(topicFilter)) || b.tooManyLevels([]byte(topicFilter)) {
+	if !b.validFilter(topicFilter) {
 		return nil, ErrTopicFilter
 	}
 	if !b.running.Load() {
 		return nil, ErrNotRunning
 	}
-	l := b.loops[b.nextLoop.Add(1)%uint64(len(b.loops))]
+	l := b.someLoop()
 	s := &Session{}
-	c := &Client{loop: l, settings: b.settings, session: s, state: stateConnected, local: f}
+	lc := &LocalClient{tap: true, handler: LocalHandler{OnMessage: func(m *MessageView, _ DeliveryID, _ bool) bool {
+		f(m)
+		return true
+	}}}
+	lc.client = Client{loop: l, settings: b.settings, session: s, state: stateConnected, local: lc}
+	c := &lc.client
 	s.client.Store(c)
 	done := make(chan struct{})
 	l.el.Post(func() {
@@ -65,4 +71,22 @@ func (b *Broker) Subscribe(topicFilter string, f func(m *MessageView)) (cancel f
 		return nil, err
 	}
 	return cancel, nil
+}
+
+// validFilter reports whether the broker takes subscriptions to a Topic Filter.
+func (b *Broker) validFilter(topicFilter string) bool {
+	return codec.ValidTopicFilter([]byte(topicFilter)) && !b.tooManyLevels([]byte(topicFilter))
+}
+
+// someLoop returns the loops in turn, for what belongs to no connection.
+func (b *Broker) someLoop() *loop { return b.loops[b.nextLoop.Add(1)%uint64(len(b.loops))] }
+
+// taps reports whether c is one of Broker.Subscribe.
+func (c *Client) taps() bool { return c.local != nil && c.local.tap }
+
+// readNow handles what c has sent and was not read yet.
+func (c *Client) readNow() {
+	if c.conn != nil {
+		c.conn.ReadNow()
+	}
 }

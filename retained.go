@@ -304,7 +304,7 @@ func (c *Client) replaySome(r *replay) (all bool) {
 		}
 		if r.topic == "" {
 			steps := l.replayTurn()
-			if c.local != nil {
+			if c.taps() {
 				steps = new(int)
 				*steps = math.MaxInt
 			}
@@ -335,7 +335,7 @@ func (c *Client) replayUnlessNewer(r *replay, m *store.Message, now time.Time) b
 	if !exists || own || indexed.serial > r.serial || m.Expired(now) {
 		return true
 	}
-	if c.loop.b.opts.CheckRetainSource && c.local == nil && m.PublisherID != "" {
+	if c.loop.b.opts.CheckRetainSource && !c.taps() && m.PublisherID != "" {
 		if d := c.sourceMay(r, m); d != allowed {
 			return d == denied
 		}
@@ -494,7 +494,7 @@ func (c *Client) replayOne(r *replay, m *store.Message) bool {
 	p.retain = true
 	d := delivery{session: c.session, client: c, qos: l.b.deliveryQoS(m.QoS, r.sub.Options.QoS), retain: true, id: r.sub.SubscriptionIdentifier}
 	switch {
-	case c.local != nil:
+	case c.taps():
 		c.deliver(&p, &d)
 	case d.qos == 0:
 		reason, ok := c.send(&p, &d, 0, false)

@@ -215,6 +215,14 @@ func (s *settings) mountFilter(topicFilter string) (mounted string, ok bool) {
 	return s.MountPoint + topicFilter, true
 }
 
+// unmountFilter takes the MountPoint off a Topic Filter that mountFilter returned.
+func (s *settings) unmountFilter(topicFilter string) string {
+	if name, filter, shared := codec.SplitShare([]byte(topicFilter)); shared {
+		return sharedFilter(string(name), strings.TrimPrefix(string(filter), s.MountPoint))
+	}
+	return strings.TrimPrefix(topicFilter, s.MountPoint)
+}
+
 // unmount takes the MountPoint off a Topic Name. ok is false if it isn't the client's
 // to see.
 func (s *settings) unmount(topic []byte) (_ []byte, ok bool) {

@@ -195,12 +195,16 @@ func (c *Client) subscribed(s *subscribing) {
 			}
 		}
 	}
-	if !c.accepts(p.Size(c.info.ProtocolVersion)) { // [MQTT-3.1.2-24]
+	switch {
+	case c.local != nil:
+		c.local.answer(p.ReasonCodes)
+	case !c.accepts(p.Size(c.info.ProtocolVersion)): // [MQTT-3.1.2-24]
 		c.disconnect(codec.PacketTooLarge, errAnswerTooLarge)
 		return
+	default:
+		c.conn.EndWrite(p.Append(c.conn.BeginWrite(), c.info.ProtocolVersion))
+		c.loop.m.PacketsSent[codec.TypeSuback].Inc()
 	}
-	c.conn.EndWrite(p.Append(c.conn.BeginWrite(), c.info.ProtocolVersion))
-	c.loop.m.PacketsSent[codec.TypeSuback].Inc()
 	for i := range s.subscriptions {
 		sub := &s.subscriptions[i]
 		if !s.granted[i] {
@@ -268,6 +272,10 @@ func (c *Client) unsubscribe(p *codec.Unsubscribe) {
 }
 
 func (c *Client) unsubscribed(p *codec.Unsuback) {
+	if c.local != nil {
+		c.local.answer(p.ReasonCodes)
+		return
+	}
 	if !c.accepts(p.Size(c.info.ProtocolVersion)) { // [MQTT-3.1.2-24]
 		c.disconnect(codec.PacketTooLarge, errAnswerTooLarge)
 		return

@@ -174,6 +174,33 @@ func (o *Outbound) number(packetID uint16) (uint64, bool) {
 	return n, packetID != 0 && n < o.next
 }
 
+// Number returns the number of the message that packetID names. REQUIRES:
+// State(packetID) is not Unknown.
+func (o *Outbound) Number(packetID uint16) store.Number {
+	n, _ := o.number(packetID)
+	return store.Number{Generation: o.generation, Seq: n}
+}
+
+// PacketID returns the Packet Identifier of the message with a number, 0 if the window
+// has none that is not finished.
+func (o *Outbound) PacketID(n store.Number) uint16 {
+	if n.Generation != o.generation || n.Seq < o.head || n.Seq >= o.next || o.ring[n.Seq&uint64(len(o.ring)-1)].state == Unknown {
+		return 0
+	}
+	return uint16((n.Seq-1+o.salt)%maxSpan) + 1
+}
+
+// UpTo returns the Packet Identifiers of the unfinished messages up to a number, in
+// order.
+func (o *Outbound) UpTo(last store.Number) (packetIDs []uint16) {
+	for n := (store.Number{Generation: o.generation, Seq: o.head}); n.Seq < o.next && !last.Less(n); n.Seq++ {
+		if id := o.PacketID(n); id != 0 {
+			packetIDs = append(packetIDs, id)
+		}
+	}
+	return packetIDs
+}
+
 // State returns how far the message of packetID has come.
 func (o *Outbound) State(packetID uint16) State {
 	n, ok := o.number(packetID)

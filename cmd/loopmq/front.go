@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"sync/atomic"
@@ -33,7 +34,7 @@ func (f *front) serving() { f.waiting.Store(nil) }
 // admin returns the listener that shows a set of metrics, bans, and what f knows.
 func (f *front) admin(set *metrics.Set, bans *httpbridge.BanFunctions, logger *slog.Logger) *httpbridge.Admin {
 	return httpbridge.NewAdmin(httpbridge.AdminOptions{
-		Metrics: set, Health: f.health, Ready: f.ready, Broker: f.broker.Load, Bans: bans, Logger: logger,
+		Metrics: set, Health: f.health, Ready: f.ready, Clients: f.clients, Kick: f.kick, Bans: bans, Logger: logger,
 	})
 }
 
@@ -49,4 +50,23 @@ func (f *front) health() any {
 		return b.Health()
 	}
 	return loopmq.Health{Status: "stopped", Reason: f.ready().Error(), Version: version}
+}
+
+func (f *front) clients(ctx context.Context, after string, limit int) (any, error) {
+	if b := f.broker.Load(); b != nil {
+		return b.Clients(ctx, after, limit)
+	}
+	return nil, f.ready()
+}
+
+func (f *front) kick(ctx context.Context, clientID string) error {
+	b := f.broker.Load()
+	if b == nil {
+		return f.ready()
+	}
+	err := b.Kick(ctx, clientID)
+	if errors.Is(err, loopmq.ErrNoClient) {
+		return httpbridge.ErrNoClient
+	}
+	return err
 }
