@@ -14,7 +14,7 @@ func (outboxView) Take(context.Context, string, string, int, int) ([]store.Taken
 	return nil, store.ErrUnavailable
 }
 
-func (outboxView) Resume(context.Context, string, string, store.EventID, int) ([]store.Taken, error) {
+func (outboxView) Resume(context.Context, string, string, store.EventID, int, int) ([]store.Taken, error) {
 	return nil, store.ErrUnavailable
 }
 func (outboxView) Renew(context.Context, string, time.Duration) error { return store.ErrUnavailable }
@@ -38,6 +38,7 @@ func (outboxView) Drop(context.Context, string, []store.EventID) (int, error) {
 	return 0, store.ErrUnavailable
 }
 
+func (outboxView) Disable(context.Context, string, string) error { return store.ErrUnavailable }
 func (outboxView) State(context.Context, string) (store.OutboxState, error) {
 	return store.OutboxState{}, store.ErrUnavailable
 }

@@ -96,6 +96,8 @@ type OutboxState struct {
 	Bytes, DeadBytes    uint64
 	// Oldest is when the oldest event that waits or was taken came; zero: none.
 	Oldest time.Time
+	// Disabled is why the endpoint gets nothing, as Disable was told; empty: it does.
+	Disabled string
 	// Totals since the outbox came into being. Dropped are events that were refused,
 	// and dead letters that were dropped or had to make room.
 	Matched, Delivered, Dropped uint64
@@ -119,8 +121,8 @@ type Outbox interface {
 	// wait: see Notify.
 	Take(ctx context.Context, endpoint, consumer string, limit, maxBytes int) ([]Taken, error)
 	// Resume returns up to limit events behind after that the consumer has taken
-	// already, in their order. All of them are Again.
-	Resume(ctx context.Context, endpoint, consumer string, after EventID, limit int) ([]Taken, error)
+	// already, in their order. It stops early as Take does. All of them are Again.
+	Resume(ctx context.Context, endpoint, consumer string, after EventID, limit, maxBytes int) ([]Taken, error)
 	// Renew says that a consumer lives for ttl from now, at all endpoints. One that has
 	// never renewed, or not in time, is dead: others take over what it holds, and it
 	// lives again once it renews. A ttl of 0 or less ends it at once.
@@ -139,6 +141,10 @@ type Outbox interface {
 	Replay(ctx context.Context, endpoint string, ids []EventID) (int, error)
 	// Drop deletes dead letters, and returns how many.
 	Drop(ctx context.Context, endpoint string, ids []EventID) (int, error)
+	// Disable notes for all nodes why an endpoint gets nothing until somebody says
+	// otherwise; an empty reason says otherwise. It is no more than a note: events are
+	// enqueued and taken as before.
+	Disable(ctx context.Context, endpoint, reason string) error
 	// State returns what an outbox holds.
 	State(ctx context.Context, endpoint string) (OutboxState, error)
 	// Endpoints returns all endpoints that have an outbox, an empty one too, in order.

@@ -26,6 +26,7 @@ type outbox struct {
 	dead   []store.Dead // in the order of their ids
 
 	deadBytes                   int
+	disabled                    string
 	matched, delivered, dropped uint64
 }
 
@@ -154,7 +155,7 @@ func (v outboxView) Take(_ context.Context, endpoint, consumer string, limit, ma
 	return taken, nil
 }
 
-func (v outboxView) Resume(_ context.Context, endpoint, consumer string, after store.EventID, limit int) ([]store.Taken, error) {
+func (v outboxView) Resume(_ context.Context, endpoint, consumer string, after store.EventID, limit, maxBytes int) ([]store.Taken, error) {
 	if err := v.lock(); err != nil {
 		return nil, err
 	}
@@ -164,8 +165,12 @@ func (v outboxView) Resume(_ context.Context, endpoint, consumer string, after s
 		return nil, nil
 	}
 	var taken []store.Taken
+	bytes := 0
 	for _, id := range o.book.Held(consumer, after, limit) {
 		e := o.find(id)
+		if bytes += len(e.data); len(taken) > 0 && maxBytes > 0 && bytes > maxBytes {
+			break
+		}
 		taken = append(taken, store.Taken{ID: id, Data: e.data, Enqueued: e.at, Again: true})
 	}
 	return taken, nil
@@ -293,6 +298,15 @@ func (s *Store) takeLetters(endpoint string, ids []store.EventID, f func(o *outb
 	return n
 }
 
+func (v outboxView) Disable(_ context.Context, endpoint, reason string) error {
+	if err := v.lock(); err != nil {
+		return err
+	}
+	defer v.mu.Unlock()
+	v.outbox(endpoint).disabled = reason
+	return nil
+}
+
 func (v outboxView) State(_ context.Context, endpoint string) (store.OutboxState, error) {
 	if err := v.lock(); err != nil {
 		return store.OutboxState{}, err
@@ -305,7 +319,7 @@ func (v outboxView) State(_ context.Context, endpoint string) (store.OutboxState
 	st := store.OutboxState{
 		Queued: uint64(o.live - o.book.Len()), Taken: uint64(o.book.Len()), Dead: uint64(len(o.dead)),
 		Bytes: uint64(o.bytes), DeadBytes: uint64(o.deadBytes),
-		Matched: o.matched, Delivered: o.delivered, Dropped: o.dropped,
+		Matched: o.matched, Delivered: o.delivered, Dropped: o.dropped, Disabled: o.disabled,
 	}
 	for i := range o.events {
 		if !o.events[i].gone {
