@@ -200,3 +200,7 @@ type MessageView struct {
 func (m *MessageView) Properties(p *codec.Properties) error {
 	return codec.DecodeForward(m.properties, p)
 }
+
+// ForwardProperties returns these properties as they stand in a PUBLISH, for
+// codec.DecodeForward.
+func (m *MessageView) ForwardProperties() []byte { return m.properties }

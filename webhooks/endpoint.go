@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"loopmq"
 	"loopmq/codec"
 )
 
@@ -108,6 +109,8 @@ type Replies struct {
 	// "webhook-{name}", for the second none.
 	ClientID string
 	Username string
+	// Authorizer decides what may be published; nil: that of the Broker's Options.
+	Authorizer loopmq.Authorizer
 	// QoS is that of the reply; default 0.
 	QoS byte
 	// Timeout is for how long such a message is tried: the client gets an error then. Default 30 s.
@@ -239,6 +242,11 @@ func (e *Endpoint) check() error {
 	case len(e.Events) == 0:
 		return fmt.Errorf("Events: is empty: allowed: kinds of events")
 	}
+	for _, pattern := range e.Events {
+		if !slices.ContainsFunc(Kinds(), func(kind string) bool { return matchesKind(pattern, kind) }) {
+			return fmt.Errorf("Events: %q: allowed: *, %s", pattern, strings.Join(Kinds(), ", "))
+		}
+	}
 	if err := validFilters("TopicFilters", e.TopicFilters); err != nil {
 		return err
 	}
@@ -269,6 +277,21 @@ func validFilters(field string, filters []string) error {
 		}
 	}
 	return nil
+}
+
+// Kinds are the kinds of events.
+func Kinds() []string {
+	all := make([]string, loopmq.NumEventKinds)
+	for k := range all {
+		all[k] = loopmq.EventKind(k).String()
+	}
+	return all
+}
+
+// matchesKind is whether an element of Endpoint.Events means a kind.
+func matchesKind(pattern, kind string) bool {
+	begin, wild := strings.CutSuffix(pattern, "*")
+	return pattern == kind || wild && (begin == "" || strings.HasSuffix(begin, ".")) && strings.HasPrefix(kind, begin)
 }
 
 func oneOf[T comparable](v T, allowed []T) bool { return slices.Contains(allowed, v) }

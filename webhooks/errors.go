@@ -13,4 +13,7 @@ var (
 	// ErrRecord means that what an outbox holds can't be read: another version wrote it, or it has been damaged. To try
 	// again doesn't help, but others of its batch may be fine.
 	ErrRecord = errors.New("the event's record can't be read")
+
+	// ErrReply means that an answer can't be published to the client that waits for it.
+	ErrReply = errors.New("the reply is refused")
 )
