@@ -530,15 +530,16 @@ func TestClusterKickFromAnyNode(t *testing.T) {
 		c := brokertest.Connect(n.T, n.addr(0), codec.V5, brokertest.ClientID("c"))
 		d := brokertest.Connect(n.T, n.addr(1), codec.V5, brokertest.Durable("d"))
 		for node := range n.servers {
-			got, err := n.servers[node].Broker.Clients(n.Context(), "", 10)
-			if err != nil {
-				n.Fatal(err)
+			page, err := n.servers[node].Broker.Clients(n.Context(), loopmq.ClientFilter{}, "", 10)
+			if err != nil || len(page.Clients) != 2 {
+				n.Fatalf("clients as node %d knows them: got %+v, %v", node, page, err)
 			}
-			want := []loopmq.ConnectedClient{
+			for i, want := range []loopmq.ClientStatus{
 				{ClientID: "c", Node: n.servers[0].Broker.Health().Node}, {ClientID: "d", Node: n.servers[1].Broker.Health().Node, Durable: true},
-			}
-			if !slices.Equal(got, want) {
-				n.Errorf("clients as node %d knows them: got %+v, want %+v", node, got, want)
+			} {
+				if got := page.Clients[i]; got.ClientID != want.ClientID || got.Node != want.Node || got.Durable != want.Durable || !got.Connected {
+					n.Errorf("clients as node %d knows them: got %+v, want %+v", node, got, want)
+				}
 			}
 		}
 		d.Disconnect()

@@ -347,6 +347,10 @@ func (c *Client) claim() {
 		SessionExpiryInterval: k.sessionExpiryInterval,
 		Limits:                c.settings.limits.queueLimits(int(c.receiveMaximum)),
 		Will:                  k.will,
+		Connection: store.Connection{
+			Username: c.info.Username, Address: c.conn.RemoteAddr().String(), Listener: c.info.Listener,
+			ProtocolVersion: c.info.ProtocolVersion, KeepAlive: k.keepAlive, CleanStart: k.cleanStart, Since: c.loop.now(),
+		},
 	}
 	if s := b.registry.session(claim.ClientID); s != nil {
 		claim.Sent, _ = s.sent()
@@ -450,7 +454,7 @@ func (c *Client) owned(res *store.Claimed) {
 		s.epoch.Store(c.epoch)
 		c.connect.will = nil
 		c.sessionExpiryInterval = c.connect.sessionExpiryInterval
-		c.goOffline(false)
+		c.goOffline(nil)
 		return
 	}
 	if c.info.ClientID = s.id.ClientID; res.OldWill != nil {
@@ -493,6 +497,7 @@ func (l *loop) giveUp(se *store.Session) {
 	}
 	op := store.Op{
 		Kind: store.OpOffline, Session: se.ID, Epoch: se.Epoch, SessionExpiryInterval: se.SessionExpiryInterval, WillRemoved: true,
+		Disconnected: store.Disconnected{At: l.now(), Reason: errStoreUnavailable.Error()},
 	}
 	if se.Durable {
 		op.Due = session.ExpiryDue(l.now(), se.SessionExpiryInterval)

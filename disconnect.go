@@ -3,6 +3,7 @@ package loopmq
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"loopmq/codec"
@@ -22,20 +23,21 @@ func (b *Broker) disconnected(c *Client, err error) {
 	if errors.As(err, &e) {
 		reason = e.ReasonCode
 	}
-	c.goOffline(errors.Is(err, errNormal))
+	c.goOffline(err)
 	if f := b.opts.Events.OnDisconnected; f != nil {
 		f(&c.info, reason, err)
 	}
 }
 
-// goOffline commits the end of a connection. clean: the client asked for its
-// Will to be dropped [MQTT-3.14.4-3].
-func (c *Client) goOffline(clean bool) {
+// goOffline commits the end of a connection, and why it came. With errNormal the
+// client asked for its Will to be dropped [MQTT-3.14.4-3].
+func (c *Client) goOffline(why error) {
 	s, l, b := c.session, c.loop, c.loop.b
-	now := l.now()
+	now, clean := l.now(), errors.Is(why, errNormal)
 	ends := !s.durable || c.sessionExpiryInterval == 0 || c.takenOver != nil && c.takenOver.cleanStart
 	op := c.op(store.OpOffline)
 	op.SessionExpiryInterval = c.sessionExpiryInterval
+	op.Disconnected = disconnectedFor(why, now)
 	op.WillRemoved = true
 	if !ends {
 		op.Due = session.ExpiryDue(now, c.sessionExpiryInterval)
@@ -89,6 +91,24 @@ func (c *Client) goOffline(clean bool) {
 		}
 	})
 }
+
+// disconnectedFor says how a connection has ended.
+func disconnectedFor(why error, at time.Time) store.Disconnected {
+	switch {
+	case why == nil:
+		return store.Disconnected{At: at, Reason: "connection closed by the client"}
+	case errors.Is(why, errNormal), errors.Is(why, errDisconnectWithWill):
+		return store.Disconnected{At: at}
+	}
+	text := why.Error()
+	if len(text) > reasonMax {
+		text = strings.ToValidUTF8(text[:reasonMax], "")
+	}
+	return store.Disconnected{At: at, Reason: text}
+}
+
+// reasonMax is how much is kept of the text of why a connection ended.
+const reasonMax = 200
 
 // givingTime is how long a session that has ended stays in a store that several nodes
 // share, should the one that gives away its messages die.

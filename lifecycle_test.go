@@ -484,13 +484,13 @@ func TestClients(t *testing.T) {
 		after string
 		limit int
 		want  string
-	}{{"", 10, "abcd"}, {"", 1, "a"}, {"a", 2, "bc"}, {"d", 5, ""}, {"", 0, ""}} {
-		clients, err := s.Broker.Clients(t.Context(), tt.after, tt.limit)
+	}{{"", 10, "abcd"}, {"", 1, "a"}, {"a", 2, "bc"}, {"d", 5, ""}, {"", 0, "abcd"}} {
+		page, err := s.Broker.Clients(t.Context(), loopmq.ClientFilter{Connected: true}, tt.after, tt.limit)
 		if err != nil {
 			t.Fatal(err)
 		}
 		got := ""
-		for _, c := range clients {
+		for _, c := range page.Clients {
 			got += c.ClientID
 			if c.Node != "node" || c.Durable {
 				t.Errorf("got %+v", c)

@@ -26,7 +26,7 @@ func (v sessionsView) Claim(ctx context.Context, c store.Claim) (store.Claimed, 
 		}
 		reply, err := v.run(ctx, claimScript, []any{
 			v.keys.prefix, instance, millis(v.Now()), c.ClientID, tag(c.ClientID), c.Owner, flag(c.CleanStart), flag(c.Durable),
-			c.SessionExpiryInterval, encodeLimits(c.Limits), optionalID(c.Sent), will, c.Connect,
+			c.SessionExpiryInterval, encodeLimits(c.Limits), optionalID(c.Sent), will, c.Connect, encodeConnection(&c.Connection),
 		})
 		if err != nil {
 			if err = failed("claim a session", err); m != nil && errors.Is(err, store.ErrDead) {
@@ -57,6 +57,7 @@ func decodeClaimed(c *store.Claim, reply []any) (store.Claimed, error) {
 	claimed.Session = store.Session{
 		ID:    store.SessionID{ClientID: c.ClientID, Incarnation: parseDecimal(text(1))},
 		Epoch: parseDecimal(text(0)), Owner: c.Owner, Durable: c.Durable, SessionExpiryInterval: c.SessionExpiryInterval, Limits: c.Limits,
+		Connection: c.Connection,
 	}
 	claimed.Present = reply[2] == int64(1)
 	former := list(3)

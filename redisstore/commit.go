@@ -241,7 +241,7 @@ func (a *batchArgs) encodeOp(op *store.Op, stale bool) {
 		case op.Gave:
 			gives = "d"
 		}
-		a.add(op.SessionExpiryInterval, millis(op.Due), will, optionalID(op.Sent), gives)
+		a.add(op.SessionExpiryInterval, millis(op.Due), will, optionalID(op.Sent), gives, encodeDisconnected(op.Disconnected))
 	case store.OpEndSession:
 		a.guarded("E", op)
 		a.add(optionalID(op.Sent))

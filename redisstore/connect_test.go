@@ -172,7 +172,7 @@ func TestRedisGoesAwayAndComesBack(t *testing.T) {
 	}
 	for what, err := range map[string]error{
 		"Read":       second(f.Messages().Read(t.Context(), store.QueueOf(se.ID), store.Number{}, 1, 0)),
-		"List":       second(f.Sessions().List(t.Context(), "", 1)),
+		"List":       second(f.Sessions().List(t.Context(), store.SessionQuery{Limit: 1})),
 		"Lookup":     second(f.Sessions().Lookup(t.Context(), "c")),
 		"Expired":    second(f.Sessions().Expired(t.Context(), f.Now(), 1)),
 		"Of":         second(f.Subscriptions().Of(t.Context(), se.ID)),
@@ -398,7 +398,7 @@ func TestRightsOfTheUser(t *testing.T) {
 		t.Error(err)
 	}
 	stays.node.awaitSaid(t, "kicked c")
-	if clients, err := dies.Clients(t.Context(), "", 10); err != nil || len(clients) != 2 {
+	if clients, err := dies.Sessions().List(t.Context(), store.SessionQuery{Connected: true, Limit: 10}); err != nil || len(clients.Sessions) != 2 {
 		t.Errorf("clients: got %v, %v", clients, err)
 	}
 	stays.claim(t, "d")

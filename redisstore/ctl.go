@@ -46,8 +46,6 @@ const (
 	maxReleases = 1 << 18
 	// releasesPage is how many are sent at a time.
 	releasesPage = 500
-	// maxClients bounds what Clients returns.
-	maxClients = 10_000
 )
 
 // releases are what Released was given and what hasn't been sent yet: for each
@@ -150,26 +148,6 @@ func (m *member) Kick(ctx context.Context, clientID string) error {
 		return store.ErrGone
 	}
 	return nil
-}
-
-// Clients returns up to limit connected clients of all instances behind a ClientID,
-// in the order of ClientIDs.
-func (m *member) Clients(ctx context.Context, afterClientID string, limit int) ([]store.Session, error) {
-	var list []store.Session
-	err := pages(ctx, m.client, m.keys.clients(), afterClientID, min(limit, maxClients), func(clientIDs []string) (int, error) {
-		before := len(list)
-		sessions, err := sessionsOf(ctx, m.client, m.keys, clientIDs)
-		for _, session := range sessions {
-			if session.Owner != "" { // else it has just disconnected
-				list = append(list, session)
-			}
-		}
-		return len(list) - before, err
-	})
-	if err != nil {
-		return nil, failed("list clients", err)
-	}
-	return list, nil
 }
 
 // readControl hands what comes into the ctl stream to the Node.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"loopmq/codec"
 	"loopmq/store"
 )
 
@@ -368,19 +369,19 @@ func decodeHint(queueTag, delivery, number string) (store.Hint, error) {
 
 // A session is a hash; sessionFields are those of it that make a store.Session,
 // in the order of decodeSession.
-var sessionFields = []string{"inc", "ep", "own", "dur", "sei", "due", "lim"}
+var sessionFields = []string{"inc", "ep", "own", "dur", "sei", "due", "lim", "con", "dis"}
 
-// decodeSession takes the values of sessionFields. It returns store.ErrGone if
-// there are none.
+// decodeSession takes the values of sessionFields, the last two of which need not be
+// there. It returns store.ErrGone if there are none.
 func decodeSession(clientID string, values []any) (store.Session, error) {
-	var v [7]string
-	if len(values) < len(v) {
+	var v [9]string
+	if len(values) < len(v)-2 {
 		return store.Session{}, fmt.Errorf("%w: session", errFormat)
 	}
 	if values[0] == nil {
 		return store.Session{}, store.ErrGone
 	}
-	for i := range v {
+	for i := range min(len(v), len(values)) {
 		v[i], _ = values[i].(string)
 	}
 	incarnation, err1 := strconv.ParseUint(v[0], 10, 64)
@@ -388,11 +389,60 @@ func decodeSession(clientID string, values []any) (store.Session, error) {
 	interval, err3 := strconv.ParseUint(v[4], 10, 32)
 	due, err4 := strconv.ParseInt(v[5], 10, 64)
 	limits, err5 := decodeLimits(v[6])
-	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+	connection, err6 := decodeConnection(v[7])
+	disconnected, err7 := decodeDisconnected(v[8])
+	if err := errors.Join(err1, err2, err3, err4, err5, err6, err7); err != nil {
 		return store.Session{}, fmt.Errorf("%w: session: %w", errFormat, err)
 	}
 	return store.Session{
 		ID: store.SessionID{ClientID: clientID, Incarnation: incarnation}, Epoch: epoch, Owner: v[2],
 		Durable: v[3] == "1", SessionExpiryInterval: uint32(interval), Due: fromMillis(due), Limits: limits,
+		Connection: connection, Disconnected: disconnected,
 	}, nil
+}
+
+// A connection is version, Keep Alive, 1 for Clean Start and ms, and then three
+// strings, each behind its length.
+func encodeConnection(c *store.Connection) []byte {
+	b := fmt.Appendf(nil, "%d %d %s %d ", c.ProtocolVersion, c.KeepAlive, flag(c.CleanStart), millis(c.Since))
+	for _, s := range []string{c.Username, c.Address, c.Listener} {
+		b = appendField(b, s)
+	}
+	return b
+}
+
+func decodeConnection(s string) (c store.Connection, err error) {
+	if s == "" {
+		return c, nil
+	}
+	head := strings.SplitN(s, " ", 5)
+	if len(head) < 5 {
+		return c, fmt.Errorf("%w: connection", errFormat)
+	}
+	version, err1 := strconv.ParseUint(head[0], 10, 8)
+	keepAlive, err2 := strconv.ParseUint(head[1], 10, 16)
+	since, err3 := strconv.ParseInt(head[3], 10, 64)
+	f := fields{s: head[4]}
+	c = store.Connection{
+		Username: f.next(), Address: f.next(), Listener: f.next(), ProtocolVersion: codec.Version(version), KeepAlive: uint16(keepAlive),
+		CleanStart: head[2] == "1", Since: fromMillis(since),
+	}
+	return c, errors.Join(err1, err2, err3, f.err("connection"))
+}
+
+// How a connection has ended is ms, a space, and the reason.
+func encodeDisconnected(d store.Disconnected) string {
+	return strconv.FormatInt(millis(d.At), 10) + " " + d.Reason
+}
+
+func decodeDisconnected(s string) (d store.Disconnected, err error) {
+	if s == "" {
+		return d, nil
+	}
+	at, reason, _ := strings.Cut(s, " ")
+	ms, err := strconv.ParseInt(at, 10, 64)
+	if err != nil {
+		return d, fmt.Errorf("%w: end of a connection", errFormat)
+	}
+	return store.Disconnected{At: fromMillis(ms), Reason: reason}, nil
 }

@@ -126,8 +126,8 @@ func TestStoresShareWhatTheyCommit(t *testing.T) {
 	a.node.awaitSaid(t, "yield c*")
 	a.Released("c", moved.Session.Epoch, b.Instance())
 	b.node.awaitSaid(t, "released c*")
-	clients, err := a.Clients(context.Background(), "", 10)
-	if err != nil || len(clients) != 1 || clients[0].Owner != b.Instance() {
+	clients, err := a.Sessions().List(context.Background(), store.SessionQuery{Limit: 10})
+	if err != nil || len(clients.Sessions) != 1 || clients.Sessions[0].Owner != b.Instance() {
 		t.Errorf("clients: %+v, %v", clients, err)
 	}
 

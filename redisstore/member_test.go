@@ -232,7 +232,7 @@ func (c *cluster) claim(instance, clientID string, durable bool, interval uint32
 		encoded = encodeWill(will)
 	}
 	reply, err := claimScript.Run(context.Background(), c.client, nil, c.keys.prefix, instance, time.Now().UnixMilli(), clientID,
-		tag(clientID), instance, 0, bit, interval, "", "", encoded, "").Slice()
+		tag(clientID), instance, 0, bit, interval, "", "", encoded, "", "").Slice()
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -474,22 +474,21 @@ func TestClients(t *testing.T) {
 	c.client.HSet(ctx, c.keys.session("c03"), "own", "") // is going offline just now
 	c.client.Del(ctx, c.keys.session("c04"))
 	var got []string
-	after := ""
-	for {
-		page, err := a.Clients(ctx, after, 4)
+	sessions := sessionsView{&Store{redis: c.client, keys: c.keys}}
+	for q := (store.SessionQuery{Connected: true, Limit: 4}); ; {
+		page, err := sessions.List(ctx, q)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, s := range page {
+		for _, s := range page.Sessions {
 			got = append(got, s.ID.ClientID)
 			if want := []*player{a, b}[(len(got)+1)%2].Instance(); len(got) > 3 && s.Owner != want {
 				t.Errorf("%s is held by %s, want %s", s.ID.ClientID, s.Owner, want)
 			}
 		}
-		if len(page) < 4 {
+		if q.After = page.Next; q.After == "" {
 			break
 		}
-		after = got[len(got)-1]
 	}
 	if len(got) != 23 || !slices.IsSorted(got) || slices.Contains(got, "c03") || slices.Contains(got, "c04") {
 		t.Errorf("clients: %q", got)

@@ -121,7 +121,7 @@ type reaped struct {
 // reapOnePage takes up to reapPage sessions offline, those behind the first skip ones.
 // Those in told are done with.
 func (m *member) reapOnePage(ctx context.Context, dead string, skip int, told []string) (reaped, error) {
-	args := []any{m.keys.prefix, m.instance, 0, dead, reapPage, skip}
+	args := []any{m.keys.prefix, m.instance, 0, dead, reapPage, skip, store.NodeEnded}
 	for _, clientID := range told {
 		args = append(args, clientID)
 	}

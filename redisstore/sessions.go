@@ -3,6 +3,7 @@ package redisstore
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 
@@ -27,16 +28,47 @@ func (v sessionsView) Lookup(ctx context.Context, clientID string) (store.Sessio
 	return se, err
 }
 
-func (v sessionsView) List(ctx context.Context, afterClientID string, limit int) ([]store.Session, error) {
-	var list []store.Session
-	err := v.call("list sessions", func() error {
-		return pages(ctx, v.redis, v.keys.sessions(), afterClientID, limit, func(clientIDs []string) (int, error) {
-			sessions, err := sessionsOf(ctx, v.redis, v.keys, clientIDs)
-			list = append(list, sessions...)
-			return len(sessions), err
-		})
+func (v sessionsView) List(ctx context.Context, q store.SessionQuery) (page store.SessionPage, err error) {
+	limit := min(q.Limit, listPage)
+	if limit <= 0 {
+		return page, v.call("list sessions", func() error { return nil })
+	}
+	err = v.call("list sessions", func() error {
+		by := &redis.ZRangeBy{Min: "-", Max: "+", Count: int64(limit)}
+		if q.Prefix != "" {
+			by.Min, by.Max = "["+q.Prefix, "("+q.Prefix+"\xff" // behind all UTF-8
+		}
+		if q.After != "" && q.After >= q.Prefix {
+			by.Min = "(" + q.After
+		}
+		pipe := v.redis.Pipeline()
+		lists := []*redis.StringSliceCmd{pipe.ZRangeByLex(ctx, v.keys.clients(), by)}
+		if !q.Connected {
+			lists = append(lists, pipe.ZRangeByLex(ctx, v.keys.sessions(), by))
+		}
+		if _, err := pipe.Exec(ctx); err != nil {
+			return err
+		}
+		var clientIDs []string
+		for _, list := range lists {
+			clientIDs = append(clientIDs, list.Val()...)
+		}
+		slices.Sort(clientIDs)
+		clientIDs = slices.Compact(clientIDs)
+		if len(clientIDs) >= limit {
+			clientIDs = clientIDs[:limit]
+			page.Next = clientIDs[limit-1]
+		}
+		if len(clientIDs) == 0 {
+			return nil
+		}
+		page.Sessions, err = sessionsOf(ctx, v.redis, v.keys, clientIDs)
+		if q.Connected { // who has just disconnected
+			page.Sessions = slices.DeleteFunc(page.Sessions, func(se store.Session) bool { return se.Owner == "" })
+		}
+		return err
 	})
-	return list, err
+	return page, err
 }
 
 // pages calls f with members of a sorted set, in the order of their names and

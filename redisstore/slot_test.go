@@ -88,7 +88,7 @@ func TestMembersOnARedisCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	thereNode.awaitSaid(t, "kicked c")
-	if clients, err := hereMember.Clients(t.Context(), "", 10); err != nil || len(clients) != 1 || clients[0].Owner != thereMember.Instance() {
+	if clients, err := here.Sessions().List(t.Context(), store.SessionQuery{Limit: 10}); err != nil || len(clients.Sessions) != 1 || clients.Sessions[0].Owner != thereMember.Instance() {
 		t.Errorf("clients: got %+v, %v", clients, err)
 	}
 	if err := otherMember.Kick(t.Context(), "c"); !errors.Is(err, store.ErrGone) {

@@ -61,7 +61,7 @@ const (
 	// there was none of them. Guarded by Epoch of Session if Epoch is not 0.
 	OpMove
 	// OpOffline marks the session offline: no owner, SessionExpiryInterval, due
-	// to expire at Due (zero: never). With WillRemoved it drops the Will of that
+	// to expire at Due (zero: never), Disconnected. With WillRemoved it drops the Will of that
 	// Epoch (DISCONNECT with reason 0 [MQTT-3.14.4-3]), else the Will's due time
 	// becomes WillDue (zero: now). A session that is not durable is deleted, its
 	// Will stays until published; Dropped tells what went with it. Guarded by Epoch.
@@ -152,6 +152,7 @@ type Op struct {
 
 	SessionExpiryInterval uint32
 	Due                   time.Time
+	Disconnected          Disconnected
 	WillRemoved           bool
 	WillDue               time.Time
 

@@ -60,9 +60,6 @@ type Member interface {
 	// Released answers Node.Yield: the connection of the claim before epoch has
 	// ended, and all that it committed is in the store. It doesn't block.
 	Released(clientID string, epoch uint64, to string)
-	// Clients returns up to limit connected clients of all instances, in the order
-	// of their ClientIDs, behind the given one.
-	Clients(ctx context.Context, afterClientID string, limit int) ([]Session, error)
 	// Leave ends the membership in good order, after the last commit: what the
 	// instance still holds is taken offline as if it had died, at once.
 	Leave(ctx context.Context) error

@@ -71,9 +71,9 @@ type Sessions interface {
 	// Lookup returns the stored session of a ClientID, durable or not. ErrGone:
 	// there is none.
 	Lookup(ctx context.Context, clientID string) (Session, error)
-	// List returns up to limit durable sessions whose ClientIDs are after the
-	// given one, in the order of their ClientIDs.
-	List(ctx context.Context, afterClientID string, limit int) ([]Session, error)
+	// List returns a page of the sessions, durable ones and those of connected clients,
+	// in the order of their ClientIDs.
+	List(ctx context.Context, q SessionQuery) (SessionPage, error)
 	// Expired returns up to limit offline sessions whose expiry was due at now,
 	// the longest overdue first. It deletes nothing: OpEndSession does.
 	Expired(ctx context.Context, now time.Time, limit int) ([]Session, error)

@@ -156,6 +156,48 @@ type Session struct {
 	// Due is when an offline session expires; zero: it is connected, or never.
 	Due    time.Time
 	Limits Limits
+	// Connection is what the last claim said of its connection. Disconnected is how a
+	// connection of the session ended last.
+	Connection   Connection
+	Disconnected Disconnected
+}
+
+// Connection describes a connection for people: no rule looks at it.
+type Connection struct {
+	Username        string
+	Address         string // host:port
+	Listener        string
+	ProtocolVersion codec.Version
+	KeepAlive       uint16 // seconds
+	CleanStart      bool
+	Since           time.Time // on the store's clock
+}
+
+// Disconnected is how a connection ended: when, and if it wasn't as it should be, why.
+type Disconnected struct {
+	At     time.Time
+	Reason string
+}
+
+// NodeEnded is the Reason of connections that ended with the process that had them.
+const NodeEnded = "the node has ended"
+
+// SessionQuery says which sessions a list is to have.
+type SessionQuery struct {
+	// After: those whose ClientIDs are behind it. Prefix: those that begin with it.
+	After, Prefix string
+	// Connected leaves out the sessions that no client has.
+	Connected bool
+	// Limit is how many sessions are looked at at most, also those that Connected leaves
+	// out.
+	Limit int
+}
+
+// SessionPage is one page of a list of sessions.
+type SessionPage struct {
+	Sessions []Session
+	// Next is the After of the next page, empty behind the last one.
+	Next string
 }
 
 // Claim is what a CONNECT asks for.
@@ -179,6 +221,8 @@ type Claim struct {
 	// Will is the Will of this connection, nil if it has none. The store copies
 	// it and sets ClientID, Epoch and Due of the copy.
 	Will *Will
+	// Connection is what Session.Connection is to say.
+	Connection Connection
 }
 
 // Claimed is the answer to a Claim.

@@ -54,7 +54,8 @@ func (f *front) health() any {
 
 func (f *front) clients(ctx context.Context, after string, limit int) (any, error) {
 	if b := f.broker.Load(); b != nil {
-		return b.Clients(ctx, after, limit)
+		page, err := b.Clients(ctx, loopmq.ClientFilter{Connected: true}, after, limit)
+		return page.Clients, err
 	}
 	return nil, f.ready()
 }

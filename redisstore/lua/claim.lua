@@ -13,6 +13,7 @@
 -- ARGV[11] id of the entry that was sent last, or empty
 -- ARGV[12] Will, or empty
 -- ARGV[13] name of the CONNECT, or empty: a claim whose answer was lost is made again under the same one
+-- ARGV[14] what is said of the connection
 --
 -- Returns {epoch, incarnation, present, the former session or nothing (inc, ep, own, dur, sei, due, lim), entries dropped with it by
 -- QoS, its owner if that is still to end the connection, due time of its Will in ms (0: cancelled), its Will; of a session that
@@ -88,7 +89,7 @@ else
   end
 end
 call('HSET', P .. 's:' .. tag, 'inc', se.inc, 'ep', epoch, 'own', owner, 'dur', durable and '1' or '0', 'st', se.stored and '1' or '0',
-  'sei', sei, 'due', '0', 'lim', lim, 
+  'sei', sei, 'due', '0', 'lim', lim, 'con', ARGV[14],
   'try', name .. ' ' .. held_by .. ' ' .. (present and 0 or 1))
 if owner ~= '' then
   call('HSET', P .. 'owners', cid, owner)

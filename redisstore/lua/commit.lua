@@ -610,10 +610,10 @@ end
 
 -- OpOffline: what guarded takes, Session Expiry Interval, due time in ms or 0, and of the Will: 'x' to remove it, or its due time in ms,
 -- 0 for now; the id of the entry that was sent last, or empty; 'g' if the session has something to give back to groups, 'd' if that is
--- done, or empty. While it has, it stays among those that whoever reaps this instance looks at.
+-- done, or empty; how it ended. While it has, it stays among those that whoever reaps this instance looks at.
 function operations.O()
   local se, why, cid, found = guarded()
-  local sei, due, will, sent, gives = take(), take(), take(), take(), take()
+  local sei, due, will, sent, gives, how = take(), take(), take(), take(), take(), take()
   local own = P .. 'own:' .. me
   if gives == 'd' and joined and not (found and found.own == me) then call('ZREM', own, cid) end
   if not se then return result(why) end
@@ -624,7 +624,7 @@ function operations.O()
   elseif call('HEXISTS', P .. 'w:' .. se.tag, se.ep) == 1 then
     call('ZADD', P .. 'wills', will, se.ep .. ':' .. se.cid)
   end
-  local dropped, ended = go_offline(se, sei, due, sent)
+  local dropped, ended = go_offline(se, sei, due, sent, how)
   if ended then known[se.tag] = false elseif gives == 'g' and joined then call('ZADD', own, 0, se.cid) end
   result(DONE .. dropped_word(dropped))
 end

@@ -7,7 +7,8 @@
 -- ARGV[4] dead instance
 -- ARGV[5] how many sessions
 -- ARGV[6] how many of the first ones to pass over
--- ARGV[7…] ClientIDs of the sessions that the last page brought and that the Broker has been told of
+-- ARGV[7] how the connections have ended, as decodeDisconnected takes it behind the time
+-- ARGV[8…] ClientIDs of the sessions that the last page brought and that the Broker has been told of
 --
 -- The reaper may be the instance itself, while it isn't dead yet.
 -- Returns nothing if another reaps it now, and otherwise {1 if that was the last page, how many there were, for each durable session with shared
@@ -20,7 +21,7 @@ now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local own = P .. 'own:' .. victim
 local NEVER = '4294967295'
-if #ARGV > 6 then call('ZREM', own, unpack(ARGV, 7)) end
+if #ARGV > 7 then call('ZREM', own, unpack(ARGV, 8)) end
 
 local function in_seconds(n) return string.format('%.0f', now + n * 1000) end
 
@@ -32,7 +33,8 @@ local function offline(se)
     if not se.durable then delay = 0 elseif se.sei ~= NEVER then delay = math.min(delay, tonumber(se.sei)) end
     call('ZADD', P .. 'wills', 'NX', in_seconds(delay), se.ep .. ':' .. se.cid)
   end
-  go_offline(se, se.sei, se.sei == NEVER and '0' or in_seconds(tonumber(se.sei)), '')
+  go_offline(se, se.sei, se.sei == NEVER and '0' or in_seconds(tonumber(se.sei)), '',
+    string.format('%.0f', now) .. ' ' .. ARGV[7])
 end
 
 local escapes = {['%'] = '%25', ['{'] = '%7B', ['}'] = '%7D'}

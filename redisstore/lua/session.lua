@@ -223,13 +223,13 @@ local function end_session(se, sent)
   return dropped
 end
 
--- go_offline(se, sei, due, sent) says that the connection of a session has ended. One that is not durable ends: then it returns what
--- end_session does.
-local function go_offline(se, sei, due, sent)
+-- go_offline(se, sei, due, sent, how) says that the connection of a session has ended. One that is not durable ends: then it returns
+-- what end_session does.
+local function go_offline(se, sei, due, sent, how)
   if not se.durable then return end_session(se, sent), true end
   local was = se.own
   disown(se)
-  call('HSET', P .. 's:' .. se.tag, 'own', '', 'sei', sei, 'due', due)
+  call('HSET', P .. 's:' .. se.tag, 'own', '', 'sei', sei, 'due', due, 'dis', how)
   set_due(se, due)
   if was ~= '' then feed(change(OWNER, se.cid, se.inc, '', se.ep, nil)) end
   return {0, 0, 0}, false

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -344,7 +343,7 @@ func (h *Hub) bury(m *member) {
 	h.Store.mu.Unlock()
 	now := h.now()
 	for _, se := range held {
-		op := store.Op{Kind: store.OpOffline, Session: se.ID, Epoch: se.Epoch, SessionExpiryInterval: se.SessionExpiryInterval, WillDue: now}
+		op := store.Op{Kind: store.OpOffline, Session: se.ID, Epoch: se.Epoch, SessionExpiryInterval: se.SessionExpiryInterval, WillDue: now, Disconnected: store.Disconnected{At: now, Reason: store.NodeEnded}}
 		if se.Durable && se.SessionExpiryInterval != 0xFFFFFFFF {
 			op.Due = now.Add(time.Duration(se.SessionExpiryInterval) * time.Second)
 		}
@@ -562,22 +561,6 @@ func (m *member) Released(clientID string, epoch uint64, to string) {
 	if o != nil {
 		o.control(func() { o.node.Released(clientID, epoch) })
 	}
-}
-
-// Clients implements store.Member.
-func (m *member) Clients(_ context.Context, after string, limit int) (list []store.Session, err error) {
-	s := m.hub.Store
-	if err := s.lock(); err != nil {
-		return nil, err
-	}
-	defer s.mu.Unlock()
-	for _, se := range s.sessions {
-		if se.Owner != "" && se.ID.ClientID > after {
-			list = append(list, se.Session)
-		}
-	}
-	slices.SortFunc(list, func(a, b store.Session) int { return strings.Compare(a.ID.ClientID, b.ID.ClientID) })
-	return list[:min(limit, len(list))], nil
 }
 
 // Leave implements store.Member.

@@ -75,6 +75,7 @@ func (v sessionsView) Claim(_ context.Context, c store.Claim) (store.Claimed, er
 		c.Limits.Protected = max(c.Limits.Protected, se.Limits.Protected)
 	}
 	se.Limits = c.Limits
+	se.Connection = c.Connection
 	v.setExpiry(se, time.Time{})
 	if c.Will != nil {
 		v.addWill(se, *c.Will)
@@ -101,17 +102,22 @@ func (v sessionsView) Lookup(_ context.Context, clientID string) (store.Session,
 	return se.Session, nil
 }
 
-func (v sessionsView) List(_ context.Context, afterClientID string, limit int) ([]store.Session, error) {
+func (v sessionsView) List(_ context.Context, q store.SessionQuery) (found store.SessionPage, err error) {
 	if err := v.lock(); err != nil {
-		return nil, err
+		return found, err
 	}
 	defer v.mu.Unlock()
-	clientIDs := page(v.sessions, afterClientID, limit, func(se *session) bool { return se.Durable })
-	list := make([]store.Session, len(clientIDs))
+	clientIDs := page(v.sessions, q.After, q.Limit, func(se *session) bool {
+		return (se.Owner != "" || se.Durable && !q.Connected) && strings.HasPrefix(se.ID.ClientID, q.Prefix)
+	})
+	found.Sessions = make([]store.Session, len(clientIDs))
 	for i, clientID := range clientIDs {
-		list[i] = v.sessions[clientID].Session
+		found.Sessions[i] = v.sessions[clientID].Session
 	}
-	return list, nil
+	if n := len(clientIDs); n > 0 && n == q.Limit {
+		found.Next = clientIDs[n-1]
+	}
+	return found, nil
 }
 
 func (v sessionsView) Expired(_ context.Context, now time.Time, limit int) ([]store.Session, error) {

@@ -380,6 +380,7 @@ func (s *Store) offline(op *store.Op) store.Result {
 	}
 	se.Owner = ""
 	se.SessionExpiryInterval = op.SessionExpiryInterval
+	se.Disconnected = op.Disconnected
 	s.setExpiry(se, op.Due)
 	return store.Done
 }

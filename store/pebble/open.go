@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/RaduBerinde/btreemap"
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -40,6 +41,7 @@ func Open(o Options) (*Store, error) {
 		low:         make(chan struct{}, 1),
 		stopped:     make(chan struct{}),
 		sessions:    make(map[string]*session),
+		unstored:    btreemap.New[string, *session](16, strings.Compare),
 		groups:      make(map[groupID]*queue),
 		shared:      make(map[uint64]*shared),
 		sessionDue:  dueIndex{prefix: keySessionDue},
@@ -208,6 +210,7 @@ func (t *tx) connectionLost(clientID string, epoch uint64, now time.Time) {
 		if se.SessionExpiryInterval != neverExpires {
 			due = now.Add(time.Duration(se.SessionExpiryInterval) * time.Second)
 		}
+		se.Disconnected = store.Disconnected{At: now, Reason: store.NodeEnded}
 		t.leave(se, due)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/RaduBerinde/btreemap"
 	"github.com/cockroachdb/pebble/v2"
 
 	"loopmq/store"
@@ -42,10 +43,11 @@ type Store struct {
 	// generation is that of the numbers which session queues give out from now on.
 	generation uint64
 
-	sessions map[string]*session // those in the cache
-	idle     lru                 // of these, the ones that may leave it
-	groups   map[groupID]*queue  // those in the cache
-	shared   map[uint64]*shared  // messages that several places share, as far as cached
+	sessions map[string]*session                  // those in the cache
+	unstored *btreemap.BTreeMap[string, *session] // those of them that have no stored state, by ClientID
+	idle     lru                                  // of these, the ones that may leave it
+	groups   map[groupID]*queue                   // those in the cache
+	shared   map[uint64]*shared                   // messages that several places share, as far as cached
 
 	sessionDue, retainedDue, willDue dueIndex
 }

@@ -279,6 +279,30 @@ func (w *recordWriter) session(se *store.Session) {
 	w.uint(uint64(se.Limits.Bytes))
 	w.uint(uint64(se.Limits.Protected))
 	w.string(se.Owner)
+	w.connection(&se.Connection)
+	w.time(se.Disconnected.At)
+	w.string(se.Disconnected.Reason)
+}
+
+func (w *recordWriter) connection(c *store.Connection) {
+	w.string(c.Username)
+	w.string(c.Address)
+	w.string(c.Listener)
+	w.byte(byte(c.ProtocolVersion))
+	w.uint(uint64(c.KeepAlive))
+	clean := byte(0)
+	if c.CleanStart {
+		clean = 1
+	}
+	w.byte(clean)
+	w.time(c.Since)
+}
+
+func (r *recordReader) connection() (c store.Connection) {
+	c.Username, c.Address, c.Listener = r.string(), r.string(), r.string()
+	c.ProtocolVersion, c.KeepAlive, c.CleanStart = codec.Version(r.byte()), uint16(r.uint()), r.byte() == 1
+	c.Since = r.time()
+	return c
 }
 
 func readSession(clientID string, value []byte) (se store.Session, err error) {
@@ -294,6 +318,10 @@ func readSession(clientID string, value []byte) (se store.Session, err error) {
 	se.Due = r.time()
 	se.Limits.Messages, se.Limits.Bytes, se.Limits.Protected = int(r.uint()), int(r.uint()), int(r.uint())
 	se.Owner = r.string()
+	if len(r.b) > 0 { // it was written by a version that knows of it
+		se.Connection = r.connection()
+		se.Disconnected.At, se.Disconnected.Reason = r.time(), r.string()
+	}
 	return se, r.err()
 }
 

@@ -201,6 +201,8 @@ func (t *tx) endSession(se *session, sent store.Number) (dropped [3]int) {
 			t.deletePrefix(key1(nil, prefix, se.ID.Incarnation))
 		}
 		t.delete(keyString(t.key[:0], keySession, se.ID.ClientID))
+	} else {
+		t.s.unstored.Delete(se.ID.ClientID)
 	}
 	t.s.idle.remove(se)
 	delete(t.s.sessions, se.ID.ClientID)

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/RaduBerinde/btreemap"
 	"github.com/cockroachdb/pebble/v2"
 
 	"loopmq/store"
@@ -65,6 +68,8 @@ func (t *tx) claim(c *store.Claim) (claimed store.Claimed) {
 		se = &session{Session: store.Session{ID: store.SessionID{ClientID: c.ClientID, Incarnation: t.nextID()}}}
 		if c.Durable {
 			se.state = &state{queue: queue{number: se.ID.Incarnation, generation: s.generation}, held: make(map[uint16]struct{})}
+		} else {
+			s.unstored.ReplaceOrInsert(c.ClientID, se)
 		}
 		s.sessions[c.ClientID] = se
 	}
@@ -75,6 +80,7 @@ func (t *tx) claim(c *store.Claim) (claimed store.Claimed) {
 	se.Durable = c.Durable
 	se.SessionExpiryInterval = c.SessionExpiryInterval
 	se.Limits = c.Limits
+	se.Connection = c.Connection
 	t.setExpiry(se, time.Time{})
 	t.save(se)
 	if c.Will != nil {
@@ -114,7 +120,55 @@ func (v sessionsView) Lookup(_ context.Context, clientID string) (found store.Se
 	return found, err
 }
 
-func (v sessionsView) List(_ context.Context, afterClientID string, limit int) ([]store.Session, error) {
+// List puts those that are on the disk together with those that aren't.
+func (v sessionsView) List(_ context.Context, q store.SessionQuery) (page store.SessionPage, err error) {
+	if err := v.enter(); err != nil {
+		return page, err
+	}
+	defer v.leave()
+	if q.Limit <= 0 {
+		return page, nil
+	}
+	err = v.look(func(*tx) {
+		from := btreemap.GT(q.After)
+		if q.Prefix > q.After {
+			from = btreemap.GE(q.Prefix)
+		}
+		for clientID, se := range v.unstored.Ascend(from, btreemap.Max[string]()) {
+			if len(page.Sessions) == q.Limit || !strings.HasPrefix(clientID, q.Prefix) {
+				break
+			}
+			page.Sessions = append(page.Sessions, se.Session)
+		}
+	})
+	if err != nil {
+		return page, err
+	}
+	lower, stored := append(keyString(nil, keySession, q.After), 0), 0
+	if q.Prefix > q.After {
+		lower = keyString(nil, keySession, q.Prefix)
+	}
+	err = each(v.db, lower, after(keyString(nil, keySession, q.Prefix)), func(key, value []byte) (bool, error) {
+		se, err := readSession(string(key[1:]), value)
+		page.Sessions = append(page.Sessions, se)
+		stored++
+		return stored < q.Limit, err
+	})
+	if err != nil {
+		return page, v.fail(err)
+	}
+	slices.SortStableFunc(page.Sessions, func(x, y store.Session) int { return strings.Compare(x.ID.ClientID, y.ID.ClientID) })
+	page.Sessions = slices.CompactFunc(page.Sessions, func(x, y store.Session) bool { return x.ID.ClientID == y.ID.ClientID })
+	if len(page.Sessions) >= q.Limit {
+		page.Sessions = page.Sessions[:q.Limit]
+		page.Next = page.Sessions[q.Limit-1].ID.ClientID
+	}
+	page.Sessions = slices.DeleteFunc(page.Sessions, func(se store.Session) bool { return se.Owner == "" && (q.Connected || !se.Durable) })
+	return page, nil
+}
+
+// durable returns up to limit durable sessions behind a ClientID.
+func (v subscriptionsView) durable(afterClientID string, limit int) ([]store.Session, error) {
 	if err := v.enter(); err != nil {
 		return nil, err
 	}
@@ -184,8 +238,8 @@ func (v subscriptionsView) Of(_ context.Context, id store.SessionID) (list []sto
 
 // List reads each session's subscriptions with one iterator for all of them: to
 // make one costs more than to find the next session with it.
-func (v subscriptionsView) List(ctx context.Context, afterClientID string, limit int) (list []store.Subscribed, err error) {
-	sessions, err := v.Sessions().List(ctx, afterClientID, limit)
+func (v subscriptionsView) List(_ context.Context, afterClientID string, limit int) (list []store.Subscribed, err error) {
+	sessions, err := v.durable(afterClientID, limit)
 	if err != nil || len(sessions) == 0 {
 		return nil, err
 	}

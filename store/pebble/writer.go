@@ -438,6 +438,7 @@ func (t *tx) offline(op *store.Op) store.Result {
 		return store.Done
 	}
 	se.SessionExpiryInterval = op.SessionExpiryInterval
+	se.Disconnected = op.Disconnected
 	t.leave(se, op.Due)
 	return store.Done
 }

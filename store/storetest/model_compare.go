@@ -76,14 +76,14 @@ func (m *model) compare() {
 			continue
 		}
 		m.sameSession("Lookup", m.lookup(clientID), se.Session)
-		if se.Durable {
+		if se.Durable || se.Owner != "" {
 			clientIDs = append(clientIDs, clientID)
 		}
 		if se.stored {
 			equal(m.harness, "subscriptions", m.subscriptions(se.ID), append([]store.Subscription{}, se.sorted()...))
 		}
 	}
-	equal(m.harness, "List", m.list("", noLimit), append([]string{}, clientIDs...))
+	equal(m.harness, "List", m.listAll(store.SessionQuery{Limit: noLimit}), append([]string{}, clientIDs...))
 	m.compareDue()
 	m.compareRetained()
 }

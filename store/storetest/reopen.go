@@ -19,6 +19,10 @@ var reopenTests = []struct {
 		if embedded {
 			stored.Owner, oldOwner = "", ""
 			stored.Due = h.expiresAbout(h.lookup("c"))
+			stored.Disconnected = store.Disconnected{At: h.lookup("c").Disconnected.At, Reason: store.NodeEnded}
+			if stored.Disconnected.At.IsZero() {
+				h.Error("nothing says when the connection ended")
+			}
 		}
 		h.sameSession("Lookup", h.lookup("c"), stored)
 		equal(h, "subscriptions", h.subscriptions(first.Session.ID), want.Subscriptions)
@@ -62,7 +66,7 @@ var reopenTests = []struct {
 		reopen()
 		equal(h, "expired", h.expired(h.in(0), 10), []string{"a"})
 		h.nextExpiry(h.in(-10))
-		equal(h, "List", h.list("", 10), []string{"a", "b"})
+		equal(h, "List", h.listAll(store.SessionQuery{Limit: 10}), []string{"a", "b"})
 	}},
 	{"retained messages stay", func(h *harness, _ bool, reopen func()) {
 		h.do(retain("a", "1"))
@@ -117,7 +121,7 @@ var reopenTests = []struct {
 			h.lookupGone("passing")
 			h.lookupGone("without a Will")
 			h.lookupGone("resumed, to end")
-			equal(h, "List", h.list("", 10), []string{"later", "never", "soon"})
+			equal(h, "List", h.listAll(store.SessionQuery{Limit: 10}), []string{"later", "never", "soon"})
 			equal(h, "expired", h.expired(h.in(3000), 10), []string{"soon", "later"})
 			due := h.due(h.in(500), 10) // the end of a session ends the delay [MQTT-3.1.3-9]
 			slices.Sort(due)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"loopmq/codec"
 	"loopmq/store"
 )
 
@@ -17,11 +18,31 @@ func clientIDs(sessions []store.Session) []string {
 	return ids
 }
 
-func (h *harness) list(after string, limit int) []string {
+func (h *harness) list(q store.SessionQuery) store.SessionPage {
 	h.Helper()
-	sessions, err := h.s.Sessions().List(h.Context(), after, limit)
+	page, err := h.s.Sessions().List(h.Context(), q)
 	h.noError(err)
-	return clientIDs(sessions)
+	return page
+}
+
+// listAll goes through all pages of a list.
+func (h *harness) listAll(q store.SessionQuery) []string {
+	h.Helper()
+	all := []string{}
+	for {
+		page := h.list(q)
+		if len(page.Sessions) > q.Limit {
+			h.Fatalf("got %d sessions, want at most %d", len(page.Sessions), q.Limit)
+		}
+		all = append(all, clientIDs(page.Sessions)...)
+		if page.Next == "" {
+			return all
+		}
+		if page.Next <= q.After {
+			h.Fatalf("the page behind %q has the Next %q", q.After, page.Next)
+		}
+		q.After = page.Next
+	}
 }
 
 func (h *harness) expired(now time.Time, limit int) []string {
@@ -60,41 +81,72 @@ var sessionTests = []test{
 		h.lookupGone("C")
 		h.lookupGone("")
 	}},
-	{"List goes through durable sessions in order", func(h *harness) {
-		equal(h, "List of nothing", h.list("", 10), []string{})
-		want := []string{}
+	{"List goes through sessions in order", func(h *harness) {
+		equal(h, "List of nothing", h.listAll(store.SessionQuery{Limit: 10}), []string{})
+		all, connected := []string{}, []string{}
 		for i := range 25 {
-			want = append(want, fmt.Sprint("client", i))
-		}
-		for _, clientID := range want {
-			h.session(clientID)
-		}
-		h.claim(store.Claim{ClientID: "client0.not durable", Owner: "node"})
-		slices.Sort(want)
-		for _, limit := range []int{1, 3, 24, 25, 100} {
-			var got []string
-			for after := ""; ; {
-				page := h.list(after, limit)
-				if len(page) > limit {
-					h.Fatalf("got %d sessions, want at most %d", len(page), limit)
-				}
-				if len(page) == 0 {
-					break
-				}
-				got = append(got, page...)
-				after = page[len(page)-1]
+			clientID := fmt.Sprint("client", i)
+			switch i % 3 {
+			case 0:
+				h.session(clientID)
+				connected = append(connected, clientID)
+			case 1:
+				h.claim(store.Claim{ClientID: clientID, Owner: "node"})
+				connected = append(connected, clientID)
+			default:
+				h.offlineUntil(clientID, h.in(100))
 			}
-			equal(h, fmt.Sprint("List by ", limit), got, want)
+			all = append(all, clientID)
 		}
-		equal(h, "after one that is not there", h.list("client24x", 1), []string{"client3"})
-		equal(h, "limit 0", h.list("", 0), []string{})
+		ended := h.claim(store.Claim{ClientID: "client0.ended", Owner: "node"}).Session
+		h.do(offline(ended))
+		slices.Sort(all)
+		slices.Sort(connected)
+		for _, limit := range []int{1, 3, 24, 25, 100} {
+			equal(h, fmt.Sprint("List by ", limit), h.listAll(store.SessionQuery{Limit: limit}), all)
+			equal(h, fmt.Sprint("connected ones by ", limit), h.listAll(store.SessionQuery{Limit: limit, Connected: true}), connected)
+			equal(h, fmt.Sprint("those with a prefix by ", limit), h.listAll(store.SessionQuery{Limit: limit, Prefix: "client1"}), all[1:12])
+		}
+		equal(h, "after one that is not there", clientIDs(h.list(store.SessionQuery{After: "client24x", Limit: 1}).Sessions), []string{"client3"})
+		equal(h, "limit 0", len(h.list(store.SessionQuery{}).Sessions), 0)
+		equal(h, "behind all with the prefix", h.listAll(store.SessionQuery{After: "client2", Prefix: "client1", Limit: 3}), []string{})
+	}},
+	{"a session says what its last connection was, and how it ended", func(h *harness) {
+		first := store.Connection{
+			Username: "u:1 2", Address: "[2001:db8::1]:1883", Listener: "tls", ProtocolVersion: codec.V5, KeepAlive: 60, CleanStart: true,
+			Since: h.in(-5),
+		}
+		c := durable("c")
+		c.Connection = first
+		se := h.claim(c).Session
+		same := func(what string, want store.Connection, end store.Disconnected) {
+			h.Helper()
+			for from, got := range map[string]store.Session{"Lookup": h.lookup("c"), "List": h.list(store.SessionQuery{Limit: 1}).Sessions[0]} {
+				if !got.Connection.Since.Equal(want.Since) || !got.Disconnected.At.Equal(end.At) {
+					h.Errorf("%s: %s: got %v and %v, want %v and %v", what, from, got.Connection.Since, got.Disconnected.At, want.Since, end.At)
+				}
+				got.Connection.Since, got.Disconnected.At = want.Since, end.At
+				equal(h, what+": "+from+": connection", got.Connection, want)
+				equal(h, what+": "+from+": its end", got.Disconnected, end)
+			}
+		}
+		same("connected", first, store.Disconnected{})
+		op := offline(se)
+		op.Due, op.Disconnected = h.in(100), store.Disconnected{At: h.in(0), Reason: "no packet: it's gone"}
+		h.do(op)
+		same("offline", first, op.Disconnected)
+		c.Connection = store.Connection{Address: "@", Since: h.in(1)}
+		h.claim(c)
+		same("connected again", c.Connection, op.Disconnected)
+		c.CleanStart = true
+		h.claim(c)
+		same("anew", c.Connection, store.Disconnected{})
 	}},
 	{"List has sessions online and offline as they are", func(h *harness) {
 		a := h.session("a")
 		b := h.offlineUntil("b", h.in(100))
 		b.Owner, b.Due = "", h.in(100)
-		sessions, err := h.s.Sessions().List(h.Context(), "", 10)
-		h.noError(err)
+		sessions := h.list(store.SessionQuery{Limit: 10}).Sessions
 		if len(sessions) != 2 {
 			h.Fatalf("got %d sessions, want 2", len(sessions))
 		}
@@ -157,7 +209,7 @@ var sessionTests = []test{
 		h.gone(store.QueueOf(claimed.Session.ID))
 		_, err := h.s.Subscriptions().Of(h.Context(), claimed.Session.ID)
 		h.isError("Subscriptions", err, store.ErrGone)
-		equal(h, "List", h.list("", 10), []string{})
+		equal(h, "List", h.listAll(store.SessionQuery{Limit: 10}), []string{})
 		equal(h, "again", h.result(endSession(claimed.Session)), store.Gone)
 		h.sameState(h.claim(durable("c")), store.Claimed{})
 	}},
