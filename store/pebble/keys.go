@@ -27,10 +27,15 @@ const (
 	keyRetained     = 't' // Topic Name
 	keyWill         = 'w' // Epoch
 	keyOwned        = 'o' // Epoch: the ClientID of a connection that has stored something
+	keyOutbox       = 'x' // endpoint: the number of its outbox, and what that holds
+	keyEvent        = 'v' // outbox, EventID
+	keyLetter       = 'l' // outbox, EventID: a dead letter
+	keyOnce         = 'i' // key of a store.Once: until when, and the answer
 
 	keySessionDue  = 'E' // due, inc: the ClientID
 	keyRetainedDue = 'R' // due, Topic Name
 	keyWillDue     = 'W' // due, Epoch
+	keyOnceDue     = 'I' // due, key of a store.Once
 )
 
 func appendUint64(b []byte, n uint64) []byte { return binary.BigEndian.AppendUint64(b, n) }
@@ -52,6 +57,11 @@ func entryKey(b []byte, queue uint64, n store.Number) []byte {
 func numberOf(key []byte) store.Number {
 	key = key[len(key)-16:]
 	return store.Number{Generation: binary.BigEndian.Uint64(key), Seq: binary.BigEndian.Uint64(key[8:])}
+}
+
+// eventKey is the key of an event or a dead letter.
+func eventKey(b []byte, prefix byte, outbox uint64, id store.EventID) []byte {
+	return appendNumber(key1(b, prefix, outbox), store.Number(id))
 }
 
 func groupKey(b []byte, id groupID) []byte {

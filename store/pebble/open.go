@@ -18,6 +18,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"loopmq/store"
+	"loopmq/store/local"
 )
 
 // formatVersion is that of the keys and records which this code writes.
@@ -47,6 +48,10 @@ func Open(o Options) (*Store, error) {
 		sessionDue:  dueIndex{prefix: keySessionDue},
 		retainedDue: dueIndex{prefix: keyRetainedDue},
 		willDue:     dueIndex{prefix: keyWillDue},
+		onceDue:     dueIndex{prefix: keyOnceDue},
+		outboxes:    make(map[string]*outbox),
+		consumers:   make(local.Consumers),
+		leases:      local.NewLeases(o.Now),
 	}
 	s.syncs.moved = sync.NewCond(&s.syncs.mu)
 	if err := refuseForeign(o.FS, o.Dir); err != nil {
@@ -97,6 +102,9 @@ func (s *Store) start() error {
 		err = s.wait(w)
 	}
 	if err != nil {
+		return err
+	}
+	if err := s.readOutboxes(); err != nil {
 		return err
 	}
 	return s.takeOffline()

@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"loopmq/store"
+	"loopmq/store/local"
 )
 
 // Store is a store.Store in a directory. Its methods are safe for concurrent
@@ -49,7 +50,13 @@ type Store struct {
 	groups   map[groupID]*queue                   // those in the cache
 	shared   map[uint64]*shared                   // messages that several places share, as far as cached
 
-	sessionDue, retainedDue, willDue dueIndex
+	sessionDue, retainedDue, willDue, onceDue dueIndex
+
+	outboxes  map[string]*outbox // all
+	consumers local.Consumers
+
+	bell   local.Bell
+	leases *local.Leases
 }
 
 var _ store.Store = (*Store)(nil)
@@ -68,6 +75,12 @@ func (s *Store) Retained() store.Retained { return retainedView{s} }
 
 // Wills returns the stored Wills.
 func (s *Store) Wills() store.Wills { return willsView{s} }
+
+// Outbox returns the outboxes.
+func (s *Store) Outbox() store.Outbox { return outboxView{s} }
+
+// Leases returns the leases. They end when the store is closed.
+func (s *Store) Leases() store.Leases { return leasesView{s} }
 
 // NewWriter returns a writer. The name has no meaning here: a writer lives no
 // longer than the store is open.
@@ -132,6 +145,9 @@ func (s *Store) flush() error {
 	}
 	for _, q := range s.groups {
 		t.saveQueue(q)
+	}
+	for _, o := range s.outboxes {
+		t.changed(o)
 	}
 	t.dirty = true // so that what came before is synced too, whatever the mode
 	w, err := t.apply(true)

@@ -71,6 +71,7 @@ func (t *tx) roomFor(ops []store.Op) space {
 	for i := range ops {
 		switch op := &ops[i]; op.Kind {
 		case store.OpRoute, store.OpUnroute:
+		case store.OpEnqueue: // is Full then, and counted in memory
 		case store.OpOffline, store.OpEndSession:
 			if t.session(op.Session.ClientID).isStored() {
 				needed = roomToDelete
@@ -78,7 +79,7 @@ func (t *tx) roomFor(ops []store.Op) space {
 		case store.OpFinish, store.OpComplete, store.OpDropExpiredRetained:
 			needed = roomToDelete
 		case store.OpPublish:
-			if len(op.Targets) > 0 || op.Retain || op.PacketID != 0 || op.WillOf != nil {
+			if len(op.Targets) > 0 || op.Retain || op.PacketID != 0 || op.WillOf != nil || op.Once != nil {
 				return roomForSmall
 			}
 		default:

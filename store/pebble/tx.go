@@ -31,6 +31,7 @@ type tx struct {
 	full    bool      // the disk has no room for messages
 	counts  []*shared // whose references have changed
 	moved   []*queue  // whose front has moved
+	boxes   []*outbox // whose record is to be written
 	last    *session  // that was looked up; a client's messages come in a row
 
 	key, body []byte // scratch
@@ -51,7 +52,7 @@ func (s *Store) begin() *tx {
 // reuse is begin for what writes nothing. REQUIRES: s.mu
 func (s *Store) reuse() *tx {
 	t := &s.tx
-	*t = tx{s: s, used: s.used, counts: t.counts[:0], moved: t.moved[:0], key: t.key[:0], value: t.value[:0], body: t.body[:0]}
+	*t = tx{s: s, used: s.used, counts: t.counts[:0], moved: t.moved[:0], boxes: t.boxes[:0], key: t.key[:0], value: t.value[:0], body: t.body[:0]}
 	if cap(t.value) > scratchMax {
 		t.value, t.body = nil, nil
 	}
@@ -182,6 +183,7 @@ func (t *tx) apply(sync bool) (ticket, error) {
 	s := t.s
 	t.finishMoved()
 	t.finishCounts()
+	t.finishBoxes()
 	if s.used != t.used {
 		s.peak = max(s.peak, s.used)
 		t.value = newRecord(t.value)

@@ -42,8 +42,17 @@ func (w *writer) Commit(ctx context.Context, b *store.Batch) error {
 		w.seq++
 		b.Seq = w.seq
 		t.full = room < roomForAll
+		published := store.Done
 		for i := range b.Ops {
-			b.Ops[i].Result = t.do(&b.Ops[i])
+			op := &b.Ops[i]
+			if op.Kind == store.OpEnqueue && op.IfPublished && published != store.Done {
+				op.Result = published
+				continue
+			}
+			op.Result = t.do(op)
+			if op.Kind == store.OpPublish {
+				published = op.Result
+			}
 		}
 	})
 	if err == nil {
@@ -85,7 +94,7 @@ func (t *tx) do(op *store.Op) store.Result {
 	case store.OpRoute, store.OpUnroute: // nobody else is there to know
 		return store.Done
 	case store.OpEnqueue:
-		return store.Refused
+		return t.enqueue(op.Event)
 	default:
 		panic("pebble: unknown kind of operation in a batch")
 	}
@@ -105,6 +114,13 @@ func (t *tx) publish(op *store.Op) store.Result {
 			op.Targets[i].Result = r
 		}
 		return r
+	}
+	size := 0
+	if op.Once != nil {
+		if result := t.mayHappen(op.Once); result != store.Done {
+			return refuse(result)
+		}
+		size = onceSize(op.Once)
 	}
 	if op.PacketID != 0 {
 		var result store.Result
@@ -126,10 +142,16 @@ func (t *tx) publish(op *store.Op) store.Result {
 		freed += t.freedBy(old)
 	}
 	stored := len(op.Targets) > 0 || op.Retain && len(m.Payload) > 0
-	if stored && !t.fits(m.Size(), freed) {
+	if stored {
+		size += m.Size()
+	}
+	if (stored || op.Once != nil) && !t.fits(size, freed) {
 		return refuse(store.Full)
 	}
 
+	if op.Once != nil {
+		t.noteOnce(op.Once)
+	}
 	if from != nil {
 		from.state.held[op.PacketID] = struct{}{}
 		t.key = heldKey(t.key, from.ID.Incarnation, op.PacketID)
