@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"loopmq/codec"
+	"loopmq/eventloop"
 )
 
 // Authenticator decides who may connect. Its methods may block: the broker
@@ -152,6 +153,15 @@ func (c *ClientInfo) RemoteAddr() net.Addr {
 		return nil
 	}
 	return c.conn.RemoteAddr()
+}
+
+// TLSState returns what the TLS handshake of the client's connection agreed on, with its
+// certificates, or nil if there was none. It makes a new one each time.
+func (c *ClientInfo) TLSState() *tls.ConnectionState {
+	if conn, ok := c.conn.(*eventloop.Conn); ok {
+		return conn.TLSState()
+	}
+	return nil
 }
 
 // Events are functions that the broker calls as things happen; nil ones cost

@@ -19,12 +19,16 @@ var (
 
 	// ErrNoCRL means that there is no revocation list of the authority that signed the certificate, or an expired one.
 	ErrNoCRL = errors.New("no revocation list of its authority is valid")
+
+	// ErrAuthority means that the client CA is none of those any more that led to the certificate.
+	ErrAuthority = errors.New("its authority is not trusted any more")
 )
 
 // clients is what certificates of clients are held to.
 type clients struct {
-	roots   *x509.CertPool
-	revoked revocations // nil: none is looked at
+	roots       *x509.CertPool
+	authorities map[string]bool // the same, by what they are in DER
+	revoked     revocations     // nil: none is looked at
 }
 
 // revocations are revocation lists by the raw name of their authority.
@@ -72,6 +76,33 @@ func (c *clients) check(state tls.ConnectionState, now time.Time) error {
 		}
 	}
 	return err
+}
+
+// still looks at chains that were verified with other files.
+func (c *clients) still(chains [][]*x509.Certificate) error {
+	err := ErrAuthority
+	for _, chain := range chains {
+		if !c.authorities[string(chain[len(chain)-1].Raw)] {
+			continue
+		}
+		if !c.revoked.names(chain) {
+			return nil
+		}
+		err = ErrRevoked
+	}
+	return err
+}
+
+// names reports whether the lists have one of a chain's certificates but the root.
+func (r revocations) names(chain []*x509.Certificate) bool {
+	for _, cert := range chain[:max(1, len(chain)-1)] {
+		if list := r[string(cert.RawIssuer)]; list != nil {
+			if _, ok := list.serials[serial(cert.SerialNumber)]; ok {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // check looks for a chain's certificates but the root in the lists. The client's own must have one.

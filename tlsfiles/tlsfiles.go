@@ -62,6 +62,10 @@ type Options struct {
 	// Metrics counts reloads; nil: nobody does.
 	Metrics *metrics.Set
 
+	// OnChange is called, by any goroutine, each time that other files hold from now on: who is connected may be
+	// held to Source.Revoked then. It must not call the other methods. nil: nobody is told.
+	OnChange func(*Source)
+
 	// Poll is how often the files are looked at; 0 means 5 s, and less than 0 never, so that only Reload reads them.
 	Poll time.Duration
 }
@@ -71,7 +75,8 @@ type Source struct {
 	files   Files
 	logger  *slog.Logger
 	metrics *metrics.Set
-	current atomic.Pointer[tls.Config]
+	changed func(*Source)
+	current atomic.Pointer[generation]
 	stop    context.CancelFunc
 	stopped chan struct{}
 
@@ -79,18 +84,24 @@ type Source struct {
 	seen stamp      // of the files when they were last read, be it in vain
 }
 
+// generation is what the files said at one time.
+type generation struct {
+	config  *tls.Config
+	clients *clients // nil: they are asked for no certificate
+}
+
 // Load reads the files, and follows them until Close. The error names the file.
 func Load(f Files, o Options) (*Source, error) {
-	s := &Source{files: f, logger: o.Logger, metrics: o.Metrics, stopped: make(chan struct{})}
+	s := &Source{files: f, logger: o.Logger, metrics: o.Metrics, changed: o.OnChange, stopped: make(chan struct{})}
 	if s.logger == nil {
 		s.logger = slog.Default()
 	}
 	s.seen = f.stamp()
-	config, err := f.read(time.Now())
+	first, err := f.read(time.Now())
 	if err != nil {
 		return nil, err
 	}
-	s.current.Store(config)
+	s.current.Store(first)
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
 	if o.Poll == 0 {
@@ -108,9 +119,20 @@ func Load(f Files, o Options) (*Source, error) {
 // Sessions that clients resume are kept over a reload, and looked at again: who has been revoked, or whose authority is
 // gone, is refused.
 func (s *Source) Config() *tls.Config {
-	config := s.current.Load().Clone()
-	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return s.current.Load(), nil }
+	config := s.current.Load().config.Clone()
+	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return s.current.Load().config, nil }
 	return config
+}
+
+// Revoked says why the client of a connection that was made with these files, or with what they were before, would be
+// refused by them now: ErrRevoked, or ErrAuthority. Else, and if it showed no certificate, it returns nil. That a
+// certificate or a list has expired is no reason. It verifies no signature, so it costs little.
+func (s *Source) Revoked(state *tls.ConnectionState) error {
+	g := s.current.Load()
+	if g.clients == nil || len(state.VerifiedChains) == 0 {
+		return nil
+	}
+	return g.clients.still(state.VerifiedChains)
 }
 
 // Reload reads the files again. If it returns an error, those that were read before stay.
@@ -129,14 +151,17 @@ func (s *Source) Prepare() (commit func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.seen = s.files.stamp() // before they are read: what changes meanwhile is seen next time
-	config, err := s.files.read(time.Now())
+	next, err := s.files.read(time.Now())
 	if err != nil {
 		s.count(metrics.ReloadFailed)
 		return nil, err
 	}
 	return func() {
-		s.current.Store(config)
+		s.current.Store(next)
 		s.count(metrics.ReloadDone)
+		if s.changed != nil {
+			s.changed(s)
+		}
 	}, nil
 }
 
@@ -230,7 +255,7 @@ func complete(pair *tls.Certificate, authorities []*x509.Certificate) error {
 }
 
 // read makes a configuration of the files.
-func (f *Files) read(now time.Time) (*tls.Config, error) {
+func (f *Files) read(now time.Time) (*generation, error) {
 	if len(f.Certificates) == 0 {
 		return nil, errors.New("tlsfiles: no certificate is named")
 	}
@@ -264,15 +289,16 @@ func (f *Files) read(now time.Time) (*tls.Config, error) {
 		config.Certificates = append(config.Certificates, pair)
 	}
 	if f.ClientCA == "" {
-		return config, nil
+		return &generation{config: config}, nil
 	}
-	clients := &clients{roots: x509.NewCertPool()}
+	clients := &clients{roots: x509.NewCertPool(), authorities: map[string]bool{}}
 	authorities, err := readCertificates("client CA", f.ClientCA)
 	if err != nil {
 		return nil, err
 	}
 	for _, a := range authorities {
 		clients.roots.AddCert(a)
+		clients.authorities[string(a.Raw)] = true
 	}
 	if f.CRL != "" {
 		if clients.revoked, err = readCRL(f.CRL, authorities); err != nil {
@@ -285,5 +311,5 @@ func (f *Files) read(now time.Time) (*tls.Config, error) {
 		config.ClientAuth = tls.RequireAndVerifyClientCert
 	}
 	config.VerifyConnection = clients.verify
-	return config, nil
+	return &generation{config, clients}, nil
 }

@@ -493,3 +493,59 @@ func FuzzCRL(f *testing.F) {
 		}
 	})
 }
+
+// Who is connected is held to new files: a certificate that they revoke, and an authority that they don't have any more.
+// What has only expired is no reason.
+func TestSource_Revoked(t *testing.T) {
+	dir := t.TempDir()
+	a, next := mustAuthority(t, dir, "ca"), mustAuthority(t, dir, "next")
+	changes := 0
+	s := mustLoad(t, Files{
+		Certificates: []KeyPair{a.pair("server", "broker", 2, later)}, ClientCA: a.write("ca", "CERTIFICATE", a.cert.Raw),
+		CRL: a.write("crl", "X509 CRL", a.crl(later, 99)),
+	}, Options{Poll: -1, OnChange: func(*Source) { changes++ }})
+	pair := a.pair("client", "client", 3, later)
+	var state tls.ConnectionState
+	config := s.Config()
+	current := config.GetConfigForClient
+	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		c, err := current(hello)
+		c = c.Clone()
+		verify := c.VerifyConnection
+		c.VerifyConnection = func(cs tls.ConnectionState) error { state = cs; return verify(cs) }
+		return c, err
+	}
+	if _, clientErr, serverErr := handshake(config, clientOf(t, a, "broker", &pair)); clientErr != nil || serverErr != nil {
+		t.Fatal(clientErr, serverErr)
+	}
+	for _, step := range []struct {
+		name   string
+		change func()
+		want   error
+	}{
+		{"nothing", func() {}, nil},
+		{"another is revoked", func() { a.write("crl", "X509 CRL", a.crl(later, 99, 4)) }, nil},
+		{"the list expires", func() { a.write("crl", "X509 CRL", a.crl(past, 99)) }, nil},
+		{"it is revoked", func() { a.write("crl", "X509 CRL", a.crl(later, 99, 3)) }, ErrRevoked},
+		{"it is pardoned", func() { a.write("crl", "X509 CRL", a.crl(later, 99)) }, nil},
+		{"another authority", func() {
+			next.write("ca", "CERTIFICATE", next.cert.Raw)
+			next.write("crl", "X509 CRL", next.crl(later))
+		}, ErrAuthority},
+	} {
+		before := changes
+		step.change()
+		if err := s.Reload(); err != nil {
+			t.Fatalf("%s: %v", step.name, err)
+		}
+		if err := s.Revoked(&state); !errors.Is(err, step.want) || err != nil && step.want == nil {
+			t.Errorf("%s: got %v, want %v", step.name, err, step.want)
+		}
+		if changes != before+1 {
+			t.Errorf("%s: OnChange was called %d times", step.name, changes-before)
+		}
+	}
+	if err := s.Revoked(&tls.ConnectionState{}); err != nil {
+		t.Errorf("without a certificate: %v", err)
+	}
+}

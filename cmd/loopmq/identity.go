@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"loopmq"
 	"loopmq/auth"
@@ -33,6 +34,7 @@ type identity struct {
 	acls      map[string]*auth.ACLFile
 	files     []preparer // what can be read again
 	closers   []func()
+	broker    atomic.Pointer[loopmq.Broker] // nil: it doesn't run yet
 }
 
 // preparer reads files again, and returns what makes their contents hold.
@@ -70,6 +72,7 @@ func ruleOf(r *config.BanRule) auth.BanRule {
 
 // enforce has bans end connections of a broker that has started.
 func (i *identity) enforce(broker *loopmq.Broker) {
+	i.broker.Store(broker)
 	if i.bans != nil {
 		i.bans.Enforce(broker)
 	}
@@ -249,13 +252,25 @@ func (i *identity) aclFile(key, path string) (*auth.ACLFile, error) {
 	return f, nil
 }
 
-// tls returns how a listener speaks TLS.
-func (i *identity) tls(at string, c *config.TLS) (*tls.Config, error) {
+// tls returns how a listener speaks TLS. Who is connected there and wouldn't be with new
+// files, since the certificate was revoked, is disconnected.
+func (i *identity) tls(at, listener string, c *config.TLS) (*tls.Config, error) {
 	f := tlsfiles.Files{ClientCA: c.ClientCA, RequireCertificate: c.Require, CRL: c.CRL, MinVersion: c.MinVersion, MaxVersion: c.MaxVersion}
 	for _, pair := range c.Certificates {
 		f.Certificates = append(f.Certificates, tlsfiles.KeyPair(pair))
 	}
-	source, err := tlsfiles.Load(f, tlsfiles.Options{Logger: i.log, Metrics: i.metrics})
+	changed := func(source *tlsfiles.Source) {
+		if b := i.broker.Load(); b != nil && c.ClientCA != "" {
+			b.DisconnectWhere(func(c *loopmq.ClientInfo) bool {
+				if c.Listener != listener {
+					return false
+				}
+				state := c.TLSState()
+				return state != nil && source.Revoked(state) != nil
+			}, codec.NotAuthorized)
+		}
+	}
+	source, err := tlsfiles.Load(f, tlsfiles.Options{Logger: i.log, Metrics: i.metrics, OnChange: changed})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", at, err)
 	}

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"io"
 	"math/big"
 	"net"
 	"os"
@@ -216,5 +219,73 @@ authorization: [{acl_file: {file: `+acl+`}}]
 	t.Setenv("LOOPMQ_CONFIG", bad)
 	if code, _, stderr := call(t, "config", "check"); code != 2 || !strings.Contains(stderr, "bad.yaml") {
 		t.Errorf("LOOPMQ_CONFIG isn't read: exit %d, %s", code, stderr)
+	}
+}
+
+// Who is connected with a certificate that a new list revokes is disconnected; others
+// of the listener stay.
+func TestServeRevokes(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	ca, key := issue(t, dir, "ca", nil, nil)
+	issue(t, dir, "server", ca, key)
+	stolen, _ := issue(t, dir, "stolen", ca, key)
+	issue(t, dir, "device", ca, key)
+	revoke := func(certs ...*x509.Certificate) {
+		list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour)}
+		for _, c := range certs {
+			list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{SerialNumber: c.SerialNumber, RevocationTime: time.Now()})
+		}
+		der, err := x509.CreateRevocationList(rand.Reader, list, ca, key)
+		if err == nil {
+			err = os.WriteFile(at("crl.new"), der, 0o600)
+		}
+		if err == nil {
+			err = os.Rename(at("crl.new"), at("crl"))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	revoke()
+	p := mustServe(t, "--config", mustWrite(t, "loopmq.yaml", `
+listeners:
+  - name: mutual
+    address: 127.0.0.1:0
+    tls: {certificates: [{certificate: `+at("server.pem")+`, key: `+at("server.key")+`}], client_ca: `+at("ca.pem")+`, crl: `+at("crl")+`, require: true}
+`))
+	address, _ := p.first["mutual"].(string)
+	roots := x509.NewCertPool()
+	roots.AddCert(ca)
+	connect := func(name string) net.Conn {
+		pair, err := tls.LoadX509KeyPair(at(name+".pem"), at(name+".key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := tls.Dial("tcp", address, &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		_ = c.SetDeadline(time.Now().Add(patience))
+		mustAccept(t, c, name)
+		return c
+	}
+	thief, honest := connect("stolen"), connect("device")
+	revoke(stolen)
+	if err := p.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	said, err := io.ReadAll(thief)
+	if err != nil || !bytes.HasPrefix(said, []byte{0xE0}) || said[2] != 0x87 {
+		t.Errorf("the revoked client got % x, %v, want DISCONNECT with 0x87 and the end", said, err)
+	}
+	p.waitFor(t, "reload")
+	answer := make([]byte, 2)
+	if _, err := honest.Write([]byte{0xC0, 0}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(honest, answer); err != nil || answer[0] != 0xD0 {
+		t.Errorf("the other client got % x, %v, want PINGRESP", answer, err)
 	}
 }

@@ -142,7 +142,15 @@ func mustConnect(t *testing.T, addr string) net.Conn {
 	}
 	t.Cleanup(func() { c.Close() })
 	_ = c.SetDeadline(time.Now().Add(patience))
-	if _, err := io.WriteString(c, "\x10\x0e\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x01c"); err != nil {
+	mustAccept(t, c, "c")
+	return c
+}
+
+// mustAccept sends a CONNECT of MQTT 5.0, and reads its CONNACK.
+func mustAccept(t *testing.T, c net.Conn, clientID string) {
+	t.Helper()
+	packet := append([]byte{0x10, byte(13 + len(clientID))}, "\x00\x04MQTT\x05\x02\x00\x00\x00\x00"...)
+	if _, err := c.Write(append(append(packet, byte(len(clientID))), clientID...)); err != nil {
 		t.Fatal(err)
 	}
 	head := make([]byte, 2)
@@ -156,7 +164,6 @@ func mustConnect(t *testing.T, addr string) net.Conn {
 	if head[0] != 0x20 || body[1] != 0 {
 		t.Fatalf("CONNACK is % x % x", head, body)
 	}
-	return c
 }
 
 func TestVersion(t *testing.T) {

@@ -179,7 +179,7 @@ func listenerOf(c *config.Config, i int, who *identity) (l loopmq.Listener, err 
 		l.WebSocket = &loopmq.WebSocket{Path: w.Path, Origins: w.Origins, Forwarders: w.Forwarders}
 	}
 	if said.TLS != nil {
-		l.TLS, wrong[2] = who.tls(at+".tls", said.TLS)
+		l.TLS, wrong[2] = who.tls(at+".tls", said.Name, said.TLS)
 	}
 	return l, errors.Join(wrong[:]...)
 }
