@@ -164,14 +164,6 @@ func (c *ClientInfo) TLSState() *tls.ConnectionState {
 	return nil
 }
 
-// address is RemoteAddr as text, empty if there is none.
-func (c *ClientInfo) address() string {
-	if a := c.RemoteAddr(); a != nil {
-		return a.String()
-	}
-	return ""
-}
-
 // Events are functions that the broker calls as things happen; nil ones cost
 // nothing. They are called on the event loops, so they must not block, and what
 // they are given is valid during the call only.

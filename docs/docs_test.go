@@ -90,7 +90,9 @@ func TestMetricsOfABroker(t *testing.T) {
 		listed[f.Name] = true
 	}
 	var text bytes.Buffer
-	brokertest.Start(t).Broker.Metrics().WritePrometheus(&text)
+	set := brokertest.Start(t).Broker.Metrics()
+	set.Webhook("endpoint")
+	set.WritePrometheus(&text)
 	written := map[string]bool{"loopmq_build_info": true} // which cmd/loopmq adds
 	for line := range strings.Lines(text.String()) {
 		if name, isType := strings.CutPrefix(line, "# TYPE "); isType {

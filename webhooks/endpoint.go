@@ -186,6 +186,8 @@ var (
 	Durabilities = []Durability{Async, Outbox}
 )
 
+const defaultSource = "loopmq"
+
 // SetDefaults puts the defaults in place of zero values, and returns an error, which begins with the name of the field,
 // if a value isn't allowed.
 func (e *Endpoint) SetDefaults() error {
@@ -197,7 +199,7 @@ func (e *Endpoint) SetDefaults() error {
 	e.Mode = cmp.Or(e.Mode, Modes[0])
 	e.Order = cmp.Or(e.Order, Orders[0])
 	e.Durability = cmp.Or(e.Durability, Durabilities[0])
-	e.Source = cmp.Or(e.Source, "loopmq")
+	e.Source = cmp.Or(e.Source, defaultSource)
 	e.Batch.Count = cmp.Or(e.Batch.Count, 1)
 	e.Batch.Bytes = cmp.Or(e.Batch.Bytes, 1<<20)
 	e.Concurrency = cmp.Or(e.Concurrency, 8)
