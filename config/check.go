@@ -22,6 +22,14 @@ func (c *Config) check() {
 	for i := range c.Listeners {
 		c.checkListener(&c.Listeners[i], element("listeners", i), names, i)
 	}
+	webhooks := map[string]int{}
+	for i := range c.Webhooks {
+		name, at := c.Webhooks[i].Name, element("webhooks", i)+".name"
+		if first, taken := webhooks[name]; taken && name != "" {
+			c.wrong(at, fmt.Sprintf("%q: %s has the same name: allowed: a name of its own", name, element("webhooks", first)))
+		}
+		webhooks[name] = i
+	}
 	if !IsLoopback(c.Admin.Address) && !or(c.Admin.AllowAnonymous, or(c.AllowAnonymous, false)) {
 		c.wrong("admin.address", c.open(c.Admin.Address, "admin.address", "admin.allow_anonymous"))
 	}

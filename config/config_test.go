@@ -167,6 +167,14 @@ func TestProblems(t *testing.T) {
 			`loopmq.yaml:1: authentication[0].http.headers[1]: "***": allowed: NAME: VALUE`,
 			`loopmq.yaml:2: bans.exempt[1]: "1.2.3": allowed: a network such as 10.0.0.0/8, or an address`,
 		}},
+		{text: "webhooks: [{name: a b, url: \"mqtt://x\", payload: xml, events: [], batch: {count: 0}}, {name: c, url: \"https://x/\"}, {name: c, url: \"https://y/\", replies: {qos: 3}}]", want: []string{
+			`loopmq.yaml:1: webhooks[0].name: "a b": allowed: up to 32 letters`,
+			`loopmq.yaml:1: webhooks[0].url: "mqtt://x": allowed: an http or https URL`,
+			`loopmq.yaml:1: webhooks[0].payload: "xml": allowed: auto, json, text, base64, none`,
+			`loopmq.yaml:1: webhooks[0].batch.count: "0": allowed: 1 to 10000`,
+			`loopmq.yaml:1: webhooks[2].replies.qos: "3": allowed: 0 to 2`,
+			`loopmq.yaml:1: webhooks[2].name: "c": webhooks[1] has the same name: allowed: a name of its own`,
+		}},
 		{environ: []string{"LOOPMQ_LOG_LVEL=info"}, want: []string{`LOOPMQ_LOG_LVEL: there is no such variable; did you mean LOOPMQ_LOG_LEVEL?`}},
 		{environ: []string{"LOOPMQ_LOG_LEVEL=loud"}, want: []string{`LOOPMQ_LOG_LEVEL: "loud": allowed: debug`}},
 		{environ: []string{"LOOPMQ_LISTENERS_3_NAME=x"}, want: []string{`LOOPMQ_LISTENERS_3_NAME: listeners[3].name: listeners has 2 elements: allowed: an index from 0 to 2`}},
@@ -226,6 +234,41 @@ func TestPrint(t *testing.T) {
 	again := mustLoad(t, strings.ReplaceAll(text, "…", "user:secret"), nil)
 	if changes := Changes(c, again); len(changes) > 0 {
 		t.Errorf("read again, these differ: %v", changes)
+	}
+}
+
+// Of an endpoint neither what authorizes nor what its URL may hide is shown; all of it can be said by variables, and
+// changes without a restart.
+func TestWebhooks(t *testing.T) {
+	const text = "webhooks:\n  - name: fn\n    url: https://user:secret@fn.example/hook?code=secret&a=b#secret\n    events: message.published\n    headers: \"Authorization: Bearer secret\"\n"
+	c := mustLoad(t, text, []string{
+		"LOOPMQ_WEBHOOKS_0_BATCH_COUNT=20", "LOOPMQ_WEBHOOKS_0_TLS_CA=ca.pem", "LOOPMQ_WEBHOOKS_0_REPLIES_TOPIC_FILTERS=a/#, b", "LOOPMQ_WEBHOOKS_1_NAME=two",
+		"LOOPMQ_WEBHOOKS_1_URL=https://two.example/",
+	})
+	w := &c.Webhooks[0]
+	if w.Batch.Count != 20 || w.TLS.CA != "ca.pem" || !slices.Equal(w.Replies.TopicFilters, []string{"a/#", "b"}) || w.MaxAge != 72*time.Hour || c.Webhooks[1].Name != "two" {
+		t.Errorf("got %+v", c.Webhooks)
+	}
+	var b strings.Builder
+	if err := c.WriteYAML(&b); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(strings.ReplaceAll(b.String(), "secret_files", ""), "secret") {
+		t.Errorf("a secret is shown:\n%s", b.String())
+	}
+	if want := "https://…@fn.example/hook?…"; !strings.Contains(b.String(), want) {
+		t.Errorf("%q isn't in\n%s", want, b.String())
+	}
+	for _, change := range Changes(New(), c) {
+		if !change.Reload {
+			t.Errorf("%s needs a restart", change.Path)
+		}
+	}
+	w.TLS.CA, w.Replies.QoS = "other.pem", 1
+	for _, change := range Changes(mustLoad(t, text, nil), c) {
+		if !change.Reload {
+			t.Errorf("%s needs a restart", change.Path)
+		}
 	}
 }
 
