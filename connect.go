@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"strings"
 	"time"
 
 	"loopmq/codec"
@@ -231,6 +232,9 @@ func (c *Client) authenticated(id Identity) {
 	}
 	c.identify(&id)
 	switch {
+	case c.local == nil && strings.HasPrefix(c.info.ClientID, LocalClientIDs):
+		c.refuse(codec.ClientIdentifierNotValid, errClientIDReserved.Error())
+		return
 	case s.Anonymous == AnonymousRefused && id.Username == "":
 		c.refuse(codec.NotAuthorized, errNotAuthorized.Error())
 		return

@@ -44,6 +44,7 @@ var (
 	errKeepAlive          = codec.NewError(codec.KeepAliveTimeout, "no packet within one and a half times the Keep Alive [MQTT-3.1.2-22]")
 	errConnectTimeout     = codec.NewError(codec.ProtocolError, "no CONNECT within the time allowed")
 	errClientIDNotValid   = codec.NewError(codec.ClientIdentifierNotValid, "Client Identifier is not valid [MQTT-3.1.3-8]")
+	errClientIDReserved   = codec.NewError(codec.ClientIdentifierNotValid, "Client Identifier begins as only those of the broker's own clients do")
 	errBadAuthMethod      = codec.NewError(codec.BadAuthenticationMethod, "Authentication Method is not supported [MQTT-4.12.0-1]")
 	errNoUsername         = codec.NewError(codec.BadUserNameOrPassword, "no user name, which is the Client Identifier here")
 	errNotAuthorized      = codec.NewError(codec.NotAuthorized, "not authorized")

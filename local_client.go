@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"loopmq/codec"
 	"loopmq/session"
@@ -36,6 +37,10 @@ type LocalClient struct {
 	// acknowledged belongs to the loop: all entries of the queue up to it are.
 	acknowledged DeliveryID
 }
+
+// LocalClientIDs begins the ClientIDs that only LocalClients may have, so that nobody
+// takes their sessions over by a Network Connection. They may have others too.
+const LocalClientIDs = "$local/"
 
 // localAnswer is what a LocalClient gets in place of a CONNACK, SUBACK or UNSUBACK.
 type localAnswer struct {
@@ -187,6 +192,9 @@ func (lc *LocalClient) await(ctx context.Context) ([]codec.ReasonCode, error) {
 
 // ClientID returns the Client Identifier.
 func (lc *LocalClient) ClientID() string { return lc.client.info.ClientID }
+
+// Now returns the time by the store's clock, which MessageView.Expiry is on.
+func (lc *LocalClient) Now() time.Time { return lc.client.loop.now() }
 
 // SessionPresent reports whether the connect found a session.
 func (lc *LocalClient) SessionPresent() bool { return lc.sessionPresent }
@@ -348,7 +356,8 @@ func (lc *LocalClient) hand(p *publication, topic []byte, d *delivery, packetID 
 	c, m := &lc.client, p.keep()
 	v := &MessageView{
 		TopicName: m.TopicName[len(m.TopicName)-len(topic):], // behind the mount point
-		Payload:   m.Payload, QoS: d.qos, Retain: d.retain, properties: m.Properties,
+		Payload:   m.Payload, QoS: d.qos, Retain: d.retain, Expiry: m.Expiry, PublisherID: m.PublisherID,
+		properties: m.Properties,
 	}
 	var id DeliveryID
 	if d.qos > 0 {

@@ -359,3 +359,20 @@ func FuzzParseDeliveryID(f *testing.F) {
 		}
 	})
 }
+
+// Nobody has the ClientID of a LocalClient by a Network Connection.
+func TestLocalClientIDsAreReserved(t *testing.T) {
+	t.Parallel()
+	s := brokertest.Start(t)
+	mustLocal(t, s, loopmq.LocalOptions{ClientID: loopmq.LocalClientIDs + "l"})
+	for _, v := range []codec.Version{codec.V311, codec.V5} {
+		c := brokertest.Dial(t, s.Addr, v)
+		c.SendConnect(brokertest.ClientID(loopmq.LocalClientIDs + "l"))
+		if v == codec.V5 {
+			c.ExpectConnack(codec.ClientIdentifierNotValid)
+		} else {
+			c.ExpectConnack(2)
+		}
+		c.ExpectClosed()
+	}
+}
