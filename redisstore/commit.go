@@ -2,10 +2,14 @@ package redisstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"loopmq/store"
 )
@@ -24,6 +28,7 @@ type batchArgs struct {
 	bytes    []byte    // of encoded
 	instance string
 	keys     keys
+	now      time.Time
 }
 
 // A run is publications in a row that do no more than append to one queue. They are
@@ -43,7 +48,7 @@ func (e *encoded) MarshalBinary() ([]byte, error) { return *e, nil }
 // call.
 func (a *batchArgs) encode(w *writer, b *store.Batch, noRoom bool) []any {
 	a.reset()
-	a.keys = w.s.keys
+	a.keys, a.now = w.s.keys, w.s.Now()
 	process, position := w.s.name, ""
 	if w.of != nil { // the position first: what is behind it counts as added
 		a.instance, process, position = w.of.instance, w.of.instance, w.of.feed.position()
@@ -68,7 +73,7 @@ func (a *batchArgs) encode(w *writer, b *store.Batch, noRoom bool) []any {
 	if !awaited {
 		position = ""
 	}
-	a.all = append(a.all, w.s.keys.prefix, a.instance, millis(w.s.Now()), process, w.name, b.Seq, position, flag(noRoom),
+	a.all = append(a.all, w.s.keys.prefix, a.instance, millis(a.now), process, w.name, b.Seq, position, flag(noRoom),
 		len(a.cids), len(a.messages))
 	a.all = append(a.all, a.cids...)
 	a.all = append(a.all, a.tags...)
@@ -167,7 +172,8 @@ func runLength(ops []store.Op) int {
 
 // plain reports whether an operation may be part of a run.
 func plain(op *store.Op) bool {
-	if op.Kind != store.OpPublish || op.PacketID != 0 || op.WillOf != nil || op.Retain || op.IfRetained || len(op.Targets) != 1 ||
+	if op.Kind != store.OpPublish || op.PacketID != 0 || op.WillOf != nil || op.Retain || op.IfRetained || op.Once != nil ||
+		len(op.Targets) != 1 ||
 		op.Additions != 0 && op.Message.QoS == 2 {
 		return false
 	}
@@ -252,8 +258,8 @@ func (a *batchArgs) encodeOp(op *store.Op, stale bool) {
 		a.add("Z")
 		a.filters(op.TopicFilters, store.Change{Kind: store.ChangeUnrouted, Instance: a.instance, TopicFilters: op.TopicFilters})
 	case store.OpEnqueue:
-		a.add("A")
-		a.filters(nil, store.Change{Kind: store.ChangeRouted, Instance: a.instance})
+		e := op.Event
+		a.add("V", e.Endpoint, e.Data, number(e.MaxEntries), e.MaxBytes, flag(op.IfPublished))
 	default:
 		panic("redisstore: unknown kind of operation in a batch")
 	}
@@ -364,10 +370,17 @@ func (a *batchArgs) publish(op *store.Op, stale bool) {
 	if op.IfRetained {
 		flags = append(flags, 'q')
 	}
-	if len(op.Targets) > 0 || op.Retain && len(op.Message.Payload) > 0 {
+	if o := op.Once; o != nil {
+		if len(o.Key) > store.MaxOnceKey || len(o.Answer) > store.MaxOnceAnswer {
+			flags = append(flags, 'K')
+		} else {
+			flags = append(flags, 'k')
+		}
+	}
+	if len(op.Targets) > 0 || op.Retain && len(op.Message.Payload) > 0 || op.Once != nil {
 		flags = append(flags, 'm')
 	}
-	if op.Additions != 0 && (op.Message.QoS == 2 || op.WillOf != nil) {
+	if op.Additions != 0 && (op.Message.QoS == 2 || op.WillOf != nil || op.Once != nil) {
 		// All has to be in one step: what an added subscription gets can't follow.
 		flags = append(flags, 's')
 		if stale {
@@ -393,6 +406,13 @@ func (a *batchArgs) publish(op *store.Op, stale bool) {
 	}
 	if op.IfRetained {
 		a.add(op.Message.TopicName)
+	}
+	if o := op.Once; slices.Contains(flags, 'k') {
+		expires := o.Expires
+		if latest := a.now.Add(store.MaxOnceWindow); expires.After(latest) {
+			expires = latest
+		}
+		a.add(o.Key, o.Answer, millis(expires))
 	}
 	a.add(number(len(op.Targets)))
 	for i := range op.Targets {
@@ -530,6 +550,14 @@ func (a *batchArgs) decode(ctx context.Context, s *Store, b *store.Batch, reply 
 		}
 		op := &b.Ops[i]
 		op.Result, _, _, op.Dropped = w.next()
+		switch {
+		case op.Kind == store.OpEnqueue && op.Result == store.Done:
+			s.bell.Ring(op.Event.Endpoint)
+		case op.Once != nil && op.Result == store.Duplicate:
+			if err := s.answered(ctx, op.Once); err != nil {
+				return err
+			}
+		}
 		for j := range op.Targets {
 			t := &op.Targets[j]
 			if op.Result != store.Done {
@@ -568,6 +596,19 @@ func (a *batchArgs) decode(ctx context.Context, s *Store, b *store.Batch, reply 
 	if w.bad || w.rest != "" {
 		return fmt.Errorf("%w: results of a commit", errFormat)
 	}
+	return nil
+}
+
+// answered reads what was noted under the key of an operation that has happened before.
+func (s *Store) answered(ctx context.Context, o *store.Once) error {
+	answer, err := s.redis.Get(ctx, s.keys.once(o.Key)).Bytes()
+	switch {
+	case errors.Is(err, redis.Nil): // it has just expired
+		return nil
+	case err != nil:
+		return err
+	}
+	o.Answer = answer
 	return nil
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"loopmq/store"
+	"loopmq/store/local"
 )
 
 //go:embed lua/join.lua
@@ -39,7 +40,7 @@ const (
 // member is an instance that has joined.
 //
 // From Join on one goroutine renews the lease. Start adds others: a reader for each
-// of the three streams, on connections of their own, since one that waits for room
+// of the four streams, on connections of their own, since one that waits for room
 // must not stop the others; one that sends what Released was given; and one that
 // reaps. All end when the instance leaves or is expelled.
 type member struct {
@@ -78,6 +79,7 @@ type memberConfig struct {
 	name    string // of the node, as configured; may be empty
 	// committed is what Redis has to know after it has started anew.
 	committed *committed
+	bell      *local.Bell // for who waits for events
 }
 
 var _ store.Shared = (*Store)(nil)
@@ -95,10 +97,10 @@ func (s *Store) Join(ctx context.Context, n store.Node) (store.Member, error) {
 		former.giveUp(ctx)
 	}
 	options := s.config.redis
-	options.PoolSize, options.ReadTimeout = 3, readBlock+s.config.lease // one for each stream
+	options.PoolSize, options.ReadTimeout = 4, readBlock+s.config.lease // one for each stream
 	m, err := join(ctx, memberConfig{
 		client: s.redis, readers: s.newClient(options), keys: s.keys, log: s.log, lease: s.config.lease, name: s.config.node,
-		committed: new(committed),
+		committed: new(committed), bell: &s.bell,
 	}, n)
 	if err != nil {
 		return nil, failed("join", err)
@@ -269,7 +271,7 @@ func (m *member) Start(ctx context.Context) error {
 			break
 		}
 	}
-	for _, f := range []func(){m.readFeed, m.readControl, m.readInbox, m.sendReleases, m.reapAll} {
+	for _, f := range []func(){m.readFeed, m.readControl, m.readInbox, m.readBells, m.sendReleases, m.reapAll} {
 		m.spawn(f)
 	}
 	if err := m.peers.await(ctx, m.ctx); m.ctx.Err() != nil {

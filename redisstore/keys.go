@@ -109,6 +109,20 @@ func (k keys) leases() string { return k.prefix + "leases" }
 // reaps it. A tombstone goes when that is done.
 func (k keys) dead() string { return k.prefix + "dead" }
 
+// letters are the dead letters of an endpoint, outboxes the endpoints: see
+// lua/outbox.lua. Only scripts name what else an outbox has; consumers, a sorted set:
+// consumer of outboxes -> ms until which it lives; once:<key>, what an OpPublish that
+// happens once has noted; and lease:<name>.
+func (k keys) letters(endpoint string) string { return k.prefix + "dl:" + endpoint }
+func (k keys) outboxes() string               { return k.prefix + "outboxes" }
+
+// once is a string: the answer that was noted under a key.
+func (k keys) once(key string) string { return k.prefix + "once:" + key }
+
+// bells is a stream: an endpoint whose outbox had no event that nobody has taken, and
+// has one now, and the instance that has enqueued it.
+func (k keys) bells() string { return k.prefix + "bells" }
+
 // feed is the stream of Changes.
 func (k keys) feed() string { return k.prefix + "feed" }
 

@@ -128,7 +128,13 @@ func bytesOf(b *store.Batch) int64 {
 	for i := range b.Ops {
 		op := &b.Ops[i]
 		copies := 0
+		if op.Once != nil {
+			total += len(op.Once.Key) + len(op.Once.Answer) + entryBytes
+		}
 		switch {
+		case op.Kind == store.OpEnqueue:
+			total += len(op.Event.Data) + entryBytes
+			continue
 		case op.Kind == store.OpRetain, op.Kind == store.OpPublish && op.Retain:
 			if len(op.Message.Payload) > 0 {
 				copies = 1

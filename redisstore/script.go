@@ -20,7 +20,7 @@ var (
 
 var (
 	generationScript = newScript(generationLua, "return {generation(KEYS[1])}")
-	commitScript     = newScript(changeLua, sessionLua, commitLua)
+	commitScript     = newScript(changeLua, sessionLua, outboxLua, commitLua)
 	claimScript      = newScript(changeLua, sessionLua, claimLua)
 	sizeScript       = newScript(sizeLua)
 	sweepScript      = newScript(sweepLua)

@@ -18,6 +18,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"loopmq/store"
+	"loopmq/store/local"
 )
 
 // errFull is what Health returns when messages are refused.
@@ -54,6 +55,8 @@ type Store struct {
 	fewReplicas atomic.Pointer[errFewReplicas] // nil: there are enough
 
 	joined atomic.Pointer[membership] // nil: not joined
+
+	bell local.Bell // for who waits for events
 
 	stop    context.CancelFunc
 	watcher sync.WaitGroup
@@ -133,6 +136,13 @@ func (s *Store) Retained() store.Retained { return retainedView{s} }
 
 // Wills returns the stored Wills.
 func (s *Store) Wills() store.Wills { return willsView{s} }
+
+// Outbox returns the outboxes. Events of other nodes are told of while this Store has
+// joined.
+func (s *Store) Outbox() store.Outbox { return outboxView{s} }
+
+// Leases returns the leases.
+func (s *Store) Leases() store.Leases { return leasesView{s} }
 
 // Now is Redis's clock, as it was seen some seconds ago and has gone on here. It
 // goes on after Close.

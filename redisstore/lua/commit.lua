@@ -47,11 +47,6 @@ local function take_list()
   return list
 end
 
--- in_parts(f, list, from, to) calls f with parts of a list: the stack has room for some thousand values.
-local function in_parts(f, list, from, to)
-  for i = from, to, 1000 do f(unpack(list, i, math.min(i + 999, to))) end
-end
-
 -- each_queue(name) returns what a hash has for the ClientIDs of the queues.
 local function each_queue(name)
   local all = {}
@@ -85,6 +80,7 @@ for _, record in ipairs(news) do
 end
 
 local results, moves = {}, {}
+local published = DONE -- the result of the last publication
 
 local function result(word) results[#results + 1] = word end
 
@@ -379,13 +375,14 @@ end
 local operations = {}
 
 -- OpPublish: flags, the message or 0 if nobody gets it; with h: what guarded takes and a Packet Identifier; with w: ClientID, tag,
--- epoch; with r: what retain takes; with q: the topic whose retained message it has to be; then the targets: a queue and the delivery,
--- or an inbox and whom it is for. Other flags are s: a subscription must not have been added since the match; S: one has; m: there
--- has to be room; o: the message is stored once for all queues.
+-- epoch; with r: what retain takes; with q: the topic whose retained message it has to be; with k: a key that must not be noted, the
+-- answer to note and until when in ms; then the targets: a queue and the delivery, or an inbox and whom it is for. Other flags are s: a
+-- subscription must not have been added since the match; S: one has; m: there has to be room; o: the message is stored once for all
+-- queues; K: the key or the answer is too long.
 function operations.P()
   local flags, of = take(), take_number()
   local message = ARGV[first_message + of]
-  local why, se, packet_id, cid, tag, epoch, topic, expiry
+  local why, se, packet_id, cid, tag, epoch, topic, expiry, key, answer, expires
   if flags ~= '' then
     if flags:find('h', 1, true) then
       se, why = stored()
@@ -398,14 +395,21 @@ function operations.P()
     end
     if flags:find('r', 1, true) then topic, expiry = take(), take() end
     if flags:find('q', 1, true) and call('GET', P .. 'r:' .. take()) ~= message and not why then why = GONE end
+    if flags:find('k', 1, true) then
+      key, answer, expires = P .. 'once:' .. take(), take(), take_number()
+      if call('EXISTS', key) == 1 then why = DUPLICATE end
+    end
+    if flags:find('K', 1, true) then why = REFUSED end
     if not why and no_room and flags:find('m', 1, true) then why = FULL end
     if not why and (flags:find('S', 1, true) or stale and flags:find('s', 1, true)) then why = STALE end
   end
   local targets = take_number()
+  published = why or DONE
   if why then
     at = at + 2 * targets
     return result(why)
   end
+  if key and expires > now then call('SET', key, answer, 'PXAT', expires) end
   if packet_id then call('SADD', P .. 'held:' .. se.tag, packet_id) end
   if cid then drop_will(cid, tag, epoch) end
   if topic then retain(topic, expiry, message) end
@@ -430,6 +434,7 @@ end
 function operations.Q()
   local i, delivery, n, first = take_number(), take(), take_number(), at
   at = at + n
+  published = no_room and FULL or DONE
   if no_room then return result(FULL) end
   local cid, stream, holder = ARGV[cids + i], P .. 'q:' .. ARGV[tags + i], holders[i]
   local plain = not full[cid] and (not joined or holder == me or not holder and not group_of(delivery))
@@ -656,7 +661,37 @@ function operations.A() route('SADD') end
 
 function operations.Z() route('SREM') end
 
+-- What comes into outboxes is counted here, and written once.
+local outboxes = {}
+
+-- OpEnqueue: endpoint, data, how many events and how many bytes there may be (0: no bound), 1 if only with the last publication.
+function operations.V()
+  local endpoint, data, max, max_bytes, only = take(), take(), take_number(), take_number(), take()
+  if only == '1' and published ~= DONE then return result(published) end
+  local o = outboxes[endpoint]
+  if not o then
+    o = {matched = 0, added = 0, bytes = 0}
+    o.waiting, o.length = waiting(endpoint)
+    o.held = tonumber(call('HGET', P .. 'outs:' .. endpoint, 'bytes') or 0)
+    outboxes[endpoint] = o
+  end
+  o.matched = o.matched + 1
+  if no_room then return result(FULL) end
+  if max > 0 and o.length + o.added >= max or max_bytes > 0 and o.held + o.bytes + #data > max_bytes then return result(REFUSED) end
+  add_event(endpoint, data)
+  o.added, o.bytes = o.added + 1, o.bytes + #data
+  result(DONE)
+end
+
 while at < #ARGV do operations[take()]() end
+
+for endpoint, o in pairs(outboxes) do
+  if o.added == 0 then create_outbox(endpoint) end
+  count_up(endpoint, 'matched', o.matched)
+  count_up(endpoint, 'dropped', o.matched - o.added)
+  count_up(endpoint, 'bytes', o.bytes)
+  if o.added > 0 and not o.waiting then ring(endpoint, me) end
+end
 
 for instance, b in pairs(inboxes) do
   local key, id = P .. 'in:' .. instance, true

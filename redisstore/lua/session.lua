@@ -19,6 +19,11 @@ local meta = call('HMGET', P .. 'meta', 'generation', 'full', 'epoch', 'group')
 local generation = meta[1]
 local next_id = generation .. '-*'
 
+-- in_parts(f, list, from, to) calls f with parts of a list: the stack has room for some thousand values.
+local function in_parts(f, list, from, to)
+  for i = from, to, 1000 do f(unpack(list, i, math.min(i + 999, to))) end
+end
+
 local function feed(record)
   if joined then
     call('XADD', P .. 'feed', 'MAXLEN', '~', FEED_LENGTH, next_id, 'c', record)

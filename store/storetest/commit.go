@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strconv"
 	"sync"
+	"time"
 
 	"loopmq/store"
 )
@@ -129,6 +130,19 @@ var commitTests = []test{
 			"Retained.Expired":    func() error { _, err := h.s.Retained().Expired(ctx, h.now, 1); return err },
 			"Wills.Due":           func() error { _, err := h.s.Wills().Due(ctx, h.now, 1); return err },
 			"Wills.NextDue":       func() error { _, _, err := h.s.Wills().NextDue(ctx); return err },
+			"Outbox.Take":         func() error { _, err := h.s.Outbox().Take(ctx, "e", "a", 1, 0); return err },
+			"Outbox.Resume":       func() error { _, err := h.s.Outbox().Resume(ctx, "e", "a", store.EventID{}, 1, 0); return err },
+			"Outbox.Renew":        func() error { return h.s.Outbox().Renew(ctx, "a", time.Second) },
+			"Outbox.Done":         func() error { return h.s.Outbox().Done(ctx, "e", make([]store.EventID, 1)) },
+			"Outbox.Bury":         func() error { _, err := h.s.Outbox().Bury(ctx, "e", make([]store.Dead, 1), 1); return err },
+			"Outbox.Dead":         func() error { _, err := h.s.Outbox().Dead(ctx, "e", store.EventID{}, 1); return err },
+			"Outbox.Replay":       func() error { _, err := h.s.Outbox().Replay(ctx, "e", make([]store.EventID, 1)); return err },
+			"Outbox.Drop":         func() error { _, err := h.s.Outbox().Drop(ctx, "e", make([]store.EventID, 1)); return err },
+			"Outbox.State":        func() error { _, err := h.s.Outbox().State(ctx, "e"); return err },
+			"Outbox.Endpoints":    func() error { _, err := h.s.Outbox().Endpoints(ctx); return err },
+			"Outbox.Remove":       func() error { return h.s.Outbox().Remove(ctx, "e") },
+			"Leases.Acquire":      func() error { _, _, err := h.s.Leases().Acquire(ctx, "n", "a", time.Second); return err },
+			"Leases.Release":      func() error { return h.s.Leases().Release(ctx, "n", "a") },
 			"Close":               h.s.Close,
 		} {
 			h.isError(what, call(), store.ErrClosed)

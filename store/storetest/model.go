@@ -16,6 +16,9 @@ var modelTests = []test{
 		h.Logf("seed %d", seed)
 		newModel(h, seed).run(1500)
 	}},
+	{"an outbox and a naive model agree", func(h *harness) {
+		runOutboxModel(h, 1500, false, nil)
+	}},
 }
 
 // model is a store as one would write it down: maps, and no thought of speed.

@@ -60,6 +60,70 @@ var reopenTests = []struct {
 		}
 		h.contiguous(numbersOf(h.entries(q)[1:]))
 	}},
+	{"an outbox and a naive model agree", func(h *harness, embedded bool, reopen func()) {
+		runOutboxModel(h, 600, embedded, reopen)
+	}},
+	{"events, dead letters and totals stay, and ids are not used again", func(h *harness, embedded bool, reopen func()) {
+		h.alive("a")
+		h.put("e", "1", "2", "3", "4")
+		h.put("f", "5")
+		taken := h.take("e", "a", 3)
+		h.done("e", taken[0])
+		h.bury("e", 10, taken[1])
+		h.noError(h.s.Outbox().Disable(h.Context(), "e", "why"))
+		before := h.state("e")
+		reopen()
+		h.endpoints("e", "f")
+		after := h.state("e")
+		if embedded {
+			equal(h, "taken", after.Taken, 0)
+			after.Taken, after.Queued = 1, 1
+		}
+		equal(h, "state", counts(after), counts(before))
+		equal(h, "disabled", after.Disabled, "why")
+		if !after.Oldest.Equal(before.Oldest) {
+			h.Errorf("oldest: got %v, want %v", after.Oldest, before.Oldest)
+		}
+		h.put("e", "6")
+		if embedded {
+			again := h.take("e", "b", 10)
+			h.taken("again", again, "3!", "4!", "6")
+			equal(h, "id", again[0].ID, taken[2].ID)
+		} else {
+			h.taken("the rest", h.take("e", "b", 10), "4", "6")
+			h.taken("what it has", h.resume("e", "a", store.EventID{}, 10), "3!")
+		}
+		equal(h, "letters", h.letters("e", store.EventID{}, 10)[0].Reason, "status 400, gone: 2")
+		h.noError(h.s.Outbox().Remove(h.Context(), "e"))
+		reopen()
+		h.endpoints("f")
+		h.put("e", "7")
+		if fresh := h.take("e", "b", 1); !taken[2].ID.Less(fresh[0].ID) {
+			h.Errorf("id %v after %v", fresh[0].ID, taken[2].ID)
+		}
+	}},
+	{"keys of what happened once stay until they expire", func(h *harness, _ bool, reopen func()) {
+		h.do(once("k", "answer", h.in(60), publish("1")))
+		h.do(once("short", "answer", h.s.Now().Add(20*time.Millisecond), publish("1")))
+		reopen()
+		op := h.commit(once("k", "", h.in(60), publish("1")))[0]
+		equal(h, "again", op.Result, store.Duplicate)
+		equal(h, "answer", string(op.Once.Answer), "answer")
+		h.eventually("the short one expires", func() bool {
+			return h.result(once("short", "", h.in(60), publish("1"))) == store.Done
+		})
+	}},
+	{"fences grow", func(h *harness, embedded bool, reopen func()) {
+		first := h.acquire("name", "a", time.Hour)
+		reopen()
+		if !embedded {
+			equal(h, "another", h.acquire("name", "b", time.Hour), 0)
+			h.noError(h.s.Leases().Release(h.Context(), "name", "a"))
+		}
+		if second := h.acquire("name", "b", time.Hour); second <= first {
+			h.Errorf("fence %d after %d", second, first)
+		}
+	}},
 	{"offline sessions expire", func(h *harness, _ bool, reopen func()) {
 		h.offlineUntil("a", h.in(-10))
 		h.offlineUntil("b", h.in(1000))

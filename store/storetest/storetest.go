@@ -41,6 +41,9 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, c Capabilities) {
 		{"Subscriptions", subscriptionTests},
 		{"Retained", retainedTests},
 		{"Will", willTests},
+		{"Outbox", outboxTests},
+		{"Once", onceTests},
+		{"Leases", leaseTests},
 		{"Concurrent", concurrentTests},
 		{"Model", modelTests},
 	} {
