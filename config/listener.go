@@ -101,7 +101,7 @@ type Admin struct {
 
 func (a *Admin) keys() []*node {
 	return []*node{
-		key("address", &a.Address, "127.0.0.1:8081", hostPort, "where /metrics, /livez, /readyz, /health, /clients and /bans are"),
+		key("address", &a.Address, "127.0.0.1:8081", hostPort, "where /metrics, /livez, /readyz, /health and /api/v1 are"),
 		maybe("allow_anonymous", &a.AllowAnonymous, "as the key of this name at the top", boolean,
 			"whether it may be reached from elsewhere: whoever reaches it sees and ends connections, since it authenticates nobody"),
 	}

@@ -100,6 +100,8 @@ type Set struct {
 	RetainedRefused *Count
 	// Auth is what authentication, authorization and bans count.
 	Auth Auth
+	// AdminRefused counts requests to the admin listener that were refused, by reason.
+	AdminRefused [NumAdminReasons]*Count
 }
 
 // New returns a Set for a Broker with the given number of event loops (at

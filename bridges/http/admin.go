@@ -1,10 +1,11 @@
 // Package httpbridge serves a Broker over HTTP. So far that is the [Admin]
-// listener, for operators and their machines: metrics and health.
+// listener, for operators and their machines: metrics, health, and an API.
 package httpbridge
 
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,12 +13,13 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"strconv"
-	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/netutil"
 
+	"loopmq"
 	"loopmq/metrics"
 )
 
@@ -26,8 +28,10 @@ import (
 const (
 	adminConnectionsMax    = 64
 	adminHeaderBytesMax    = 8 << 10
+	adminBodyBytesMax      = 512 << 10
 	adminReadHeaderTimeout = 5 * time.Second
 	adminReadTimeout       = 10 * time.Second
+	adminCallTimeout       = 20 * time.Second // of what a request asks of the broker
 	adminWriteTimeout      = 30 * time.Second
 	adminIdleTimeout       = 60 * time.Second
 )
@@ -36,7 +40,7 @@ const (
 // called for each request, from several goroutines at once, and should return
 // within milliseconds.
 type AdminOptions struct {
-	// Metrics is what /metrics writes. Required.
+	// Metrics is what /metrics writes, and where refused requests are counted. Required.
 	Metrics *metrics.Set
 	// Health returns what /health writes as JSON. Required.
 	Health func() any
@@ -46,23 +50,21 @@ type AdminOptions struct {
 	// Live returns nil if the process works, or why it should be restarted; nil
 	// means that it works as long as it answers.
 	Live func() error
-	// Clients returns what /clients writes as JSON: up to limit connected clients of
-	// all nodes behind a ClientID, in order. Nil: there is no such list.
-	Clients func(ctx context.Context, afterClientID string, limit int) (clients any, err error)
-	// Kick ends the connection of a client, at whichever node it is. ErrNoClient: it is
-	// connected at none. Nil: that can't be done.
-	Kick func(ctx context.Context, clientID string) error
-	// Bans are what /bans reads and changes. Nil: there is no such path.
+	// Broker returns what /api/v1 is about, or nil if there is none yet, and then Ready
+	// says why. Nil: there is no API.
+	Broker func() *loopmq.Broker
+	// Bans are what /api/v1/bans reads and changes. Nil: there is no such path.
 	Bans *BanFunctions
-	// Logger gets what goes wrong; nil means slog.Default().
+	// Access says who may do what. See [Admin.SetAccess].
+	Access Access
+	// TLS is how the listener of Start speaks TLS; nil: it doesn't.
+	TLS *tls.Config
+	// Profiles adds /debug/pprof/, for the role write.
+	Profiles bool
+	// Logger gets what goes wrong, and a line for each request of the role write; nil
+	// means slog.Default().
 	Logger *slog.Logger
 }
-
-// ErrNoClient is what AdminOptions.Kick returns for a client that isn't connected.
-var ErrNoClient = errors.New("not connected")
-
-// listMax is how many clients or bans one answer lists.
-const listMax = 1000
 
 // Admin is the listener for operators. It answers GET and HEAD for
 //
@@ -71,37 +73,44 @@ const listMax = 1000
 //	/readyz   200 if the broker takes connections, else 503: send clients elsewhere
 //	/health   state of the broker as JSON; 200 or 503 as /readyz. A broker that
 //	          is degraded but takes connections answers 200
-//	/clients  connected clients of all nodes as JSON: ?after=CLIENTID&limit=N
-//	/bans     bans of this node as JSON: ?after=KIND/VALUE&limit=N
 //
-// POST of a [Ban] as application/json for
-//
-//	/bans     adds it: 204, or 400
-//
-// DELETE for
-//
-//	/clients/{ClientID}   ends that client's connection, wherever it is: 204, or 404
-//	/bans/{kind}/{value}  removes a ban that was added at run time: 204, or 404
-//
-// and everything else with a problem (RFC 9457). It has no authentication, so
-// it belongs on a loopback address or a network of the operator's own.
-// Connections beyond 64 wait. Its methods are safe for concurrent use.
+// and below /api/v1 what /api/v1/openapi.json describes: lists and changes of
+// clients, subscriptions, sessions, retained messages, bans, and nodes. Whatever is
+// wrong is a problem (RFC 9457). [Access] says who may ask for what. Each request
+// that changes something is a line of the log, admin_write. Connections beyond 64
+// wait. Its methods are safe for concurrent use.
 type Admin struct {
-	opts   AdminOptions
-	log    *slog.Logger
-	server *http.Server
-	served chan struct{} // Closed when the goroutine of Start has ended.
+	opts     AdminOptions
+	log      *slog.Logger
+	routes   []route[adminRoute]
+	access   atomic.Pointer[Access]
+	failures *failures
+	origins  *http.CrossOriginProtection
+	loopback atomic.Bool // the listener of Start can be reached from this machine only
+	server   *http.Server
+	served   sync.WaitGroup // the goroutines of Start and StartUnix
 }
 
 // NewAdmin returns an Admin that isn't listening yet.
 func NewAdmin(opts AdminOptions) *Admin {
 	a := &Admin{
-		opts:   opts,
-		log:    cmp.Or(opts.Logger, slog.Default()),
-		served: make(chan struct{}),
+		opts:     opts,
+		log:      cmp.Or(opts.Logger, slog.Default()),
+		failures: newFailures(),
+		origins:  http.NewCrossOriginProtection(),
+	}
+	a.loopback.Store(true)
+	a.SetAccess(opts.Access)
+	a.routes = a.monitoringRoutes()
+	if opts.Broker != nil {
+		a.routes = append(a.routes, a.apiRoutes()...)
+	}
+	if opts.Profiles {
+		a.routes = append(a.routes, profileRoutes()...)
 	}
 	a.server = &http.Server{
 		Handler:           a,
+		TLSConfig:         opts.TLS,
 		MaxHeaderBytes:    adminHeaderBytesMax,
 		ReadHeaderTimeout: adminReadHeaderTimeout,
 		ReadTimeout:       adminReadTimeout,
@@ -119,130 +128,121 @@ func NewAdmin(opts AdminOptions) *Admin {
 func (a *Admin) Start(addr string) (net.Addr, error) {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
-		var sys *os.SyscallError
-		if errors.As(err, &sys) { // Leaves out "listen tcp", the address again, and "bind".
-			err = sys.Err
-		}
-		return nil, fmt.Errorf("listen on %s: %w", addr, err)
+		return nil, cannotListen(addr, err)
 	}
-	go func() {
-		defer close(a.served)
-		err := a.server.Serve(netutil.LimitListener(listener, adminConnectionsMax))
+	a.loopback.Store(listener.Addr().(*net.TCPAddr).IP.IsLoopback())
+	a.serve(listener, a.opts.TLS != nil)
+	return listener.Addr(), nil
+}
+
+func cannotListen(addr string, err error) error {
+	var sys *os.SyscallError
+	if errors.As(err, &sys) { // Leaves out "listen tcp", the address again, and "bind".
+		err = sys.Err
+	}
+	return fmt.Errorf("listen on %s: %w", addr, err)
+}
+
+func (a *Admin) serve(listener net.Listener, encrypted bool) {
+	a.served.Go(func() {
+		var err error
+		if limited := netutil.LimitListener(listener, adminConnectionsMax); encrypted {
+			err = a.server.ServeTLS(limited, "", "")
+		} else {
+			err = a.server.Serve(limited)
+		}
 		if !errors.Is(err, http.ErrServerClosed) {
 			a.log.Error("admin_listener_failed", "addr", listener.Addr().String(), "error", err)
 		}
-	}()
-	return listener.Addr(), nil
+	})
 }
 
 // Shutdown stops listening, lets requests finish, and returns when all
 // connections are closed. Those that are still open when ctx ends are cut off,
-// and the error of ctx is returned. Call it only after Start succeeded.
+// and the error of ctx is returned.
 func (a *Admin) Shutdown(ctx context.Context) error {
 	err := a.server.Shutdown(ctx)
 	if err != nil {
 		err = errors.Join(err, a.server.Close())
 	}
-	<-a.served
+	a.served.Wait()
 	return err
 }
 
-// ServeHTTP answers one request.
-func (a *Admin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if clientID, ok := strings.CutPrefix(r.URL.Path, "/clients/"); ok && clientID != "" && a.opts.Kick != nil {
-		a.serveKick(w, r, clientID)
-		return
-	}
-	if a.opts.Bans != nil && (r.URL.Path == "/bans" && r.Method == http.MethodPost || strings.HasPrefix(r.URL.Path, "/bans/")) {
-		a.changeBans(w, r)
-		return
-	}
-	var serve http.HandlerFunc
-	switch r.URL.Path {
-	case "/metrics":
-		serve = a.serveMetrics
-	case "/livez":
-		serve = serveCheck(a.opts.Live)
-	case "/readyz":
-		serve = serveCheck(a.opts.Ready)
-	case "/health":
-		serve = a.serveHealth
-	case "/clients":
-		serve = a.serveClients
-	case "/bans":
-		serve = a.serveBans
-	default:
-		writeProblem(w, http.StatusNotFound, "there are /metrics, /livez, /readyz, /health, /clients and /bans")
-		return
-	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		writeProblem(w, http.StatusMethodNotAllowed, "allowed: GET, HEAD")
-		return
-	}
-	w.Header().Set("Cache-Control", "no-store")
-	serve(w, r)
+// adminRoute is what serves a path, and which role that takes.
+type adminRoute struct {
+	role  Role
+	serve func(w *answer, r *http.Request)
 }
 
-func (a *Admin) serveMetrics(w http.ResponseWriter, _ *http.Request) {
+// answer is a response, and what the log says of it.
+type answer struct {
+	http.ResponseWriter
+	status int
+	notes  []any // attributes of the log
+}
+
+// WriteHeader notes the status.
+func (w *answer) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *answer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// note adds an attribute to the line of the log.
+func (w *answer) note(key string, value any) { w.notes = append(w.notes, key, value) }
+
+// ServeHTTP answers one request.
+func (a *Admin) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	w := &answer{ResponseWriter: rw, status: http.StatusOK}
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	access := a.access.Load()
+	if !a.meant(w, r, access) {
+		return
+	}
+	found, ok, allow := findRoute(a.routes, r)
+	if !ok {
+		writeNoRoute(w, r, allow)
+		return
+	}
+	who, ok := a.admit(w, r, access, found.role)
+	if !ok {
+		return
+	}
+	r.Body = http.MaxBytesReader(rw, r.Body, adminBodyBytesMax)
+	found.serve(w, r)
+	if found.role == RoleWrite {
+		a.audit(w, r, who)
+	}
+}
+
+// audit writes who did what, from where, and what came of it.
+func (a *Admin) audit(w *answer, r *http.Request, who string) {
+	a.log.LogAttrs(r.Context(), slog.LevelInfo, "admin_write", append([]slog.Attr{
+		slog.String("actor", who), slog.String("remote_addr", r.RemoteAddr), slog.String("method", r.Method),
+		slog.String("path", r.URL.EscapedPath()), slog.Int("status", w.status),
+	}, slog.Group("", w.notes...))...)
+}
+
+func (a *Admin) monitoringRoutes() []route[adminRoute] {
+	return []route[adminRoute]{
+		{"GET", "/metrics", adminRoute{roleMonitor, a.serveMetrics}},
+		{"GET", "/livez", adminRoute{roleAnybody, serveCheck(a.opts.Live)}},
+		{"GET", "/readyz", adminRoute{roleAnybody, serveCheck(a.opts.Ready)}},
+		{"GET", "/health", adminRoute{roleMonitor, a.serveHealth}},
+	}
+}
+
+func (a *Admin) serveMetrics(w *answer, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	a.opts.Metrics.WritePrometheus(w)
 }
 
-func (a *Admin) serveClients(w http.ResponseWriter, r *http.Request) {
-	limit, ok := limitOf(w, r)
-	if !ok {
-		return
-	}
-	if a.opts.Clients == nil {
-		writeProblem(w, http.StatusNotFound, "this broker has no list of clients")
-		return
-	}
-	clients, err := a.opts.Clients(r.Context(), r.URL.Query().Get("after"), limit)
-	if err != nil {
-		writeProblem(w, http.StatusServiceUnavailable, err.Error())
-		return
-	}
-	body, err := json.Marshal(clients)
-	if err != nil {
-		writeProblem(w, http.StatusInternalServerError, "the list of clients can't be written as JSON")
-		return
-	}
-	write(w, http.StatusOK, "application/json", append(body, '\n'))
-}
-
-// limitOf returns how many elements of a list are asked for, or says what is wrong.
-func limitOf(w http.ResponseWriter, r *http.Request) (int, bool) {
-	text := r.URL.Query().Get("limit")
-	if text == "" {
-		return listMax, true
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 || n > listMax {
-		writeProblem(w, http.StatusBadRequest, fmt.Sprintf("limit is %q; allowed: 1 to %d", text, listMax))
-		return 0, false
-	}
-	return n, true
-}
-
-func (a *Admin) serveKick(w http.ResponseWriter, r *http.Request, clientID string) {
-	if r.Method != http.MethodDelete {
-		w.Header().Set("Allow", "DELETE")
-		writeProblem(w, http.StatusMethodNotAllowed, "allowed: DELETE")
-		return
-	}
-	switch err := a.opts.Kick(r.Context(), clientID); {
-	case errors.Is(err, ErrNoClient):
-		writeProblem(w, http.StatusNotFound, fmt.Sprintf("%q is not connected", clientID))
-	case err != nil:
-		writeProblem(w, http.StatusServiceUnavailable, err.Error())
-	default:
-		w.WriteHeader(http.StatusNoContent)
-	}
-}
-
-func serveCheck(check func() error) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
+func serveCheck(check func() error) func(*answer, *http.Request) {
+	return func(w *answer, _ *http.Request) {
 		if err := run(check); err != nil {
 			writeProblem(w, http.StatusServiceUnavailable, err.Error())
 			return
@@ -251,7 +251,7 @@ func serveCheck(check func() error) http.HandlerFunc {
 	}
 }
 
-func (a *Admin) serveHealth(w http.ResponseWriter, _ *http.Request) {
+func (a *Admin) serveHealth(w *answer, _ *http.Request) {
 	body, err := json.Marshal(a.opts.Health())
 	if err != nil {
 		a.log.Error("health_failed", "error", err)
@@ -270,25 +270,4 @@ func run(check func() error) error {
 		return nil
 	}
 	return check()
-}
-
-// problem is the JSON of an error. (RFC 9457)
-type problem struct {
-	Title  string `json:"title"`
-	Status int    `json:"status"`
-	Detail string `json:"detail"`
-}
-
-func writeProblem(w http.ResponseWriter, status int, detail string) {
-	// Marshal can't fail on strings and a number.
-	body, _ := json.Marshal(problem{http.StatusText(status), status, detail})
-	write(w, status, "application/problem+json", append(body, '\n'))
-}
-
-func write(w http.ResponseWriter, status int, contentType string, body []byte) {
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(status)
-	// If the client has gone there is nobody left to tell.
-	_, _ = w.Write(body)
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"sync/atomic"
@@ -34,7 +33,7 @@ func (f *front) serving() { f.waiting.Store(nil) }
 // admin returns the listener that shows a set of metrics, bans, and what f knows.
 func (f *front) admin(set *metrics.Set, bans *httpbridge.BanFunctions, logger *slog.Logger) *httpbridge.Admin {
 	return httpbridge.NewAdmin(httpbridge.AdminOptions{
-		Metrics: set, Health: f.health, Ready: f.ready, Clients: f.clients, Kick: f.kick, Bans: bans, Logger: logger,
+		Metrics: set, Health: f.health, Ready: f.ready, Broker: f.broker.Load, Bans: bans, Logger: logger,
 	})
 }
 
@@ -50,24 +49,4 @@ func (f *front) health() any {
 		return b.Health()
 	}
 	return loopmq.Health{Status: "stopped", Reason: f.ready().Error(), Version: version}
-}
-
-func (f *front) clients(ctx context.Context, after string, limit int) (any, error) {
-	if b := f.broker.Load(); b != nil {
-		page, err := b.Clients(ctx, loopmq.ClientFilter{Connected: true}, after, limit)
-		return page.Clients, err
-	}
-	return nil, f.ready()
-}
-
-func (f *front) kick(ctx context.Context, clientID string) error {
-	b := f.broker.Load()
-	if b == nil {
-		return f.ready()
-	}
-	err := b.Kick(ctx, clientID)
-	if errors.Is(err, loopmq.ErrNoClient) {
-		return httpbridge.ErrNoClient
-	}
-	return err
 }

@@ -87,7 +87,7 @@ bans: {file: `+bans+`}
 	expect("a wrong password", false, "-u", "alice", "-P", "secret-bob", "-t", "a")
 	expect("nobody", false, "-t", "a")
 	expect("banned", false, append(alice, "-i", "evil")...)
-	if code, body := p.get(t, "/bans"); code != 200 || !strings.Contains(body, `"evil"`) {
+	if code, body := p.get(t, "/api/v1/bans"); code != 200 || !strings.Contains(body, `"evil"`) {
 		t.Errorf("/bans: %d %s", code, body)
 	}
 

@@ -74,11 +74,11 @@ func TestServeWaitsForRedis(t *testing.T) {
 		status int
 		body   string
 	}{
-		"/readyz":  {503, "waiting for Redis: "},
-		"/health":  {503, `"status":"stopped","reason":"waiting for Redis: `},
-		"/livez":   {200, "ok"},
-		"/clients": {503, "waiting for Redis: "},
-		"/metrics": {200, "loopmq_"},
+		"/readyz":         {503, "waiting for Redis: "},
+		"/health":         {503, `"status":"stopped","reason":"waiting for Redis: `},
+		"/livez":          {200, "ok"},
+		"/api/v1/clients": {503, "waiting for Redis: "},
+		"/metrics":        {200, "loopmq_"},
 	} {
 		if status, body := p.get(t, path); status != want.status || !strings.Contains(body, want.body) {
 			t.Errorf("%s: %d %s, want %d and %s", path, status, body, want.status, want.body)

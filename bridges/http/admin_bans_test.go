@@ -50,7 +50,7 @@ func (l *banList) functions() *BanFunctions {
 
 func (f *fixture) post(t *testing.T, contentType, body string) *http.Response {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+f.addr+"/bans", strings.NewReader(body))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+f.addr+"/api/v1/bans", strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,17 +66,18 @@ func (f *fixture) post(t *testing.T, contentType, body string) *http.Response {
 func TestBans(t *testing.T) {
 	l := &banList{}
 	f := mustStart(t, func(a *Admin) { a.opts.Bans = l.functions() })
+	f.mustHaveBroker(t)
 	list := func(query string) []Ban {
 		t.Helper()
-		resp, body := f.do(t, "GET", "/bans"+query)
+		resp, body := f.do(t, "GET", "/api/v1/bans"+query)
 		if resp.StatusCode != http.StatusOK || resp.Header.Get("Cache-Control") != "no-store" {
 			t.Errorf("GET /bans%s: %s", query, resp.Status)
 		}
-		var bans []Ban
-		if err := json.Unmarshal([]byte(body), &bans); err != nil || bans == nil {
+		var bans page[Ban]
+		if err := json.Unmarshal([]byte(body), &bans); err != nil || bans.Items == nil {
 			t.Fatalf("%q: %v", body, err)
 		}
-		return bans
+		return bans.Items
 	}
 	if got := list(""); len(got) != 0 {
 		t.Errorf("got %v", got)
@@ -94,7 +95,7 @@ func TestBans(t *testing.T) {
 		{"application/json", `{"kind": "client_id", "name": "d"}`, http.StatusBadRequest},
 		{"application/json", `{"kind": "client_id", "until": "soon"}`, http.StatusBadRequest},
 		{"application/json", `not JSON`, http.StatusBadRequest},
-		{"application/json", `{"kind": "` + strings.Repeat("x", banBytesMax) + `"}`, http.StatusBadRequest},
+		{"application/json", `{"kind": "` + strings.Repeat("x", adminBodyBytesMax) + `"}`, http.StatusRequestEntityTooLarge},
 		{"application/json", `{"kind": "username", "value": "u"}`, http.StatusNoContent},
 		{"application/json", `{"kind": "username", "value": "v"}`, http.StatusServiceUnavailable},
 	} {
@@ -109,27 +110,27 @@ func TestBans(t *testing.T) {
 	if got := list("?limit=1"); len(got) != 1 || got[0].Kind != "address" {
 		t.Errorf("got %+v", got)
 	}
-	if got := list("?after=address/198.51.100.0/24&limit=1"); len(got) != 1 || got[0].Kind != "client_id" {
+	if got := list("?cursor=address/198.51.100.0/24&limit=1"); len(got) != 1 || got[0].Kind != "client_id" {
 		t.Errorf("got %+v", got)
 	}
-	if got := list("?after=client_id/a%2Fb%20c"); len(got) != 1 || got[0].Kind != "username" {
+	if got := list("?cursor=client_id/a%2Fb%20c"); len(got) != 1 || got[0].Kind != "username" {
 		t.Errorf("got %+v", got)
 	}
-	if got := list("?after=username/u"); len(got) != 0 {
+	if got := list("?cursor=username/u"); len(got) != 0 {
 		t.Errorf("got %+v", got)
 	}
 	for _, c := range []struct {
 		method, path string
 		status       int
 	}{
-		{"DELETE", "/bans/client_id/a%2Fb%20c", http.StatusNoContent},
-		{"DELETE", "/bans/client_id/a%2Fb%20c", http.StatusNotFound},
-		{"DELETE", "/bans/address/198.51.100.0/24", http.StatusNoContent},
-		{"DELETE", "/bans/", http.StatusNotFound},
-		{"GET", "/bans/username/u", http.StatusMethodNotAllowed},
-		{"DELETE", "/bans", http.StatusMethodNotAllowed},
-		{"GET", "/bans?limit=x", http.StatusBadRequest},
-		{"GET", "/bans?limit=1001", http.StatusBadRequest},
+		{"DELETE", "/api/v1/bans/client_id/a%2Fb%20c", http.StatusNoContent},
+		{"DELETE", "/api/v1/bans/client_id/a%2Fb%20c", http.StatusNotFound},
+		{"DELETE", "/api/v1/bans/address/198.51.100.0/24", http.StatusNoContent},
+		{"DELETE", "/api/v1/bans/", http.StatusNotFound},
+		{"GET", "/api/v1/bans/username/u", http.StatusMethodNotAllowed},
+		{"DELETE", "/api/v1/bans", http.StatusMethodNotAllowed},
+		{"GET", "/api/v1/bans?limit=x", http.StatusBadRequest},
+		{"GET", "/api/v1/bans?limit=1001", http.StatusBadRequest},
 	} {
 		resp, body := f.do(t, c.method, c.path)
 		if resp.StatusCode != c.status {
@@ -146,11 +147,12 @@ func TestBans(t *testing.T) {
 
 func TestNoBans(t *testing.T) {
 	f := mustStart(t, nil)
-	for method, status := range map[string]int{"GET": http.StatusNotFound, "POST": http.StatusMethodNotAllowed} {
-		if resp, body := f.do(t, method, "/bans"); resp.StatusCode != status {
-			t.Errorf("%s: %s", method, resp.Status)
-		} else {
-			checkProblem(t, resp, body, status)
-		}
+	f.mustHaveBroker(t)
+	resp, body := f.do(t, "GET", "/api/v1/bans")
+	checkProblem(t, resp, body, http.StatusNotFound)
+	if resp := f.post(t, "application/json", `{"kind": "username", "value": "u"}`); resp.StatusCode != http.StatusNotFound {
+		t.Errorf("POST: %s", resp.Status)
 	}
+	resp, body = f.do(t, "DELETE", "/api/v1/bans/username/u")
+	checkProblem(t, resp, body, http.StatusNotFound)
 }
