@@ -30,9 +30,7 @@ func (c *Config) check() {
 		}
 		webhooks[name] = i
 	}
-	if !IsLoopback(c.Admin.Address) && !or(c.Admin.AllowAnonymous, or(c.AllowAnonymous, false)) {
-		c.wrong("admin.address", c.open(c.Admin.Address, "admin.address", "admin.allow_anonymous"))
-	}
+	c.checkAdmin()
 }
 
 func (c *Config) checkListener(l *Listener, at string, names map[string]int, i int) {
@@ -106,7 +104,7 @@ func (c *Config) checkTLS(t *TLS, at string) {
 }
 
 // reserved are the other attributes of the log line that says where listeners are.
-var reserved = map[string]bool{"time": true, "level": true, "msg": true, "version": true, "admin": true}
+var reserved = map[string]bool{"time": true, "level": true, "msg": true, "version": true, "admin": true, "admin_socket": true}
 
 // choice is an element of a list that is one of several sections.
 type choice[T any] interface {

@@ -41,9 +41,9 @@ func (c *Config) nodes() []*node {
 	loops.allowed = "0 (one per core) to 1024"
 	return append([]*node{
 		listOf("listeners", &c.Listeners, (*Listener).keys, "where clients connect. A list here replaces the default, which is MQTT at 127.0.0.1:1883, and MQTT over WebSocket at 127.0.0.1:8083 unless another program has that port"),
-		keys("admin", &c.Admin, (*Admin).keys, "the listener for operators: metrics, health, clients"),
+		keys("admin", &c.Admin, (*Admin).keys, "the listener for operators: metrics, health, and the API of docs/admin.md"),
 		maybe("allow_anonymous", &c.AllowAnonymous, "true on loopback addresses and unix sockets, else false", boolean,
-			"whether clients may connect that don't say who they are. It holds for each listener that doesn't say otherwise, and for the admin listener, which authenticates nobody"),
+			"whether clients may connect that don't say who they are. It holds for each listener that doesn't say otherwise, and for metrics and health of the admin listener"),
 		listOf("authentication", &c.Authentication, (*Method).keys,
 			"the ways of knowing clients, asked in this order: each accepts a client, rejects it, or leaves it to the next one; whom none knows is refused. An empty list authenticates nobody"),
 		listOf("authorization", &c.Authorization, (*Rule).keys,

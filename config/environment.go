@@ -17,8 +17,8 @@ const EnvironmentPrefix = "LOOPMQ_"
 const FileVariable = "LOOPMQ_CONFIG"
 
 // Kubernetes puts such variables into every container if there is a Service that
-// is called loopmq. Others are for tests.
-var foreign = regexp.MustCompile(`^LOOPMQ_((.*_)?SERVICE_(HOST|PORT)(_.*)?|(.*_)?PORT(_[0-9]+_(TCP|UDP)(_.*)?)?|TEST_.*)$`)
+// is called loopmq. Others are for loopmq ctl, and for tests.
+var foreign = regexp.MustCompile(`^LOOPMQ_((.*_)?SERVICE_(HOST|PORT)(_.*)?|(.*_)?PORT(_[0-9]+_(TCP|UDP)(_.*)?)?|CTL_.*|TEST_.*)$`)
 
 // readEnvironment puts the variables of environ, each NAME=value, into c.
 func (c *Config) readEnvironment(environ []string) {

@@ -93,20 +93,6 @@ var urlPath = kind[string]{
 	format: same,
 }
 
-// Admin is the listener for operators.
-type Admin struct {
-	Address        string // host:port, or Off
-	AllowAnonymous *bool  // nil: as Config.AllowAnonymous
-}
-
-func (a *Admin) keys() []*node {
-	return []*node{
-		key("address", &a.Address, "127.0.0.1:8081", hostPort, "where /metrics, /livez, /readyz, /health and /api/v1 are"),
-		maybe("allow_anonymous", &a.AllowAnonymous, "as the key of this name at the top", boolean,
-			"whether it may be reached from elsewhere: whoever reaches it sees and ends connections, since it authenticates nobody"),
-	}
-}
-
 // standardListeners are there if no file says otherwise.
 func standardListeners() []Listener {
 	tcp, ws := *fresh((*Listener).keys), *fresh((*Listener).keys)

@@ -48,9 +48,12 @@ type Access struct {
 	// APIOff leaves only metrics and health; the unix socket has the API nevertheless.
 	APIOff bool
 	// OpenMonitoring lets anybody read /metrics and /health. Without it they take
-	// RoleRead, if there are Tokens or Certificates. /livez and /readyz are always open:
+	// RoleRead, where callers have to say who they are. /livez and /readyz are always open:
 	// load balancers have no tokens.
 	OpenMonitoring bool
+	// Required: callers of the API have to say who they are on a loopback address, too,
+	// even while there are no Tokens or Certificates.
+	Required bool
 	// Tokens are what callers present as Authorization: Bearer TOKEN.
 	Tokens []Token
 	// Certificates are the names of clients whose certificate AdminOptions.TLS has
@@ -59,16 +62,6 @@ type Access struct {
 	// Hosts are names that the Host header may have, beside addresses and localhost,
 	// where the listener is on a loopback address.
 	Hosts []string
-}
-
-// Token is a secret that gives a role to who presents it.
-type Token struct {
-	// Name is what the log calls its bearer.
-	Name string
-	Role Role
-	// SHA256 is the hash of the secret, which has to have 128 random bits at least: a
-	// hash that is fast is safe for those only.
-	SHA256 [sha256.Size]byte
 }
 
 // CertificateName gives a role to a client whose certificate has a name.
@@ -80,8 +73,10 @@ type CertificateName struct {
 	Role  Role
 }
 
-// authenticates reports whether there is anything to authenticate with.
-func (x *Access) authenticates() bool { return len(x.Tokens)+len(x.Certificates) > 0 }
+// authenticates reports whether callers have to say who they are, wherever they are.
+func (x *Access) authenticates() bool {
+	return x.Required || len(x.Tokens)+len(x.Certificates) > 0
+}
 
 // SetAccess replaces who may do what, for requests that come from now on.
 func (a *Admin) SetAccess(x Access) { a.access.Store(&x) }

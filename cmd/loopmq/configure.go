@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -83,7 +84,8 @@ func fileProblems(c *config.Config) (problems []string) {
 	}
 	defer who.close()
 	_, err = listenersOf(c, who)
-	if err == nil {
+	_, wrong := newFront().admin(c, who, metrics.New(1), log)
+	if err = errors.Join(err, wrong); err == nil {
 		return nil
 	}
 	for problem := range strings.Lines(err.Error()) {

@@ -2,12 +2,9 @@ package main
 
 import (
 	"errors"
-	"log/slog"
 	"sync/atomic"
 
 	"loopmq"
-	httpbridge "loopmq/bridges/http"
-	"loopmq/metrics"
 )
 
 var errStarting = errors.New("starting")
@@ -29,13 +26,6 @@ func newFront() *front {
 func (f *front) notReady(why error) { f.waiting.Store(&why) }
 
 func (f *front) serving() { f.waiting.Store(nil) }
-
-// admin returns the listener that shows a set of metrics, bans, and what f knows.
-func (f *front) admin(set *metrics.Set, bans *httpbridge.BanFunctions, logger *slog.Logger) *httpbridge.Admin {
-	return httpbridge.NewAdmin(httpbridge.AdminOptions{
-		Metrics: set, Health: f.health, Ready: f.ready, Broker: f.broker.Load, Bans: bans, Logger: logger,
-	})
-}
 
 func (f *front) ready() error {
 	if why := f.waiting.Load(); why != nil {

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 	"strings"
 
 	"loopmq"
+	httpbridge "loopmq/bridges/http"
 	"loopmq/config"
 )
 
@@ -15,6 +17,7 @@ type reloader struct {
 	current    *config.Config // what was read last, and was good
 	broker     *loopmq.Broker
 	identity   *identity
+	admin      *httpbridge.Admin
 	level      *slog.LevelVar
 	log        *slog.Logger
 }
@@ -28,7 +31,8 @@ func (r *reloader) reload() {
 		return
 	}
 	apply, err := r.identity.prepare()
-	if err != nil {
+	access, wrong := accessOf(next)
+	if err = errors.Join(err, wrong); err != nil {
 		r.log.Error("reload_refused", "problems", strings.Split(err.Error(), "\n"))
 		return
 	}
@@ -48,6 +52,7 @@ func (r *reloader) reload() {
 		return
 	}
 	apply(r.broker)
+	r.admin.SetAccess(access)
 	r.current = next
 	r.level.Set(min(r.level.Level(), next.Log.Level)) // The next line is to be seen, if either level shows it.
 	r.log.Info("reload", "changed", changed, "need_restart", restart)

@@ -47,18 +47,18 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 		return err
 	}
 	f := newFront()
-	admin, adminAddress := f.admin(options.Metrics, who.banFunctions(), logger), off
-	if c.Admin.Address != off {
-		addr, err := admin.Start(c.Admin.Address)
-		if err != nil {
-			return fmt.Errorf("%s: %w", named(c, "admin.address", "--admin"), err)
-		}
-		adminAddress = addr.String()
-		defer func() {
-			ctx, cancel := context.WithTimeout(context.Background(), adminGrace)
-			defer cancel()
-			_ = admin.Shutdown(ctx) // Who was cut off can tell.
-		}()
+	admin, err := f.admin(c, who, options.Metrics, logger)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), adminGrace)
+		defer cancel()
+		_ = admin.Shutdown(ctx) // Who was cut off can tell.
+	}()
+	adminAt, err := listenAdmin(c, admin)
+	if err != nil {
+		return err
 	}
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
@@ -79,8 +79,8 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 	if r, ok := st.(*redisstore.Store); ok {
 		options.AcknowledgeEarly, options.ServeWithoutStore = r.AcknowledgesEarly(), r.Degraded()
 	}
-	r := &reloader{invocation: i, started: c, current: c, identity: who, level: level, log: logger}
-	err = serveFrom(ctx, c, options, listeners, r, f, hangups, adminAddress)
+	r := &reloader{invocation: i, started: c, current: c, identity: who, admin: admin, level: level, log: logger}
+	err = serveFrom(ctx, c, options, listeners, r, f, hangups, adminAt)
 	return first(err, st.Close())
 }
 
@@ -93,7 +93,7 @@ func newLogger(c *config.Config, level slog.Leveler, w io.Writer) *slog.Logger {
 }
 
 // serveFrom runs a broker on an open store.
-func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, listeners []loopmq.Listener, r *reloader, f *front, hangups <-chan os.Signal, adminAddress string) error {
+func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, listeners []loopmq.Listener, r *reloader, f *front, hangups <-chan os.Signal, adminAt []any) error {
 	broker, err := loopmq.New(options)
 	if err != nil {
 		return err
@@ -124,7 +124,7 @@ func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, li
 		bound = append(bound, l.Name, address)
 	}
 	f.serving()
-	options.Logger.Info("listening", append(bound, "admin", adminAddress)...)
+	options.Logger.Info("listening", append(bound, adminAt...)...)
 
 	for ctx.Err() == nil {
 		select {
