@@ -36,7 +36,9 @@ type Options struct {
 
 	// Origins are the origins of web pages that may connect, such as "https://app.example.com" or "http://localhost:3000";
 	// "https://*.example.com" means all below that domain, "*" any page. Empty: pages that come from the host and port
-	// that they connect to. What isn't a page sends no origin, and isn't asked for one.
+	// that they connect to; from this machine, by a loopback address that isn't a forwarder's, only if that host is
+	// localhost or such an address, since the name of any page can be made to lead there. What isn't a page sends no
+	// origin, and isn't asked for one.
 	Origins []string
 
 	// Forwarders are the networks whose X-Forwarded-For is believed; empty: none.
@@ -86,12 +88,10 @@ func NewHandshake(o Options) (*Handshake, error) {
 	h.upgrader.Error = func(w http.ResponseWriter, _ *http.Request, status int, reason error) {
 		w.(*exchange).refused = &RefusedError{metrics.RefuseWebSocketRequest, status, strings.TrimPrefix(reason.Error(), "websocket: ")}
 		if status == http.StatusForbidden {
-			w.(*exchange).refused = &RefusedError{metrics.RefuseWebSocketOrigin, status, "pages of this origin may not connect"}
+			w.(*exchange).refused = &RefusedError{metrics.RefuseWebSocketOrigin, status, "pages of this origin may not connect: allowed are those of the broker's own host and port, or what websocket.origins lists"}
 		}
 	}
-	if len(h.origins) > 0 {
-		h.upgrader.CheckOrigin = h.checkOrigin
-	}
+	h.upgrader.CheckOrigin = h.checkOrigin
 	return h, nil
 }
 
@@ -113,7 +113,7 @@ func parseOrigin(s string) (origin, error) {
 	return o, nil
 }
 
-// checkOrigin is asked only if there is a list.
+// checkOrigin reports whether what sends a request may: a page that may, or no page.
 func (h *Handshake) checkOrigin(r *http.Request) bool {
 	values := r.Header["Origin"]
 	if len(values) == 0 {
@@ -121,6 +121,9 @@ func (h *Handshake) checkOrigin(r *http.Request) bool {
 	}
 	value := strings.ToLower(values[0])
 	scheme, host, _ := strings.Cut(value, "://")
+	if len(h.origins) == 0 {
+		return len(values) == 1 && host == strings.ToLower(r.Host) && h.mayBeOurs(r)
+	}
 	return len(values) == 1 && slices.ContainsFunc(h.origins, func(o origin) bool {
 		switch {
 		case o.any:
@@ -130,6 +133,19 @@ func (h *Handshake) checkOrigin(r *http.Request) bool {
 		}
 		return o.scheme == scheme && o.host == host
 	})
+}
+
+// mayBeOurs reports whether the host that a page on this machine came from, and connects to, is this machine by a name
+// that nobody else can give out.
+func (h *Handshake) mayBeOurs(r *http.Request) bool {
+	peer, err := netip.ParseAddr(r.RemoteAddr)
+	if err != nil || !peer.Unmap().IsLoopback() || h.forwards(peer) {
+		return true
+	}
+	u := url.URL{Host: strings.ToLower(r.Host)}
+	host := u.Hostname()
+	a, err := netip.ParseAddr(host)
+	return err == nil && a.Unmap().IsLoopback() || host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
 // End returns how many bytes of b are the header of a request, or 0 if its end isn't there yet.
@@ -159,6 +175,7 @@ func (h *Handshake) Answer(head []byte, peer netip.Addr) (Request, error) {
 	case !offersMQTT(r):
 		return Request{}, &RefusedError{metrics.RefuseWebSocketSubprotocol, http.StatusBadRequest, "none of the subprotocols offered is mqtt or mqttv3.1 [MQTT-6.0.0-3]"}
 	}
+	r.RemoteAddr = peer.String()
 	if _, err := h.upgrader.Upgrade(x, r, nil); err != nil {
 		if x.refused != nil {
 			return Request{}, x.refused

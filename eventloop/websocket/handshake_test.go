@@ -179,6 +179,36 @@ func TestOrigins(t *testing.T) {
 	}
 }
 
+// A page whose name somebody makes lead to 127.0.0.1 comes from the host that it
+// connects to, but may not connect to a broker on the machine of who looks at it.
+func TestRebinding(t *testing.T) {
+	for _, test := range []struct {
+		host, peer string
+		may        bool
+	}{
+		{"evil.example.com:8083", "127.0.0.1", false},
+		{"evil.example.com:8083", "::1", false},
+		{"evil.example.com:8083", "::ffff:127.0.0.1", false},
+		{"localhost.example.com:8083", "127.0.0.1", false},
+		{"10.0.0.1:8083", "127.0.0.1", false},
+		{"localhost:8083", "127.0.0.1", true},
+		{"LocalHost", "127.0.0.1", true},
+		{"app.localhost:8083", "127.0.0.1", true},
+		{"127.0.0.1:8083", "127.0.0.1", true},
+		{"[::1]:8083", "::1", true},
+		{"broker.example.com:8083", "192.0.2.1", true},
+		{"broker.example.com", "127.0.0.9", true}, // a forwarder
+	} {
+		h := mustHandshake(t, Options{Forwarders: []netip.Prefix{netip.MustParsePrefix("127.0.0.9/32")}})
+		if _, err := h.Answer([]byte(request("Host: "+test.host, "Origin: http://"+test.host)), netip.MustParseAddr(test.peer)); (err == nil) != test.may {
+			t.Errorf("%s from %s: got %v", test.host, test.peer, err)
+		}
+		if _, err := h.Answer([]byte(request("Host: "+test.host)), netip.MustParseAddr(test.peer)); err != nil {
+			t.Errorf("%s from %s, no page: got %v", test.host, test.peer, err)
+		}
+	}
+}
+
 func TestForwardedFor(t *testing.T) {
 	for _, test := range []struct{ forwarders, peer, header, want string }{
 		{"", "10.0.0.1", "203.0.113.5", ""},
