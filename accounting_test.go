@@ -308,12 +308,12 @@ func TestCountersOfFullMailbox(t *testing.T) {
 	var once sync.Once
 	s := brokertest.Start(t, func(o *loopmq.Options) {
 		o.Loops, o.Limits.MailboxMessages = 2, 1
-		o.Events.OnDelivered = func(c *loopmq.ClientInfo, m *loopmq.MessageView) {
-			if string(m.TopicName) == "block" {
+		o.Recorder = loopmq.OnEvent(func(e *loopmq.Event) {
+			if string(e.Message.TopicName) == "block" {
 				once.Do(func() { close(blocked) })
-				<-release // an event function must not: here it is what keeps the loop busy
+				<-release // a Recorder must not: here it is what keeps the loop busy
 			}
-		}
+		}, loopmq.EventMessageDelivered)
 	})
 	open := sync.OnceFunc(func() { close(release) })
 	defer open()

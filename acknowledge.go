@@ -170,7 +170,9 @@ func (c *Client) puback(a *codec.Ack) error {
 	case session.Unknown:
 		return nil
 	case session.AwaitingPuback:
-		c.delivered(a.PacketID, c.finishOutbound(a.PacketID))
+		n, e := c.finishOutbound(a.PacketID)
+		c.recordAcked(e, 1, a)
+		c.delivered(n)
 		return nil
 	}
 	return errAckOfOtherQoS
@@ -187,18 +189,15 @@ func (c *Client) unknownPacketID() codec.ReasonCode {
 }
 
 // finishOutbound takes a message out of the window.
-func (c *Client) finishOutbound(packetID uint16) store.Number {
-	n, _ := c.flow.out.Finish(packetID)
+func (c *Client) finishOutbound(packetID uint16) (store.Number, *store.Entry) {
+	n, e := c.flow.out.Finish(packetID)
 	c.loop.m.Inflight.Add(^uint64(0))
-	return n
+	return n, e
 }
 
 // delivered ends a delivery: the client has the message, or has refused it.
-func (c *Client) delivered(packetID uint16, n store.Number) {
+func (c *Client) delivered(n store.Number) {
 	c.loop.m.MessagesAcked.Inc()
-	if f := c.loop.b.opts.Events.OnAcked; f != nil {
-		f(&c.info, packetID)
-	}
 	if c.session.durable {
 		c.loop.commits.finish(c.session, n, c.flow.out.Unfinished())
 	}
@@ -226,10 +225,12 @@ func (c *Client) pubrec(a *codec.Ack) error {
 		return errAckOfOtherQoS
 	}
 	if a.ReasonCode.IsError() { // refused: the Packet Identifier is free again
-		n := c.finishOutbound(a.PacketID)
-		c.delivered(a.PacketID, n)
+		n, e := c.finishOutbound(a.PacketID)
+		c.recordAcked(e, 2, a)
+		c.delivered(n)
 		return nil
 	}
+	c.recordAcked(c.flow.out.Entry(a.PacketID), 2, a)
 	if !c.session.durable {
 		c.flow.out.SetState(a.PacketID, session.AwaitingPubcomp)
 		c.sendAck(codec.TypePubrel, a.PacketID, codec.Success)
@@ -282,11 +283,8 @@ func (c *Client) pubcomp(a *codec.Ack) error {
 	default:
 		return errAckOfOtherQoS
 	}
-	n := c.finishOutbound(a.PacketID)
+	n, _ := c.finishOutbound(a.PacketID)
 	c.loop.m.MessagesAcked.Inc()
-	if f := c.loop.b.opts.Events.OnAcked; f != nil {
-		f(&c.info, a.PacketID)
-	}
 	if c.session.durable {
 		c.loop.commits.add(c.op(store.OpComplete, n), nil)
 	}

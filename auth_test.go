@@ -38,8 +38,9 @@ func TestAuthenticatorRefuses(t *testing.T) {
 	connected := make(chan string, 16)
 	s := brokertest.Start(t, func(o *loopmq.Options) {
 		o.Authenticator = passwords{}
-		o.Events.OnAuthFailed = func(r *loopmq.ConnectRequest, reason codec.ReasonCode) { refused <- reason }
-		o.Events.OnConnected = func(c *loopmq.ClientInfo, _ bool) { connected <- c.Username }
+		o.Recorder = loopmq.Recorders(
+			loopmq.OnEvent(func(e *loopmq.Event) { refused <- e.ReasonCode }, loopmq.EventClientAuthFailed),
+			loopmq.OnEvent(func(e *loopmq.Event) { connected <- e.Client.Username }, loopmq.EventClientConnected))
 	})
 	for _, test := range []struct {
 		username, password string
@@ -298,7 +299,7 @@ func TestEnhancedAuthentication(t *testing.T) {
 	connected := make(chan string, 8)
 	s := brokertest.Start(t, func(o *loopmq.Options) {
 		o.Authenticator = a
-		o.Events.OnConnected = func(c *loopmq.ClientInfo, _ bool) { connected <- c.Username }
+		o.Recorder = loopmq.OnEvent(func(e *loopmq.Event) { connected <- e.Client.Username }, loopmq.EventClientConnected)
 	})
 	hello := func(data string) *brokertest.Client {
 		c := brokertest.Dial(t, s.Addr, codec.V5)

@@ -554,8 +554,9 @@ func TestAuthenticatorGivesTheClientID(t *testing.T) {
 		o.Authenticator = byName{func(r *loopmq.ConnectRequest) (loopmq.Identity, error) {
 			return loopmq.Identity{Username: r.Username, ClientID: r.Username}, nil
 		}}
-		o.Events.OnWillPublished = func(clientID string, _ *loopmq.MessageView) { wills <- clientID }
-		o.Events.OnConnected = func(c *loopmq.ClientInfo, _ bool) { connected <- c.ClientID }
+		o.Recorder = loopmq.Recorders(
+			loopmq.OnEvent(func(e *loopmq.Event) { wills <- e.Client.ClientID }, loopmq.EventWillPublished),
+			loopmq.OnEvent(func(e *loopmq.Event) { connected <- e.Client.ClientID }, loopmq.EventClientConnected))
 	})
 	watch := brokertest.Connect(t, s.Addr, codec.V5)
 	watch.Subscribe("will", 0)

@@ -57,7 +57,7 @@ func (c *Client) mayGoUnclaimed() bool {
 func (c *Client) unclaimed() *store.Claimed {
 	c.loop.b.metrics.ConnectionsUnclaimed.Inc()
 	c.unclaimedSession = true
-	c.epoch = 1 // below any that the store gives
+	c.epoch = epochUnclaimed
 	c.loop.undoClaim(c.info.ClientID)
 	return &store.Claimed{Session: store.Session{ID: store.SessionID{ClientID: c.info.ClientID}, Epoch: c.epoch, Owner: c.loop.b.owner()}}
 }
@@ -77,6 +77,10 @@ func (b *Broker) endUnclaimed() {
 		})
 	}
 }
+
+// epochUnclaimed is the epoch of a connection that the store doesn't know of: below any
+// that it gives.
+const epochUnclaimed = 1
 
 // routesLater has the other instances told of filters as soon as the store is back.
 func (l *loop) routesLater(topicFilters []string) {

@@ -156,6 +156,7 @@ func (b *Broker) Start() error {
 	b.givingBack = nil
 	b.scheduler.start()
 	b.sys.start()
+	b.recordNode(EventNodeUp, b.node(), "")
 	return nil
 }
 

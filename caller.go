@@ -133,8 +133,13 @@ func (b *Broker) judgeCaller(ctx context.Context, r *ConnectRequest, s *settings
 func (b *Broker) refuseCaller(r *ConnectRequest, e *codec.Error) error {
 	if isAuthFailure(e.ReasonCode) {
 		b.metrics.AuthFailures.Inc()
-		if f := b.opts.Events.OnAuthFailed; f != nil {
-			b.loops[0].el.Post(func() { f(r, e.ReasonCode) })
+		if b.wants(EventClientAuthFailed) {
+			info := ClientInfo{ClientID: r.ClientID, Username: r.Username, Listener: r.Listener, ProtocolVersion: codec.V5}
+			if r.RemoteAddr != nil {
+				info.conn = remoteAddr{r.RemoteAddr}
+			}
+			l := b.loops[0]
+			l.el.Post(func() { l.recordClient(EventClientAuthFailed, &info, e.ReasonCode, e.Error()) })
 		}
 	}
 	return e

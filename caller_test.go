@@ -72,7 +72,7 @@ func TestCallerPublishesAsAClientDoes(t *testing.T) {
 	t.Parallel()
 	published := make(chan loopmq.ClientInfo, 10)
 	s := brokertest.Start(t, func(o *loopmq.Options) {
-		o.Events.OnPublished = func(c *loopmq.ClientInfo, _ *loopmq.MessageView) { published <- *c }
+		o.Recorder = loopmq.OnEvent(func(e *loopmq.Event) { published <- *e.Client }, loopmq.EventMessagePublished)
 	})
 	sub := brokertest.Connect(t, s.Addr, codec.V5)
 	sub.Subscribe("alice/#", 2)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"loopmq/codec"
+	"loopmq/metrics"
 	"loopmq/store"
 )
 
@@ -25,7 +26,13 @@ type committer struct {
 	spare      *commit
 	// front is for what has to be committed before all that collects already: the
 	// rest of an operation that has just returned.
-	front     commit
+	front commit
+	// held are events whose commit failed, and go before what collects; events and
+	// eventBytes count those, and the others that collect or are in flight for no message.
+	held       []store.Event
+	events     int
+	eventBytes int
+
 	requests  chan *commit // to the goroutine; nil until the first one
 	scheduled bool
 	stopped   bool
@@ -44,6 +51,7 @@ type commit struct {
 	targets      []store.Target   // of the publications
 	deliveries   []delivery       // of the publications: those of targets, and then those that have none
 	numbers      []store.Number   // of its OpFinish
+	events       []store.Event    // of its OpEnqueue
 	after        []func()
 	err          error
 }
@@ -67,6 +75,10 @@ const (
 	// batch is away.
 	collectMax   = 8192
 	collectBytes = 16 << 20
+	// eventsMax and eventBytesMax bound the events of an event loop that wait for the
+	// store other than with their message.
+	eventsMax     = 16384
+	eventBytesMax = 16 << 20
 )
 
 func newCommitter(l *loop) *committer {
@@ -105,6 +117,81 @@ func (k *committer) finish(s *Session, n, unfinished store.Number) {
 	op.Kind, op.Session, op.Numbers, op.Unfinished = store.OpFinish, s.id, c.numbers[len(c.numbers)-1:], unfinished
 	c.done = append(c.done, nil)
 	k.schedule()
+}
+
+// enqueue collects what goes into outboxes, apart from any message. What is too much is
+// dropped: nobody waits for it.
+func (k *committer) enqueue(events []store.Event) {
+	for i := range events {
+		if k.events >= eventsMax || k.eventBytes >= eventBytesMax {
+			k.l.m.EventsDropped[metrics.EventBacklogFull].Inc()
+			continue
+		}
+		k.events++
+		k.eventBytes += len(events[i].Data)
+		k.collecting.enqueue(events[i:i+1], k.l.eventDone, false)
+		k.schedule()
+	}
+}
+
+// enqueue adds what goes into outboxes, and returns it as it is kept.
+func (c *commit) enqueue(events []store.Event, done doneFunc, ifPublished bool) (added []store.Event) {
+	first := len(c.events)
+	c.events = append(c.events, events...)
+	added = c.events[first:len(c.events):len(c.events)]
+	for i := range added {
+		op := c.batch.Next()
+		op.Kind, op.Event, op.IfPublished = store.OpEnqueue, &added[i], ifPublished
+		c.bytes += len(added[i].Data)
+		c.done = append(c.done, done)
+	}
+	return added
+}
+
+// eventCommitted learns what became of an event. One whose commit failed is held, unless
+// it was to be stored with a message, whose publisher is told.
+func (l *loop) eventCommitted(op *store.Op, err error) {
+	k := l.commits
+	switch {
+	case err == nil && op.Result == store.Refused:
+		l.m.EventsDropped[metrics.EventOutboxFull].Inc()
+	case err == nil && op.Result == store.Full:
+		l.m.EventsDropped[metrics.EventStoreFull].Inc()
+	case err == nil:
+	case op.IfPublished:
+		l.m.EventsDropped[metrics.EventStoreUnavailable].Inc()
+	default:
+		if len(k.held) == 0 {
+			l.repeat(k.retryHeld)
+		}
+		k.held = append(k.held, *op.Event)
+		return
+	}
+	if !op.IfPublished {
+		k.events--
+		k.eventBytes -= len(op.Event.Data)
+	}
+}
+
+// retryHeld commits the events that are held, also if nothing else is to be.
+func (k *committer) retryHeld() {
+	switch {
+	case k.stopped || len(k.held) == 0:
+	case k.inFlight != nil:
+		k.l.repeat(k.retryHeld)
+	default:
+		k.putHeldFirst()
+		k.schedule()
+	}
+}
+
+// putHeldFirst moves the events that are held before what collects, so that those of
+// one endpoint keep their order.
+func (k *committer) putHeldFirst() {
+	k.front.enqueue(k.held, k.l.eventDone, false)
+	clear(k.held)
+	k.held = k.held[:0]
+	k.putFirst(nil)
 }
 
 // publications returns the commit that publications matched at a position in the
@@ -148,7 +235,7 @@ func (k *committer) putFirst(after []func()) (moved bool) {
 		c.publications[i].index += len(f.batch.Ops)
 	}
 	f.batch.Ops, f.done = append(f.batch.Ops, c.batch.Ops...), append(f.done, c.done...)
-	f.publications, f.numbers = append(f.publications, c.publications...), c.numbers
+	f.publications, f.numbers, f.events = append(f.publications, c.publications...), c.numbers, c.events
 	f.additions, f.bytes = cmp.Or(c.additions, f.additions), f.bytes+c.bytes
 	f.after = append(append(f.after, after...), c.after...)
 	*c = *f
@@ -216,6 +303,9 @@ func (k *committer) start() {
 	if k.stopped || k.inFlight != nil || !k.pending() {
 		return
 	}
+	if len(k.held) > 0 {
+		k.putHeldFirst()
+	}
 	k.inFlight = k.next()
 	if len(k.sealed) > 0 {
 		k.sealed = slices.Delete(k.sealed, 0, 1)
@@ -258,6 +348,7 @@ func (k *committer) run() {
 // added later is not committed.
 func (k *committer) stop() {
 	k.stopped = true
+	k.l.m.EventsDropped[metrics.EventStoreUnavailable].Add(uint64(len(k.held)))
 	if k.requests != nil {
 		close(k.requests)
 	}
@@ -315,12 +406,12 @@ func (k *committer) ended(c *commit) {
 // reset empties c, and reports whether it is to be used again.
 func (c *commit) reset() bool {
 	// Acknowledgements of deliveries come on top, and what a fan-out has.
-	if max(cap(c.done), cap(c.targets), cap(c.deliveries), cap(c.numbers)/2) > 2*collectMax {
+	if max(cap(c.done), cap(c.targets), cap(c.deliveries), cap(c.events), cap(c.numbers)/2) > 2*collectMax {
 		return false
 	}
 	c.batch.Reset()
 	c.done, c.publications, c.after = emptied(c.done), emptied(c.publications), emptied(c.after)
-	c.targets, c.deliveries, c.numbers = emptied(c.targets), emptied(c.deliveries), c.numbers[:0]
+	c.targets, c.deliveries, c.numbers, c.events = emptied(c.targets), emptied(c.deliveries), c.numbers[:0], emptied(c.events)
 	c.err, c.bytes, c.additions = nil, 0, 0
 	return true
 }

@@ -154,15 +154,13 @@ func (b *Broker) tooManyLevelsIn(w *store.Will) bool {
 
 // refuse answers a CONNECT with a refusal.
 func (c *Client) refuse(reason codec.ReasonCode, text string) {
-	b, k := c.loop.b, c.connect
+	b, k, e := c.loop.b, c.connect, codec.NewError(reason, text)
 	if isAuthFailure(reason) {
 		b.metrics.AuthFailures.Inc()
-		if f := b.opts.Events.OnAuthFailed; f != nil {
-			f(&k.request, reason)
-		}
+		c.recordRefused(&k.request, e)
 	}
 	c.handler.Connack(c, false, reason, text)
-	c.close(codec.NewError(reason, text))
+	c.close(e)
 }
 
 // authenticate asks the Authenticator, off the loop.
@@ -324,9 +322,7 @@ func (c *Client) replaceOld() {
 		if old := s.client.Load(); old != nil {
 			old.takenOver = &takeover{cleanStart: cleanStart}
 			old.disconnect(codec.SessionTakenOver, errTakenOver)
-			if f := l.b.opts.Events.OnSessionTakenOver; f != nil {
-				f(s.id.ClientID)
-			}
+			l.recordClient(EventSessionTakenOver, &old.info, codec.SessionTakenOver, "")
 		}
 		l.afterLeaving(s, func(bool) {
 			l.commits.after(func() { c.loop.el.Post(c.claim) })
@@ -448,7 +444,14 @@ func (c *Client) owned(res *store.Claimed) {
 		c.yieldsAfter(k.afterTurn)
 	}()
 	c.loop.wentWithSession(res.Dropped)
+	if res.Ended != nil {
+		c.loop.recordClient(EventSessionTerminated, &ClientInfo{ClientID: res.Ended.ID.ClientID}, codec.Success, "")
+	}
 	s := b.sessionFor(res)
+	if !res.Present {
+		b.metrics.SessionsCreated.Inc()
+		c.loop.recordClient(EventSessionCreated, &c.info, codec.Success, "")
+	}
 	for _, g := range res.GivenBack {
 		c.loop.memberCame(sharedFilter(g.ShareName, g.TopicFilter))
 	}
@@ -496,7 +499,9 @@ func (l *loop) giveUp(se *store.Session) {
 		return
 	}
 	if s != nil && s.id != se.ID { // the claim ended it
-		s.end(b)
+		if s.forget(b) {
+			l.recordClient(EventSessionTerminated, &ClientInfo{ClientID: s.id.ClientID}, codec.Success, "")
+		}
 		s = nil
 	}
 	op := store.Op{
@@ -509,9 +514,9 @@ func (l *loop) giveUp(se *store.Session) {
 	if s != nil {
 		op.Sent, _ = s.sent()
 	}
-	l.commitOffline(&op, b.scheduler.nudge)
+	l.commitOffline(&op, nil, b.scheduler.nudge)
 	if s != nil && !se.Durable {
-		l.endSession(s, se.Epoch)
+		l.endSession(s, se.Epoch, &ClientInfo{ClientID: s.id.ClientID})
 	}
 }
 
@@ -528,7 +533,7 @@ func (b *Broker) sessionFor(res *store.Claimed) *Session {
 		return old
 	}
 	if old != nil {
-		old.end(b)
+		old.forget(b)
 	}
 	s := &Session{id: res.Session.ID, durable: res.Session.Durable || res.Present}
 	s.mu.known = !res.Present
@@ -538,12 +543,6 @@ func (b *Broker) sessionFor(res *store.Claimed) *Session {
 	b.registry.put(s)
 	for _, sub := range res.Subscriptions {
 		s.subscribe(b, sub, -1)
-	}
-	if !res.Present {
-		b.metrics.SessionsCreated.Inc()
-		if f := b.opts.Events.OnSessionCreated; f != nil {
-			f(s.id.ClientID)
-		}
 	}
 	return s
 }
@@ -574,8 +573,10 @@ func (c *Client) attach(s *Session, res *store.Claimed) {
 	}
 	b.log.Info(c.connectEvent(), "client_id", c.info.ClientID, "remote_addr", c.info.RemoteAddr(),
 		"username", c.info.Username, "clean_start", c.info.CleanStart, "keep_alive", c.info.KeepAlive, "session_present", res.Present)
-	if f := b.opts.Events.OnConnected; f != nil {
-		f(&c.info, res.Present)
+	if b.wants(EventClientConnected) {
+		e := l.event(EventClientConnected, &c.info)
+		e.SessionPresent = res.Present
+		l.record(e)
 	}
 	// First the owner, then the queue: what is stored in between comes as news.
 	s.client.Store(c)
@@ -659,6 +660,7 @@ func (c *Client) auth(p *codec.Auth) error {
 		case err != nil:
 			c.loop.b.metrics.AuthFailures.Inc()
 			e := authError(err)
+			c.recordRefused(r, e)
 			c.disconnect(e.ReasonCode, e)
 			return
 		case ch != nil:

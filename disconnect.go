@@ -24,8 +24,12 @@ func (b *Broker) disconnected(c *Client, err error) {
 		reason = e.ReasonCode
 	}
 	c.goOffline(err)
-	if f := b.opts.Events.OnDisconnected; f != nil {
-		f(&c.info, reason, err)
+	if b.wants(EventClientDisconnected) {
+		text := ""
+		if err != nil {
+			text = err.Error()
+		}
+		c.loop.recordClient(EventClientDisconnected, &c.info, reason, text)
 	}
 }
 
@@ -45,7 +49,7 @@ func (c *Client) goOffline(why error) {
 	if c.will != nil && !clean {
 		switch delay := c.will.DelayInterval; {
 		case ends || delay == 0: // [MQTT-3.1.2-8]
-			l.publishWill(c.will, nil)
+			l.publishWill(c.will, &c.info, nil)
 			op.WillRemoved = false
 			op.WillDue = now // for the scheduler, if it could not be published
 		default: // a claim before it is due drops it [MQTT-3.1.3-9]
@@ -58,10 +62,14 @@ func (c *Client) goOffline(why error) {
 		s.leaveTrie(b)
 	}
 	op.Sent, _ = s.sent()
+	var ending *ClientInfo // whose session ends with that
+	if ends && !s.durable {
+		ending = &c.info
+	}
 	offline := func() {
-		l.commitOffline(&op, func() {
+		l.commitOffline(&op, ending, func() {
 			if ends && !s.durable || s.over.Load() {
-				s.end(b)
+				s.forget(b)
 			}
 			if !op.Due.IsZero() || !op.WillDue.IsZero() {
 				b.scheduler.nudge()
@@ -87,7 +95,7 @@ func (c *Client) goOffline(why error) {
 			offline()
 		}
 		if ends && s.durable {
-			l.endSession(s, c.epoch)
+			l.endSession(s, c.epoch, &c.info)
 		}
 	})
 }
@@ -117,12 +125,16 @@ const givingTime = time.Minute
 // commitOffline commits the end of a connection, and again while the store fails:
 // nobody else would end it there, or see to its Will. done is called after the
 // first try. The epoch keeps a late one from a newer connection. op is read for each.
-func (l *loop) commitOffline(op *store.Op, done func()) {
+// ending is whose session ends with it, nil: it doesn't.
+func (l *loop) commitOffline(op *store.Op, ending *ClientInfo, done func()) {
 	l.commits.add(*op, func(committed *store.Op, err error) {
 		if err != nil {
-			l.repeat(func() { l.commitOffline(op, l.b.scheduler.nudge) })
+			l.repeat(func() { l.commitOffline(op, ending, l.b.scheduler.nudge) })
 		} else {
 			l.wentWithSession(committed.Dropped)
+			if ending != nil && (committed.Result == store.Done || op.Epoch == epochUnclaimed) { // else who claimed it has told
+				l.recordClient(EventSessionTerminated, ending, codec.Success, "")
+			}
 		}
 		done()
 	})
@@ -158,7 +170,7 @@ func (c *Client) leaveFlow(ends bool) (gives bool) {
 	}
 	var entries []*store.Entry
 	f.out.Each(func(st session.State, e *store.Entry) {
-		if e != nil && st == session.AwaitingPuback { // QoS 2 that was sent stays [MQTT-4.8.2-5]
+		if e != nil && e.ShareName != "" && st == session.AwaitingPuback { // QoS 2 that was sent stays [MQTT-4.8.2-5]
 			entries = append(entries, e)
 		}
 	})
@@ -186,17 +198,17 @@ func (c *Client) leaveFlow(ends bool) (gives bool) {
 }
 
 // endSession deletes a durable session in the store, unless it was claimed
-// again, and then in this process. It goes on while the store fails.
-func (l *loop) endSession(s *Session, epoch uint64) {
-	l.tryEndSession(s, epoch, func(_ *store.Op, err error) {
+// again, and then in this process. It goes on while the store fails. of is whose it was.
+func (l *loop) endSession(s *Session, epoch uint64, of *ClientInfo) {
+	l.tryEndSession(s, epoch, of, func(_ *store.Op, err error) {
 		if err != nil {
-			l.repeat(func() { l.endSession(s, epoch) })
+			l.repeat(func() { l.endSession(s, epoch, of) })
 		}
 	})
 }
 
 // tryEndSession is endSession, but tries once.
-func (l *loop) tryEndSession(s *Session, epoch uint64, done doneFunc) {
+func (l *loop) tryEndSession(s *Session, epoch uint64, of *ClientInfo, done doneFunc) {
 	op := store.Op{Kind: store.OpEndSession, Session: s.id, Epoch: epoch}
 	op.Sent, _ = s.sent()
 	l.commits.add(op, func(op *store.Op, err error) {
@@ -206,7 +218,10 @@ func (l *loop) tryEndSession(s *Session, epoch uint64, done doneFunc) {
 			l.b.resync(l, s.id) // it lives on at another instance
 		default:
 			l.wentWithSession(op.Dropped)
-			s.end(l.b)
+			s.forget(l.b)
+			if op.Result == store.Done { // else who ended it has told
+				l.recordClient(EventSessionTerminated, of, codec.Success, "")
+			}
 		}
 		done(op, err)
 	})
@@ -214,11 +229,12 @@ func (l *loop) tryEndSession(s *Session, epoch uint64, done doneFunc) {
 
 // publishWill publishes a Will and removes it from the store in one step. Unless
 // that step was Done nobody has seen it: the Will is still in the store, or
-// somebody else has published it. done may be nil.
-func (l *loop) publishWill(w *store.Will, done doneFunc) {
+// somebody else has published it. of is whose it is, nil if it has no connection any
+// more; done may be nil.
+func (l *loop) publishWill(w *store.Will, of *ClientInfo, done doneFunc) {
 	var p publication
 	p.set(&w.Message)
-	p.kept, p.afterCommit = nil, true
+	p.kept, p.afterCommit, p.will, p.client = nil, true, true, of
 	p.from = l.b.publisher(w.ClientID)
 	if w.ExpirySeconds >= 0 {
 		p.expiry = l.now().Add(time.Duration(w.ExpirySeconds) * time.Second)
@@ -226,29 +242,15 @@ func (l *loop) publishWill(w *store.Will, done doneFunc) {
 	p.received = l.el.Nanotime()
 	r := l.route(&p, true)
 	r.op.WillOf = w
-	m := p.keep()
 	l.commit(&p, &r, func(op *store.Op, err error) {
 		if err == nil && op.Result == store.Done {
-			l.willPublished(w.ClientID, m)
+			l.m.MessagesReceived[w.Message.QoS].Inc()
+			l.b.metrics.WillsPublished.Inc()
 		}
 		if done != nil {
 			done(op, err)
 		}
 	})
-}
-
-// willPublished counts and reports a Will.
-func (l *loop) willPublished(clientID string, m *store.Message) {
-	var p publication
-	p.set(m)
-	l.m.MessagesReceived[p.qos].Inc()
-	l.b.metrics.WillsPublished.Inc()
-	if f := l.b.opts.Events.OnWillPublished; f != nil {
-		f(clientID, p.view())
-	}
-	if f := l.b.opts.Events.OnPublished; f != nil {
-		f(nil, p.view())
-	}
 }
 
 // Kick disconnects a client (5.0: Administrative action, 0x98). Its session stays

@@ -168,6 +168,7 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 		b.authorizing.stop()
 		b.workers.stop()
 	}))
+	b.recordNode(EventNodeDown, b.node(), "shutdown")
 	// A claim that has returned since is given up, which is a commit.
 	err = errors.Join(err, b.drained(ctx))
 	for _, l := range b.loops {

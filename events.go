@@ -92,6 +92,32 @@ type Event struct {
 	Dup      bool
 }
 
+// MessageView is a message as an event sees it. Its bytes are valid during the
+// call only.
+type MessageView struct {
+	TopicName []byte
+	Payload   []byte
+	QoS       byte
+	Retain    bool
+	// Expiry is when the message expires, on the store's clock; zero: never.
+	Expiry time.Time
+	// PublisherID is the ClientID of its publisher, empty if it has none.
+	PublisherID string
+
+	properties []byte
+}
+
+// Properties decodes the properties that a server passes on: Payload Format
+// Indicator, Content Type, Response Topic, Correlation Data and User Properties.
+// What p points to is valid as long as the message.
+func (m *MessageView) Properties(p *codec.Properties) error {
+	return codec.DecodeForward(m.properties, p)
+}
+
+// ForwardProperties returns these properties as they stand in a PUBLISH, for
+// codec.DecodeForward.
+func (m *MessageView) ForwardProperties() []byte { return m.properties }
+
 // Recorder learns what happens in a Broker, and may have it stored on its way to other
 // systems. Its functions are called on the event loops, several at a time: they must
 // not block, nor call the Broker.

@@ -2,13 +2,17 @@ package loopmq_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"loopmq"
 	"loopmq/codec"
 	"loopmq/internal/brokertest"
+	"loopmq/store"
+	"loopmq/store/memory"
 )
 
 // journal notes events as lines.
@@ -73,103 +77,178 @@ func message(m *loopmq.MessageView) string {
 	return s
 }
 
-func (j *journal) events() loopmq.Events {
-	return loopmq.Events{
-		OnConnected: func(c *loopmq.ClientInfo, present bool) {
-			j.note("connected %s v%d clean %t keepalive %d present %t remote %t", c.ClientID, c.ProtocolVersion, c.CleanStart, c.KeepAlive, present,
-				strings.HasPrefix(c.RemoteAddr().String(), "127.0.0.1:"))
-		},
-		OnDisconnected: func(c *loopmq.ClientInfo, reason codec.ReasonCode, err error) {
-			j.note("disconnected %s 0x%02X %t", c.ClientID, byte(reason), err != nil)
-		},
-		OnAuthFailed: func(r *loopmq.ConnectRequest, reason codec.ReasonCode) {
-			j.note("auth failed %s 0x%02X", r.ClientID, byte(reason))
-		},
-		OnSessionCreated:    func(id string) { j.note("created %s", id) },
-		OnSessionTakenOver:  func(id string) { j.note("taken over %s", id) },
-		OnSessionTerminated: func(id string) { j.note("terminated %s", id) },
-		OnSubscribed: func(c *loopmq.ClientInfo, filter string, o codec.SubscriptionOptions) {
-			j.note("subscribed %s %s qos%d", c.ClientID, filter, o.QoS)
-		},
-		OnUnsubscribed: func(c *loopmq.ClientInfo, filter string) { j.note("unsubscribed %s %s", c.ClientID, filter) },
-		OnPublished: func(c *loopmq.ClientInfo, m *loopmq.MessageView) {
-			from := "the broker"
-			if c != nil {
-				from = c.ClientID
-			}
-			j.note("published by %s: %s", from, message(m))
-		},
-		OnDelivered: func(c *loopmq.ClientInfo, m *loopmq.MessageView) {
-			j.note("delivered to %s: %s", c.ClientID, message(m))
-		},
-		OnAcked: func(c *loopmq.ClientInfo, packetID uint16) { j.note("acked by %s: %d", c.ClientID, packetID) },
-		OnDropped: func(id string, m *loopmq.MessageView, reason string) {
-			j.note("dropped for %s: %s: %s", id, message(m), reason)
-		},
-		OnWillPublished: func(id string, m *loopmq.MessageView) { j.note("will of %s: %s", id, message(m)) },
+// line is an event as the journal notes it.
+func line(e *loopmq.Event) string {
+	s := e.Kind.String()
+	if e.Client != nil {
+		s += " " + e.Client.ClientID
 	}
+	switch e.Kind {
+	case loopmq.EventClientConnected:
+		c := e.Client
+		s += fmt.Sprintf(" v%d clean %t keepalive %d present %t remote %t", c.ProtocolVersion, c.CleanStart, c.KeepAlive, e.SessionPresent,
+			strings.HasPrefix(c.RemoteAddr().String(), "127.0.0.1:"))
+	case loopmq.EventClientDisconnected, loopmq.EventClientAuthFailed:
+		s += fmt.Sprintf(" %s 0x%02X %t", e.Client.Username, byte(e.ReasonCode), e.Reason != "")
+	case loopmq.EventSessionSubscribed:
+		s += fmt.Sprintf(" %s qos%d", e.TopicFilter, e.Options.QoS)
+	case loopmq.EventSessionUnsubscribed:
+		s += " " + e.TopicFilter
+	case loopmq.EventMessageDelivered:
+		s += fmt.Sprintf(": %s at qos%d dup %t", message(e.Message), e.QoS, e.Dup)
+	case loopmq.EventMessageAcked:
+		s += fmt.Sprintf(": %s at qos%d 0x%02X", message(e.Message), e.QoS, byte(e.ReasonCode))
+	case loopmq.EventMessageDropped:
+		s += fmt.Sprintf(": %s at qos%d: %s", message(e.Message), e.QoS, e.Reason)
+	case loopmq.EventMessagePublished, loopmq.EventWillPublished:
+		s += ": " + message(e.Message)
+	case loopmq.EventNodeUp, loopmq.EventNodeDown:
+		s += " " + e.Node + " " + e.Reason
+	}
+	return s
 }
 
-// Every event comes once for what it is about, with what it says.
+// recorder notes all events of some kinds, or all, and has them stored as well, in the outbox of endpoint.
+func (j *journal) recorder(kinds ...loopmq.EventKind) *loopmq.Recorder {
+	r := loopmq.OnEvent(func(*loopmq.Event) {}, kinds...)
+	r.Record = func(e *loopmq.Event, to []store.Event) ([]store.Event, bool) {
+		l := line(e)
+		j.note("%s", l)
+		if d := time.Since(e.At); d < -time.Minute || d > time.Minute {
+			j.note("it is said to have happened %v ago", d)
+		}
+		return append(to, store.Event{Endpoint: endpoint, Data: []byte(l)}), false
+	}
+	return r
+}
+
+// endpoint has the outbox of tests.
+const endpoint = "e"
+
+// outboxOf waits until an outbox has so many events, and no fewer, and returns them.
+func outboxOf(t *testing.T, st store.Store, n int) (events []string) {
+	t.Helper()
+	eventually(t, fmt.Sprint(n, " events in the outbox"), func() bool {
+		taken, err := st.Outbox().Take(t.Context(), endpoint, "test", 1000, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range taken {
+			events = append(events, string(e.Data))
+		}
+		return len(events) >= n
+	})
+	if len(events) != n {
+		t.Errorf("the outbox had %d events, not %d: %q", len(events), n, events)
+	}
+	return events
+}
+
+func username(name string) brokertest.ConnectOption { return brokertest.Credentials(name, name) }
+
+// Every event comes once for what it is about, with what it says, and is stored once, in 3.1.1 and 5.0.
 func TestEvents(t *testing.T) {
 	t.Parallel()
-	j := &journal{}
-	s := brokertest.Start(t, func(o *loopmq.Options) {
-		o.Events = j.events()
-		o.Authenticator = passwords{}
-	})
-	c := brokertest.Dial(t, s.Addr, codec.V5)
-	c.SendConnect(brokertest.ClientID("bad"), brokertest.Credentials("user", "wrong"))
-	c.ExpectConnack(codec.BadUserNameOrPassword)
-	j.expect(t, "auth failed bad 0x86")
-
-	sub := brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("sub"), brokertest.With(codec.PropMaximumPacketSize, 200))
-	j.expect(t, "created sub", "connected sub v5 clean false keepalive 60 present false remote true")
-	sub.Subscribe("t", 2)
-	j.expect(t, "subscribed sub t qos2")
-	pub := brokertest.Connect(t, s.Addr, codec.V311, brokertest.ClientID("pub"), brokertest.KeepAlive(10))
-	j.expect(t, "created pub", "connected pub v4 clean true keepalive 10 present false remote true")
-	pub.Publish("t", "0", 0)
-	sub.ExpectPublish("t", "0")
-	j.expect(t, "published by pub: t 0 qos0", "delivered to sub: t 0 qos0")
-	pub.Publish("t", "1", 1, brokertest.Retained)
-	p := sub.ExpectPublish("t", "1")
-	j.expect(t, "published by pub: t 1 qos1 retain", "delivered to sub: t 1 qos1 retain")
-	sub.Acknowledge(p)
-	j.expect(t, fmt.Sprintf("acked by sub: %d", p.PacketID))
-	if _, err := s.Broker.Publish(t.Context(), loopmq.Message{TopicName: "t", Payload: []byte("2"), QoS: 2, ContentType: "text"}); err != nil {
-		t.Fatal(err)
+	for _, v := range []codec.Version{codec.V311, codec.V5} {
+		t.Run(fmt.Sprint("v", v), func(t *testing.T) {
+			t.Parallel()
+			testEvents(t, v)
+		})
 	}
-	p = sub.ExpectPublish("t", "2")
-	sub.Acknowledge(p)
-	j.expect(t, "published by the broker: t 2 qos2 type text", "delivered to sub: t 2 qos2 type text", fmt.Sprintf("acked by sub: %d", p.PacketID))
-	pub.Publish("t", strings.Repeat("x", 200), 0)
-	j.expect(t, "published by pub: t xxxxxxxx qos0", "dropped for sub: t xxxxxxxx qos0: packet_too_large")
-	sub.Unsubscribe("t", "other")
-	j.expect(t, "unsubscribed sub t")
-
-	sub.Send(&codec.Disconnect{})
-	sub.ExpectClosed()
-	j.expect(t, "disconnected sub 0x00 true")
-	brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("sub"), brokertest.Will("will", "w", 1, false))
-	j.expect(t, "connected sub v5 clean false keepalive 60 present true remote true")
-	sub = brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("sub"), brokertest.Will("will", "w", 1, false))
-	j.expect(t, "disconnected sub 0x8E true", "taken over sub", "will of sub: will w qos1", "published by the broker: will w qos1",
-		"connected sub v5 clean false keepalive 60 present true remote true")
-	sub.Send(&codec.Disconnect{ReasonCode: codec.DisconnectWithWill, Properties: brokertest.Properties(codec.PropSessionExpiryInterval, 0)})
-	sub.ExpectClosed()
-	j.expect(t, "disconnected sub 0x04 true", "will of sub: will w qos1", "published by the broker: will w qos1", "terminated sub")
-	pub.Close()
-	j.expect(t, "disconnected pub 0x80 false", "terminated pub")
 }
 
-// A drop that happens in a queue is an event too, with the label of the metric as its reason.
+func testEvents(t *testing.T, v codec.Version) {
+	j := &journal{}
+	c := &clock{}
+	st := memory.New(memory.Options{Now: c.Now})
+	t.Cleanup(func() { _ = st.Close() })
+	s := brokertest.Start(t, func(o *loopmq.Options) {
+		o.Store, o.Recorder, o.NodeID = st, j.recorder(), "n1"
+		o.Authenticator, o.Limits.SessionExpiryInterval = passwords{}, 60
+	})
+	expected := 0
+	expect := func(lines ...string) {
+		t.Helper()
+		expected += len(lines)
+		j.expect(t, lines...)
+	}
+	expect("node.up n1 ")
+	bad := brokertest.Dial(t, s.Addr, v)
+	bad.SendConnect(brokertest.ClientID("bad"), brokertest.Credentials("user", "wrong"))
+	bad.Receive()
+	expect("client.auth_failed bad user 0x86 true")
+
+	sub := brokertest.Connect(t, s.Addr, v, brokertest.Durable("sub"), username("subscriber"))
+	expect("session.created sub", fmt.Sprintf("client.connected sub v%d clean false keepalive 60 present false remote true", v))
+	sub.Subscribe("t/#", 2)
+	expect("session.subscribed sub t/# qos2")
+	pub := brokertest.Connect(t, s.Addr, v, brokertest.ClientID("pub"), brokertest.KeepAlive(10), username("publisher"))
+	expect("session.created pub", fmt.Sprintf("client.connected pub v%d clean true keepalive 10 present false remote true", v))
+	pub.Publish("t/0", "0", 0)
+	sub.ExpectPublish("t/0", "0")
+	expect("message.published pub: t/0 0 qos0", "message.delivered sub: t/0 0 qos0 at qos0 dup false")
+	pub.Publish("t/1", "1", 1, brokertest.Retained)
+	sub.Acknowledge(sub.ExpectPublish("t/1", "1"))
+	expect("message.published pub: t/1 1 qos1 retain", "message.delivered sub: t/1 1 qos1 retain at qos1 dup false",
+		"message.acked sub: t/1 1 qos1 retain at qos1 0x00")
+	if _, err := s.Broker.Publish(t.Context(), loopmq.Message{TopicName: "t/2", Payload: []byte("2"), QoS: 2, ContentType: "text"}); err != nil {
+		t.Fatal(err)
+	}
+	sub.Acknowledge(sub.ExpectPublish("t/2", "2"))
+	expect("message.published: t/2 2 qos2 type text", "message.delivered sub: t/2 2 qos2 type text at qos2 dup false",
+		"message.acked sub: t/2 2 qos2 type text at qos2 0x00")
+	sub.Unsubscribe("t/#", "other")
+	expect("session.unsubscribed sub t/#")
+
+	member := brokertest.Connect(t, s.Addr, v, brokertest.ClientID("member"), username("m"))
+	member.Subscribe("$share/g/t/#", 1)
+	expect("session.created member", fmt.Sprintf("client.connected member v%d clean true keepalive 60 present false remote true", v),
+		"session.subscribed member $share/g/t/# qos1")
+	pub.Publish("t/shared", "s", 2)
+	member.ExpectPublish("t/shared", "s") // and isn't acknowledged
+	member.Close()
+	expect("message.published pub: t/shared s qos2", "message.delivered member: t/shared s qos2 at qos1 dup false",
+		"client.disconnected member known-m 0x80 false", "message.dropped: t/shared s qos2 at qos1: session_gone", "session.terminated member")
+
+	sub.Disconnect()
+	expect("client.disconnected sub known-subscriber 0x00 true")
+	will := brokertest.Will("will", "w", 1, true)
+	brokertest.Connect(t, s.Addr, v, brokertest.Durable("sub"), username("subscriber"), will)
+	expect(fmt.Sprintf("client.connected sub v%d clean false keepalive 60 present true remote true", v))
+	sub = brokertest.Connect(t, s.Addr, v, brokertest.Durable("sub"), username("subscriber"), will)
+	expect("client.disconnected sub known-subscriber 0x8E true", "session.taken_over sub", "will.published sub: will w qos1 retain",
+		"message.published sub: will w qos1 retain", fmt.Sprintf("client.connected sub v%d clean false keepalive 60 present true remote true", v))
+	sub.Close()
+	expect("client.disconnected sub known-subscriber 0x80 false", "will.published sub: will w qos1 retain", "message.published sub: will w qos1 retain")
+	c.advance(2 * time.Minute)
+	brokertest.Connect(t, s.Addr, v, brokertest.Durable("nudge")).Close() // so that the broker looks
+	expect("session.terminated sub", "session.created nudge", fmt.Sprintf("client.connected nudge v%d clean false keepalive 60 present false remote true", v),
+		"client.disconnected nudge known- 0x80 false")
+	brokertest.Connect(t, s.Addr, v, brokertest.ClientID("nudge"))
+	expect("session.terminated nudge", "session.created nudge", fmt.Sprintf("client.connected nudge v%d clean true keepalive 60 present false remote true", v))
+	pub.Disconnect()
+	expect("client.disconnected pub known-publisher 0x00 true", "session.terminated pub")
+	b := s.Broker
+	mustClose(t, s)
+	expect("client.disconnected nudge known- 0x8B true", "session.terminated nudge", "node.down n1 shutdown")
+	stored := outboxOf(t, st, expected)
+	counters := metricsOf(t, b)
+	for k := range loopmq.NumEventKinds {
+		name := loopmq.EventKind(k).String()
+		has := slices.ContainsFunc(stored, func(l string) bool { return strings.HasPrefix(l, name) })
+		if got := counters[fmt.Sprintf("loopmq_events_recorded_total{event=%q}", name)]; got == 0 || !has {
+			t.Errorf("%s: stored: %t, counted %v", name, has, got)
+		}
+	}
+}
+
+// A message that is dropped for somebody is an event too, with the label of the metric as its reason.
 func TestEventsOfDrops(t *testing.T) {
 	t.Parallel()
 	j := &journal{}
 	s := brokertest.Start(t, func(o *loopmq.Options) {
 		o.Limits.QueueMessages = 1
-		o.Events.OnDropped = j.events().OnDropped
+		o.Recorder = j.recorder(loopmq.EventMessageDropped)
 	})
 	for name, option := range members {
 		c := brokertest.Connect(t, s.Addr, codec.V5, option, brokertest.ClientID(name), brokertest.With(codec.PropReceiveMaximum, 1))
@@ -178,9 +257,60 @@ func TestEventsOfDrops(t *testing.T) {
 	pub := brokertest.Connect(t, s.Addr, codec.V5)
 	pub.Publish("t/durable", "1", 1)
 	pub.Publish("t/durable", "2", 1)
-	j.expect(t, "dropped for durable: t/durable 2 qos1: queue_full")
+	j.expect(t, "message.dropped durable: t/durable 2 qos1 at qos1: queue_full")
 	for i := range 3 {
 		pub.Publish("t/in", fmt.Sprint(i), 1)
 	}
-	j.expect(t, "dropped for in memory: t/in 2 qos1: queue_full")
+	j.expect(t, "message.dropped in memory: t/in 2 qos1 at qos1: queue_full")
+	small := brokertest.Connect(t, s.Addr, codec.V5, brokertest.ClientID("small"), brokertest.With(codec.PropMaximumPacketSize, 100))
+	small.Subscribe("large", 0)
+	pub.Publish("large", strings.Repeat("x", 200), 2)
+	j.expect(t, "message.dropped small: large xxxxxxxx qos2 at qos0: packet_too_large")
+	group := brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("group"))
+	group.Subscribe("$share/g/group", 1)
+	group.Disconnect()
+	pub.Publish("group", "1", 1)
+	pub.Publish("group", "2", 1)
+	j.expect(t, "message.dropped: group 2 qos1 at qos1: queue_full")
+}
+
+// What nobody wants is not told.
+func TestEventsThatNobodyWants(t *testing.T) {
+	t.Parallel()
+	for k := range loopmq.NumEventKinds {
+		t.Run(loopmq.EventKind(k).String(), func(t *testing.T) {
+			t.Parallel()
+			s := brokertest.Start(t, func(o *loopmq.Options) {
+				o.Authenticator = passwords{}
+				o.Recorder = &loopmq.Recorder{
+					Wants: func(asked loopmq.EventKind) bool { return asked != loopmq.EventKind(k) },
+					Record: func(e *loopmq.Event, to []store.Event) ([]store.Event, bool) {
+						if e.Kind == loopmq.EventKind(k) {
+							t.Errorf("got %s", line(e))
+						}
+						return to, false
+					},
+				}
+			})
+			bad := brokertest.Dial(t, s.Addr, codec.V5)
+			bad.SendConnect(brokertest.Credentials("user", "wrong"))
+			bad.ExpectConnack(codec.BadUserNameOrPassword)
+			c := brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("c"), brokertest.Will("t", "w", 1, false))
+			c.Subscribe("t", 1)
+			c.Publish("t", "1", 1)
+			c.Acknowledge(c.ExpectPublish("t", "1"))
+			c.Unsubscribe("t")
+			other := brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("c"), brokertest.With(codec.PropMaximumPacketSize, 50))
+			other.Subscribe("u", 0)
+			other.Publish("u", strings.Repeat("x", 100), 1)
+			mustClose(t, s)
+		})
+	}
+}
+
+func mustClose(t *testing.T, s *brokertest.Server) {
+	t.Helper()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
 }

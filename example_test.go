@@ -127,14 +127,10 @@ func ExampleBroker_Subscribe() {
 // Clients connect over TCP; what happens to them is told by events.
 func ExampleBroker_Listen() {
 	events := make(chan string, 10)
-	broker, stop := start(loopmq.Options{Events: loopmq.Events{
-		OnConnected: func(c *loopmq.ClientInfo, sessionPresent bool) {
-			events <- fmt.Sprintf("%s connected, session present: %t", c.ClientID, sessionPresent)
-		},
-		OnDisconnected: func(c *loopmq.ClientInfo, reason codec.ReasonCode, _ error) {
-			events <- fmt.Sprintf("%s disconnected: 0x%02X", c.ClientID, byte(reason))
-		},
-	}})
+	broker, stop := start(loopmq.Options{Recorder: loopmq.OnEvent(func(e *loopmq.Event) {
+		// What e points to is valid during this call only.
+		events <- fmt.Sprintf("%s %s: 0x%02X", e.Client.ClientID, e.Kind, byte(e.ReasonCode))
+	}, loopmq.EventClientConnected, loopmq.EventClientDisconnected)})
 	defer stop()
 	addr, err := broker.Listen(loopmq.Listener{Address: "127.0.0.1:0"})
 	if err != nil {
@@ -145,8 +141,8 @@ func ExampleBroker_Listen() {
 	fmt.Println(<-events)
 	fmt.Println(<-events)
 	// Output:
-	// thermometer connected, session present: false
-	// thermometer disconnected: 0x00
+	// thermometer client.connected: 0x00
+	// thermometer client.disconnected: 0x00
 }
 
 // connectAndLeave is a client that connects, waits for the CONNACK, and disconnects.

@@ -135,7 +135,7 @@ func (c *Client) deliverLive(p *publication, d *delivery) {
 	f := c.flows()
 	if f.queue.Len() == 0 && f.out.CanSend() {
 		var e *store.Entry
-		if d.group != nil {
+		if d.group != nil || c.loop.b.wants(EventMessageAcked) {
 			e = entryOf(p, d)
 		}
 		packetID := f.out.Send(d.qos, e)
@@ -149,7 +149,7 @@ func (c *Client) deliverLive(p *publication, d *delivery) {
 		if reason != metrics.DropOutputFull {
 			f.out.Finish(packetID) // it has had its Packet Identifier
 			c.loop.drop(p, d, reason)
-			if reason == metrics.DropNotAuthorized && e != nil {
+			if reason == metrics.DropNotAuthorized && d.group != nil {
 				c.passOn(e)
 			}
 			return
@@ -198,7 +198,11 @@ func (c *Client) deliverStored(p *publication, d *delivery) {
 		m.MessagesQueued[d.qos].Inc()
 		return
 	case next && !f.behind && d.qos > 0 && d.qos <= c.settings.maximumQoS && f.out.CanSendNumber(n):
-		packetID := f.out.SendNumber(n, d.qos, nil)
+		var e *store.Entry
+		if c.loop.b.wants(EventMessageAcked) {
+			e = entryOf(p, d)
+		}
+		packetID := f.out.SendNumber(n, d.qos, e)
 		f.out.Weigh(len(p.payload))
 		reason, ok := c.send(p, d, packetID, false)
 		if ok {
@@ -276,7 +280,7 @@ func (c *Client) advanceLive() {
 			return
 		}
 		p.set(e.Message)
-		packetID := f.out.Send(e.QoS, keepShared(e))
+		packetID := f.out.Send(e.QoS, c.keeps(e))
 		f.out.Weigh(len(p.payload))
 		d := deliveryOf(c, e)
 		reason, ok := c.send(&p, &d, packetID, false)
@@ -298,10 +302,11 @@ func (c *Client) advanceLive() {
 	}
 }
 
-// keepShared returns what the window must keep of e: all of a message of a
-// shared subscription, since another member may have to get it.
-func keepShared(e *store.Entry) *store.Entry {
-	if e.ShareName != "" {
+// keeps returns what the window must keep of e: all of a message of a shared
+// subscription, since another member may have to get it, and of those whose
+// acknowledgement is to be told of.
+func (c *Client) keeps(e *store.Entry) *store.Entry {
+	if e.ShareName != "" && !c.session.durable || c.loop.b.wants(EventMessageAcked) {
 		return e
 	}
 	return nil
@@ -341,7 +346,7 @@ func (c *Client) sendEntry(e *store.Entry) bool {
 		if !f.out.CanSendNumber(e.Number) {
 			return false
 		}
-		packetID = f.out.SendNumber(e.Number, d.qos, nil)
+		packetID = f.out.SendNumber(e.Number, d.qos, c.keeps(e))
 		f.out.Weigh(len(p.payload))
 	}
 	reason, ok := metrics.DropReason(0), true
@@ -549,15 +554,13 @@ func (c *Client) sent(p *publication, d *delivery, packetID uint16, again bool) 
 	if p.received != 0 && l.m.PublishToDeliver.Sample() {
 		l.observe(p.received)
 	}
-	if f := l.b.opts.Events.OnDelivered; f != nil {
-		f(&c.info, p.view())
+	if l.b.wants(EventMessageDelivered) {
+		c.recordDelivered(p, d, packetID, again)
 	}
 }
 
 // dropQueued counts an entry that was queued and is not delivered.
 func (l *loop) dropQueued(p *publication, d *delivery, reason metrics.DropReason) {
 	l.m.QueueDropped[d.qos][reason].Inc()
-	if f := l.b.opts.Events.OnDropped; f != nil {
-		f(d.session.id.ClientID, p.view(), reason.String())
-	}
+	l.recordDropped(p, d, reason)
 }

@@ -10,20 +10,22 @@ import (
 
 // commitAgain is for a message that must reach all subscribers in one step, and was
 // matched before subscriptions were added at other instances: it is matched again.
-func (l *loop) commitAgain(p *publication, stale *store.Op, deliveries []delivery, done waiter) {
-	for i := range deliveries {
-		if d := &deliveries[i]; d.session == nil && i < len(stale.Targets) {
+func (l *loop) commitAgain(p *publication, stale *store.Op, u *commitUnderWay) {
+	for i := range u.deliveries {
+		if d := &u.deliveries[i]; d.session == nil && i < len(stale.Targets) {
 			l.b.groups.release(d.sharedFilter(), p.size())
 		}
 	}
+	p.recorded = true
 	r := l.route(p, true)
+	r.events = u.events
 	r.op.Session, r.op.Epoch, r.op.PacketID, r.op.WillOf = stale.Session, stale.Epoch, stale.PacketID, stale.WillOf
 	if !r.op.Retain {
 		// It has been matched with all that was there after it had arrived, and must not
 		// wait for ever when many subscribe.
 		r.op.Additions = 0
 	}
-	l.commitFirst(p, &r, done)
+	l.commitFirst(p, &r, u.done)
 }
 
 // commitRest is for a message that has been stored, but not for all: what has still

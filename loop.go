@@ -41,6 +41,7 @@ type loop struct {
 	drained                       []func()                       // called when the last client has gone and all is committed
 
 	retryTimer eventloop.Timer
+	eventDone  doneFunc // eventCommitted; made once, so that an event doesn't allocate it
 
 	// Scratch, so that a packet costs no allocation.
 	packets    packets
@@ -55,6 +56,7 @@ type loop struct {
 	mounted    []byte // its topic behind a mount point
 	serial     uint64
 	stashes    [][]byte // free small buffers for partial packets
+	recording  recording
 
 	scratchDue  func() // clearScratch
 	scratchHigh int    // how much of it was used in this turn, 0: little
@@ -85,6 +87,7 @@ func newLoop(b *Broker, el *eventloop.Loop, m *metrics.Loop) *loop {
 		merged:  make(map[*Session]int),
 	}
 	l.outboxesDue, l.scratchDue = l.pushOutboxes, l.clearScratch
+	l.eventDone = l.eventCommitted
 	l.commits = newCommitter(l)
 	l.retryTimer.Init(l)
 	l.strategy = b.opts.SharedSubscriptionStrategy.trie()

@@ -90,9 +90,7 @@ func (b *Broker) loopOf(key []byte) *loop {
 func (l *loop) publishOwn(by *ClientInfo, p *publication, done func(matched int, err error)) {
 	l.m.MessagesReceived[p.qos].Inc()
 	p.received = l.el.Nanotime()
-	if f := l.b.opts.Events.OnPublished; f != nil {
-		f(by, p.view())
-	}
+	p.client, p.awaited = by, done != nil
 	r := l.route(p, false)
 	if !r.commit && !r.forward && !r.op.Retain {
 		if done != nil {

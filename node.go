@@ -284,9 +284,7 @@ func (n node) yield(clientID string, epoch uint64, cleanStart bool, to string) {
 		if old := s.client.Load(); old != nil && old.loop == l && old.epoch < epoch {
 			old.takenOver = &takeover{cleanStart: cleanStart}
 			old.disconnect(codec.SessionTakenOver, errTakenOver)
-			if f := b.opts.Events.OnSessionTakenOver; f != nil {
-				f(clientID)
-			}
+			l.recordClient(EventSessionTakenOver, &old.info, codec.SessionTakenOver, "")
 			if s.durable && !cleanStart {
 				s.movedTo(to, epoch, false)
 			}
@@ -324,6 +322,7 @@ func (n node) Released(clientID string, epoch uint64) {
 // Dead implements [store.Node].
 func (n node) Dead(instance string) {
 	n.releasedBy(func(_ string, w *releaseWait) bool { return w.instance == instance })
+	n.b.recordNode(EventNodeDown, instance, "dead")
 	n.b.scheduler.nudge()
 	n.b.lookAtGroups()
 }

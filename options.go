@@ -51,8 +51,6 @@ type Options struct {
 	Authorizer Authorizer
 	// Settings are what the clients of listeners may do that have none of their own.
 	Settings Settings
-	// Events are called as things happen.
-	Events Events
 	// Recorder learns of events as they happen; nil: nobody does.
 	Recorder *Recorder
 

@@ -28,6 +28,11 @@ type publication struct {
 	// is tried again if that fails.
 	afterCommit bool
 	sys         bool // the broker's own, about this process
+
+	client   *ClientInfo // of its publisher, for events; nil: not known
+	will     bool        // a Will Message
+	awaited  bool        // somebody waits until it is stored what ever its QoS is
+	recorded bool        // its events were told
 }
 
 // smallMessage is the size up to which a kept message is one object with its bytes.
@@ -70,7 +75,12 @@ func (p *publication) set(m *store.Message) {
 func (p *publication) size() int { return len(p.topic) + len(p.payload) + len(p.properties) }
 
 func (p *publication) view() *MessageView {
-	return &MessageView{
+	v := p.asView()
+	return &v
+}
+
+func (p *publication) asView() MessageView {
+	return MessageView{
 		TopicName: p.topic, Payload: p.payload, QoS: p.qos, Retain: p.retain, Expiry: p.expiry, PublisherID: p.publisherID,
 		properties: p.properties,
 	}

@@ -107,9 +107,7 @@ func ackType(qos byte) codec.PacketType {
 
 // publishAllowed passes on what a client may publish.
 func (l *loop) publishAllowed(c *Client, p *publication, packetID uint16) {
-	if f := l.b.opts.Events.OnPublished; f != nil {
-		f(&c.info, p.view())
-	}
+	p.client = &c.info
 	hold := p.qos == 2 && c.session.durable
 	if p.qos == 2 {
 		p.publisher, p.packetID = c, packetID
@@ -124,7 +122,7 @@ func (l *loop) publishAllowed(c *Client, p *publication, packetID uint16) {
 		if hold {
 			r.op.Session, r.op.Epoch, r.op.PacketID = c.session.id, c.epoch, packetID
 		}
-		if l.b.opts.AcknowledgeEarly {
+		if l.b.opts.AcknowledgeEarly && !r.waits {
 			l.commit(p, &r, c.disconnectIfFenced)
 			c.acknowledge(ackType(p.qos), packetID, reason)
 			break

@@ -14,6 +14,7 @@ type commitUnderWay struct {
 	received    int64
 	deliveries  []delivery // part of the commit's
 	groups      []store.GroupID
+	events      []store.Event // part of the commit's
 	retained    uint64
 	afterCommit bool
 	packetID    uint16
@@ -68,10 +69,11 @@ func (c *commit) publish(l *loop, p *publication, r *routed, done waiter) {
 	c.deliveries = append(c.deliveries, l.routed...)
 	op := c.add(&r.op, nil)
 	op.Targets = c.targets[targets:len(c.targets):len(c.targets)]
+	events := c.enqueue(r.events, l.eventDone, true)
 	c.publications = append(c.publications, commitUnderWay{
 		index: index, from: p.from, publisher: p.publisher, received: p.received,
 		deliveries: c.deliveries[deliveries:len(c.deliveries):len(c.deliveries)],
-		groups:     r.groups, retained: r.retained,
+		groups:     r.groups, events: events, retained: r.retained,
 		afterCommit: p.afterCommit, packetID: p.packetID, done: done,
 	})
 }
@@ -82,7 +84,7 @@ func (l *loop) publicationCommitted(u *commitUnderWay, op *store.Op, err error) 
 	p.set(op.Message)
 	p.from, p.received, p.afterCommit, p.publisher, p.packetID = u.from, u.received, u.afterCommit, u.publisher, u.packetID
 	if err == nil && op.Result == store.Stale {
-		l.commitAgain(p, op, u.deliveries, u.done)
+		l.commitAgain(p, op, u)
 		return
 	}
 	left := l.membersLeft(op, u.deliveries, err)

@@ -374,16 +374,6 @@ func (s *Session) forget(b *Broker) (first bool) {
 	return first
 }
 
-// end is forget for a session that ends here. Only the first call does anything.
-func (s *Session) end(b *Broker) {
-	if !s.forget(b) {
-		return
-	}
-	if f := b.opts.Events.OnSessionTerminated; f != nil {
-		f(s.id.ClientID)
-	}
-}
-
 func isShared(topicFilter string) bool {
 	return len(topicFilter) > 7 && topicFilter[:7] == "$share/"
 }

@@ -69,6 +69,7 @@ func (b *Broker) joinAnew() bool {
 		b.forgetAll()
 	}
 	b.storeAnswered(nil)
+	b.recordNode(EventNodeUp, b.owner(), "")
 	b.log.Info("instance_joined", "instance", b.owner())
 	return true
 }

@@ -15,6 +15,10 @@ type routed struct {
 	// scratch.
 	commit, forward bool
 	op              store.Op
+	// events go into outboxes in the step of op. They are the loop's scratch.
+	events []store.Event
+	// waits: the acknowledgement waits for that, also with Options.AcknowledgeEarly.
+	waits bool
 	// groups are the shared subscriptions that matched. Only with a cluster.
 	groups []store.GroupID
 	// retained is the serial of the change of the retained message, if op.Retain.
@@ -32,6 +36,8 @@ type routed struct {
 func (l *loop) route(p *publication, force bool) (r routed) {
 	l.serial++
 	p.serial = l.serial
+	r.waits = l.recordPublished(p)
+	force = force || r.waits && (p.qos > 0 || p.awaited)
 	if l.b.cluster != nil && p.qos > 0 && !p.sys && !l.b.cluster.member().Alone() && !l.b.withoutStore() {
 		// What other instances subscribed to shows in the commit.
 		force = true
@@ -101,6 +107,11 @@ func (l *loop) route(p *publication, force bool) (r routed) {
 	if r.commit || r.forward || r.op.Retain {
 		r.op.Message = p.keep()
 		r.op.Targets = l.targets
+	}
+	if r.commit {
+		r.events = l.recording.published
+	} else {
+		l.commits.enqueue(l.recording.published)
 	}
 	l.scratchUsed()
 	return r
@@ -225,9 +236,7 @@ func (l *loop) dispatch(p *publication, d *delivery) {
 // drop counts a delivery that does not take place.
 func (l *loop) drop(p *publication, d *delivery, reason metrics.DropReason) {
 	l.m.MessagesDropped[d.qos][reason].Inc()
-	if f := l.b.opts.Events.OnDropped; f != nil && d.session != nil {
-		f(d.session.id.ClientID, p.view(), reason.String())
-	}
+	l.recordDropped(p, d, reason)
 }
 
 // dropGone drops a delivery to a client that has left. One of a shared

@@ -144,7 +144,7 @@ func (s *scheduler) wills(now time.Time) (ok bool) {
 	failed := 0
 	returned := s.onLoop(func(l *loop) {
 		for i := range wills {
-			l.publishWill(&wills[i], func(op *store.Op, err error) {
+			l.publishWill(&wills[i], nil, func(op *store.Op, err error) {
 				if err != nil || op.Result == store.Full {
 					failed++
 				}
@@ -168,7 +168,7 @@ func (s *scheduler) sessions(now time.Time) (ok bool) {
 			if known == nil || known.id != expired[i].ID {
 				known = &Session{id: expired[i].ID, durable: true}
 			}
-			l.tryEndSession(known, expired[i].Epoch, func(op *store.Op, err error) {
+			l.tryEndSession(known, expired[i].Epoch, &ClientInfo{ClientID: expired[i].ID.ClientID}, func(op *store.Op, err error) {
 				switch {
 				case err != nil:
 					failed++

@@ -150,7 +150,7 @@ func TestSessionExpiry(t *testing.T) {
 	t.Parallel()
 	ended := make(chan string, 8)
 	s, clock := startWithClock(t, func(o *loopmq.Options) {
-		o.Events.OnSessionTerminated = func(clientID string) { ended <- clientID }
+		o.Recorder = loopmq.OnEvent(func(e *loopmq.Event) { ended <- e.Client.ClientID }, loopmq.EventSessionTerminated)
 	})
 	expiring := func(id string, seconds int) *brokertest.Client {
 		c := brokertest.Connect(t, s.Addr, codec.V5, brokertest.ClientID(id), brokertest.Resume, brokertest.With(codec.PropSessionExpiryInterval, seconds))

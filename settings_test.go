@@ -470,7 +470,7 @@ func TestMountPoint(t *testing.T) {
 	t.Parallel()
 	events := make(chan string, 64)
 	s, addr := startWith(t, loopmq.Settings{MountPoint: "in/side/"}, func(o *loopmq.Options) {
-		o.Events.OnPublished = func(_ *loopmq.ClientInfo, m *loopmq.MessageView) { events <- string(m.TopicName) }
+		o.Recorder = loopmq.OnEvent(func(e *loopmq.Event) { events <- string(e.Message.TopicName) }, loopmq.EventMessagePublished)
 	})
 	for _, v := range versions {
 		outside := brokertest.Connect(t, s.Addr, v)

@@ -134,9 +134,6 @@ func (c *Client) subscribeAllowed(s *subscribing) {
 			continue
 		}
 		op.Subscriptions = append(op.Subscriptions, *sub)
-		if f := b.opts.Events.OnSubscribed; f != nil {
-			f(&c.info, sub.TopicFilter, sub.Options)
-		}
 	}
 	s.serial = b.retainedSerial.Load()
 	switch {
@@ -169,6 +166,8 @@ func (c *Client) subscribeAllowed(s *subscribing) {
 		case c.state != stateConnected:
 			if err != nil || op.Result != store.Done {
 				b.resync(c.loop, c.session.id)
+			} else {
+				c.recordSubscribed(s)
 			}
 		case err != nil:
 			b.resync(c.loop, c.session.id)
@@ -184,6 +183,7 @@ func (c *Client) subscribeAllowed(s *subscribing) {
 
 // subscribed answers a SUBSCRIBE and sends the retained messages.
 func (c *Client) subscribed(s *subscribing) {
+	c.recordSubscribed(s)
 	p := codec.Suback{PacketID: s.packetID, ReasonCodes: s.reasons}
 	if c.info.ProtocolVersion != codec.V5 {
 		for i, r := range s.reasons {
@@ -245,11 +245,9 @@ func (c *Client) unsubscribe(p *codec.Unsubscribe) {
 		}
 		c.endReplay(f)
 		op.Subscriptions = append(op.Subscriptions, store.Subscription{TopicFilter: f})
-		if ev := b.opts.Events.OnUnsubscribed; ev != nil {
-			ev(&c.info, f)
-		}
 	}
 	if !c.session.durable || len(op.Subscriptions) == 0 {
+		c.recordUnsubscribed(op.Subscriptions)
 		c.unsubscribed(&ack)
 		return
 	}
@@ -258,6 +256,8 @@ func (c *Client) unsubscribe(p *codec.Unsubscribe) {
 		case c.state != stateConnected:
 			if err != nil || op.Result != store.Done {
 				b.resync(c.loop, c.session.id)
+			} else {
+				c.recordUnsubscribed(op.Subscriptions)
 			}
 		case err != nil:
 			b.resync(c.loop, c.session.id)
@@ -266,6 +266,7 @@ func (c *Client) unsubscribe(p *codec.Unsubscribe) {
 			b.resync(c.loop, c.session.id)
 			c.disconnect(codec.SessionTakenOver, errTakenOver)
 		default:
+			c.recordUnsubscribed(op.Subscriptions)
 			c.unsubscribed(&ack)
 		}
 	})

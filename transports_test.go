@@ -267,7 +267,7 @@ func TestProxy_Balancers(t *testing.T) {
 	addresses := make(chan string, 16)
 	s := brokertest.Start(t, func(o *loopmq.Options) {
 		o.Logger = slog.New(slog.NewTextHandler(log, nil))
-		o.Events = loopmq.Events{OnConnected: func(c *loopmq.ClientInfo, _ bool) { addresses <- c.RemoteAddr().String() }}
+		o.Recorder = loopmq.OnEvent(func(e *loopmq.Event) { addresses <- e.Client.RemoteAddr().String() }, loopmq.EventClientConnected)
 	})
 	trusted := []netip.Prefix{netip.MustParsePrefix("127.0.0.2/32")} // the balancers connect from there
 	plain := mustListen(t, s, loopmq.Listener{ProxyProtocol: trusted})

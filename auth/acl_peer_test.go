@@ -262,7 +262,7 @@ func TestMosquittoClients(t *testing.T) {
 	s := brokertest.Start(t, func(o *loopmq.Options) {
 		o.Authenticator = NewChain(Options{}, Step{Method: file})
 		o.Authorizer = acl
-		o.Events.OnSubscribed = func(*loopmq.ClientInfo, string, codec.SubscriptionOptions) { subscribed <- struct{}{} }
+		o.Recorder = loopmq.OnEvent(func(*loopmq.Event) { subscribed <- struct{}{} }, loopmq.EventSessionSubscribed)
 	})
 	_, port, err := net.SplitHostPort(s.Addr)
 	if err != nil {

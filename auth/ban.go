@@ -327,24 +327,17 @@ func (b *Bans) enforce() {
 	}
 }
 
-// Watch adds to a broker's Events what Bans has to see of it: who connected while it
-// was banned, and who disconnects too often.
-func (b *Bans) Watch(e *loopmq.Events) {
-	connected, disconnected := e.OnConnected, e.OnDisconnected
-	e.OnConnected = func(c *loopmq.ClientInfo, sessionPresent bool) {
-		if b.banned(c) {
+// Recorder is what Bans has to see of a broker: who connected while it was banned, and
+// who disconnects too often.
+func (b *Bans) Recorder() *loopmq.Recorder {
+	return loopmq.OnEvent(func(e *loopmq.Event) {
+		switch {
+		case e.Kind == loopmq.EventClientDisconnected:
+			b.disconnected(e.Client, e.ReasonCode)
+		case b.banned(e.Client):
 			b.recheck()
 		}
-		if connected != nil {
-			connected(c, sessionPresent)
-		}
-	}
-	e.OnDisconnected = func(c *loopmq.ClientInfo, reason codec.ReasonCode, err error) {
-		b.disconnected(c, reason)
-		if disconnected != nil {
-			disconnected(c, reason, err)
-		}
-	}
+	}, loopmq.EventClientConnected, loopmq.EventClientDisconnected)
 }
 
 // disconnected counts the end of a connection, on its loop.

@@ -257,7 +257,7 @@ func startWithBans(t *testing.T, o BansOptions) (*Bans, *brokertest.Server) {
 	b := mustBans(t, o)
 	s := brokertest.Start(t, func(o *loopmq.Options) {
 		o.Authenticator = b.Authenticator(NewChain(Options{}, Step{Method: onePassword{}}))
-		b.Watch(&o.Events)
+		o.Recorder = b.Recorder()
 	})
 	b.Enforce(s.Broker)
 	return b, s
@@ -324,7 +324,7 @@ func TestBannedWhileConnecting(t *testing.T) {
 		p := slowPassword{asked: make(chan struct{}), goOn: make(chan struct{})}
 		s := brokertest.Start(t, func(o *loopmq.Options) {
 			o.Authenticator = b.Authenticator(NewChain(Options{}, Step{Method: p}))
-			b.Watch(&o.Events)
+			o.Recorder = b.Recorder()
 		})
 		b.Enforce(s.Broker)
 		c := brokertest.Dial(t, s.Addr, codec.V5)

@@ -96,7 +96,7 @@ func TestCertificateBroker(t *testing.T) {
 	connected := make(chan string, 1)
 	s := brokertest.Start(t, func(o *loopmq.Options) {
 		o.Authenticator = NewChain(Options{Logger: discard}, Step{Method: method})
-		o.Events.OnConnected = func(c *loopmq.ClientInfo, _ bool) { connected <- c.Username }
+		o.Recorder = loopmq.OnEvent(func(e *loopmq.Event) { connected <- e.Client.Username }, loopmq.EventClientConnected)
 	})
 	addr, err := s.Broker.Listen(loopmq.Listener{Address: "127.0.0.1:0", TLS: &tls.Config{
 		Certificates: []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: testKeys.p384}},

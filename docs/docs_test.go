@@ -142,7 +142,9 @@ func fields(v any) (names []string) {
 func TestOptionsAreExplained(t *testing.T) {
 	mentions(t, "docs/limits.md", fields(loopmq.Limits{})...)
 	mentions(t, "docs/library.md", fields(loopmq.Options{})...)
-	mentions(t, "docs/library.md", fields(loopmq.Events{})...)
+	for k := range loopmq.NumEventKinds {
+		mentions(t, "docs/library.md", loopmq.EventKind(k).String())
+	}
 }
 
 // Each $SYS topic that sys.go publishes is listed, and each that is listed is published.

@@ -210,6 +210,13 @@ func (o *Outbound) State(packetID uint16) State {
 	return o.ring[n&uint64(len(o.ring)-1)].state
 }
 
+// Entry returns the entry that packetID was sent with. REQUIRES: State(packetID) is not
+// Unknown.
+func (o *Outbound) Entry(packetID uint16) *store.Entry {
+	n, _ := o.number(packetID)
+	return o.ring[n&uint64(len(o.ring)-1)].entry
+}
+
 // Finish ends the handshake of packetID (PUBACK, PUBCOMP, or a PUBREC with an
 // error) and returns the message's number and the entry it was sent with.
 // REQUIRES: State(packetID) is not Unknown.

@@ -40,7 +40,7 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 	}
 	defer who.close()
 	if who.bans != nil {
-		who.bans.Watch(&options.Events)
+		options.Recorder = who.bans.Recorder()
 	}
 	listeners, err := listenersOf(c, who)
 	if err != nil {
