@@ -348,7 +348,7 @@ func (c *Client) claim() {
 		Limits:                c.settings.limits.queueLimits(int(c.receiveMaximum)),
 		Will:                  k.will,
 		Connection: store.Connection{
-			Username: c.info.Username, Address: c.conn.RemoteAddr().String(), Listener: c.info.Listener,
+			Username: c.info.Username, Address: c.info.address(), Listener: c.info.Listener,
 			ProtocolVersion: c.info.ProtocolVersion, KeepAlive: k.keepAlive, CleanStart: k.cleanStart, Since: c.loop.now(),
 		},
 	}

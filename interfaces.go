@@ -155,6 +155,14 @@ func (c *ClientInfo) RemoteAddr() net.Addr {
 	return c.conn.RemoteAddr()
 }
 
+// address is RemoteAddr as text, empty if there is none.
+func (c *ClientInfo) address() string {
+	if a := c.RemoteAddr(); a != nil {
+		return a.String()
+	}
+	return ""
+}
+
 // TLSState returns what the TLS handshake of the client's connection agreed on, with its
 // certificates, or nil if there was none. It makes a new one each time.
 func (c *ClientInfo) TLSState() *tls.ConnectionState {
