@@ -30,6 +30,7 @@ func (c *Config) check() {
 		}
 		webhooks[name] = i
 	}
+	c.checkDoor(&c.HTTP.Listener, "http")
 	c.checkAdmin()
 }
 
@@ -41,6 +42,11 @@ func (c *Config) checkListener(l *Listener, at string, names map[string]int, i i
 		c.wrong(at+".name", fmt.Sprintf("%q: %s has the same name: allowed: a name of its own", l.Name, element("listeners", first)))
 	}
 	names[l.Name] = i
+	c.checkDoor(l, at)
+}
+
+// checkDoor looks at who may come in by a listener.
+func (c *Config) checkDoor(l *Listener, at string) {
 	if l.TLS != nil && l.Address != Off {
 		c.checkTLS(l.TLS, at+".tls")
 	}
@@ -104,7 +110,7 @@ func (c *Config) checkTLS(t *TLS, at string) {
 }
 
 // reserved are the other attributes of the log line that says where listeners are.
-var reserved = map[string]bool{"time": true, "level": true, "msg": true, "version": true, "admin": true, "admin_socket": true}
+var reserved = map[string]bool{"time": true, "level": true, "msg": true, "version": true, "admin": true, "admin_socket": true, "http": true}
 
 // choice is an element of a list that is one of several sections.
 type choice[T any] interface {

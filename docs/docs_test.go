@@ -354,7 +354,7 @@ func serve(t *testing.T) (tcp, admin string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(path, "serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--admin", "127.0.0.1:0", "--log-format", "json",
+	cmd := exec.Command(path, "serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "json",
 		"--store", "pebble:"+t.TempDir())
 	log, err := cmd.StderrPipe()
 	if err != nil {

@@ -102,6 +102,13 @@ type Set struct {
 	Auth Auth
 	// AdminRefused counts requests to the admin listener that were refused, by reason.
 	AdminRefused [NumAdminReasons]*Count
+	// HTTPRequests counts requests to the HTTP listener.
+	HTTPRequests *Count
+	// HTTPRefused counts those that were refused, by reason.
+	HTTPRefused [NumHTTPReasons]*Count
+	// HTTPUnderWay and HTTPIdentities go down as well as up: requests that are being
+	// answered, and callers that are known.
+	HTTPUnderWay, HTTPIdentities *Count
 }
 
 // New returns a Set for a Broker with the given number of event loops (at

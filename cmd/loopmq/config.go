@@ -31,6 +31,7 @@ Flags:
   --wss ADDR             MQTT over WebSocket and TLS, the same as --tls (default off)
   --certificate FILE     the server's certificate, PEM, for --tls and --wss
   --key FILE             its key
+  --http ADDR            the HTTP API, as host:port, or "off" (default 127.0.0.1:8080)
   --admin ADDR           /metrics, /livez, /readyz and /health, as host:port, or "off"
                          (default 127.0.0.1:8081)
   --allow-anonymous      allow addresses that are not loopback, though nobody has to
@@ -67,6 +68,7 @@ var paths = map[string]string{
 	"wss":              "@wss",
 	"certificate":      "@.certificate",
 	"key":              "@.key",
+	"http":             "http.address",
 	"admin":            "admin.address",
 	"allow-anonymous":  "allow_anonymous",
 	"store":            "store",

@@ -85,7 +85,8 @@ func fileProblems(c *config.Config) (problems []string) {
 	defer who.close()
 	_, err = listenersOf(c, who)
 	_, wrong := newFront().admin(c, who, metrics.New(1), log)
-	if err = errors.Join(err, wrong); err == nil {
+	_, wrongToo := httpOf(c, who)
+	if err = errors.Join(err, wrong, wrongToo); err == nil {
 		return nil
 	}
 	for problem := range strings.Lines(err.Error()) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"loopmq"
+	httpbridge "loopmq/bridges/http"
 	"loopmq/config"
 	"loopmq/rate"
 	"loopmq/store"
@@ -140,17 +141,30 @@ func listenersOf(c *config.Config, who *identity) ([]loopmq.Listener, error) {
 			continue
 		}
 		var err error
-		if listeners[i], err = listenerOf(c, i, who); err != nil {
+		if listeners[i], err = listenerOf(c, &c.Listeners[i], fmt.Sprintf("listeners[%d]", i), who); err != nil {
 			wrong = append(wrong, err)
 		}
 	}
 	return listeners, errors.Join(wrong...)
 }
 
-// listenerOf returns what a configuration says of the listener at an index. The
-// files that it names are who's to read again.
-func listenerOf(c *config.Config, i int, who *identity) (l loopmq.Listener, err error) {
-	said, at := &c.Listeners[i], fmt.Sprintf("listeners[%d]", i)
+// httpOf returns what the HTTP listener listens with; nil: it is off.
+func httpOf(c *config.Config, who *identity) (*httpbridge.Options, error) {
+	h := &c.HTTP
+	if h.Address == off {
+		return nil, nil
+	}
+	l, err := listenerOf(c, &h.Listener, "http", who)
+	return &httpbridge.Options{
+		Settings: l.Settings, TLS: l.TLS, ProxyProtocol: h.ProxyProtocol, Forwarders: h.Forwarders, Origins: h.Origins, Hosts: h.Hosts,
+		Connections: h.Connections, Requests: h.Requests, HeaderBytes: h.HeaderSize, BodyBytes: h.BodySize, BodiesBytes: h.BodiesSize,
+		BulkMessages: h.BulkMessages, Timeout: h.Timeout, IdempotencyWindow: h.IdempotencyWindow, Identities: h.Identities, IdentityTTL: h.IdentityTTL,
+	}, err
+}
+
+// listenerOf returns what a configuration says of the listener at a key. The files
+// that it names are who's to read again.
+func listenerOf(c *config.Config, said *config.Listener, at string, who *identity) (l loopmq.Listener, err error) {
 	settings := settingsOf(&said.Settings, &c.Settings)
 	methods := "authentication"
 	if len(said.Authentication) > 0 {

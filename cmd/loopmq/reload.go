@@ -18,6 +18,7 @@ type reloader struct {
 	broker     *loopmq.Broker
 	identity   *identity
 	admin      *httpbridge.Admin
+	http       *httpbridge.Bridge // nil: it is off
 	level      *slog.LevelVar
 	log        *slog.Logger
 }
@@ -53,6 +54,9 @@ func (r *reloader) reload() {
 	}
 	apply(r.broker)
 	r.admin.SetAccess(access)
+	if r.http != nil {
+		r.http.Forget()
+	}
 	r.current = next
 	r.level.Set(min(r.level.Level(), next.Log.Level)) // The next line is to be seen, if either level shows it.
 	r.log.Info("reload", "changed", changed, "need_restart", restart)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"loopmq"
+	httpbridge "loopmq/bridges/http"
 	"loopmq/config"
 	"loopmq/metrics"
 	"loopmq/redisstore"
@@ -43,7 +44,8 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 		options.Recorder = who.bans.Recorder()
 	}
 	listeners, err := listenersOf(c, who)
-	if err != nil {
+	web, wrong := httpOf(c, who)
+	if err = errors.Join(err, wrong); err != nil {
 		return err
 	}
 	f := newFront()
@@ -80,7 +82,7 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 		options.AcknowledgeEarly, options.ServeWithoutStore = r.AcknowledgesEarly(), r.Degraded()
 	}
 	r := &reloader{invocation: i, started: c, current: c, identity: who, admin: admin, level: level, log: logger}
-	err = serveFrom(ctx, c, options, listeners, r, f, hangups, adminAt)
+	err = serveFrom(ctx, c, options, listeners, web, r, f, hangups, adminAt)
 	return first(err, st.Close())
 }
 
@@ -93,7 +95,7 @@ func newLogger(c *config.Config, level slog.Leveler, w io.Writer) *slog.Logger {
 }
 
 // serveFrom runs a broker on an open store.
-func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, listeners []loopmq.Listener, r *reloader, f *front, hangups <-chan os.Signal, adminAt []any) error {
+func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, listeners []loopmq.Listener, web *httpbridge.Options, r *reloader, f *front, hangups <-chan os.Signal, adminAt []any) error {
 	broker, err := loopmq.New(options)
 	if err != nil {
 		return err
@@ -103,7 +105,7 @@ func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, li
 	broker.Metrics().Gauge(fmt.Sprintf("loopmq_build_info{version=%q}", version), func() float64 { return 1 })
 	bound := []any{"version", version}
 	if err := broker.Start(); err != nil {
-		return first(err, stop(broker, c.Drain.Grace))
+		return first(err, stop(nil, broker, c.Drain.Grace))
 	}
 	r.identity.enforce(broker)
 	for i := range c.Listeners {
@@ -116,15 +118,30 @@ func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, li
 				// Nobody asked for it: a second broker on a machine starts without.
 				options.Logger.Warn("listener_off", "name", l.Name, "error", err, "advice", "set --"+l.Name+" to another address, or to off")
 			case err != nil:
-				return first(fmt.Errorf("%s: %w", named(c, key, "--"+l.Name), err), stop(broker, c.Drain.Grace))
+				return first(fmt.Errorf("%s: %w", named(c, key, "--"+l.Name), err), stop(nil, broker, c.Drain.Grace))
 			default:
 				address = addr.String()
 			}
 		}
 		bound = append(bound, l.Name, address)
 	}
+	httpAddress := off
+	if web != nil {
+		web.Broker, web.Logger = broker, options.Logger
+		r.http = httpbridge.New(*web)
+		addr, err := r.http.Start(c.HTTP.Address)
+		switch {
+		case errors.Is(err, syscall.EADDRINUSE) && c.Source("http.address") == (config.Source{}):
+			options.Logger.Warn("listener_off", "name", "http", "error", err, "advice", "set --http to another address, or to off")
+			r.http = nil
+		case err != nil:
+			return first(fmt.Errorf("%s: %w", named(c, "http.address", "--http"), err), stop(nil, broker, c.Drain.Grace))
+		default:
+			httpAddress = addr.String()
+		}
+	}
 	f.serving()
-	options.Logger.Info("listening", append(bound, adminAt...)...)
+	options.Logger.Info("listening", append(append(bound, "http", httpAddress), adminAt...)...)
 
 	for ctx.Err() == nil {
 		select {
@@ -137,10 +154,10 @@ func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, li
 	// known rate. So the grace time is for what comes after it.
 	drain := &r.current.Drain
 	if err := broker.Drain(context.Background(), drainOf(drain)); err != nil {
-		return first(err, stop(broker, drain.Grace))
+		return first(err, stop(r.http, broker, drain.Grace))
 	}
 	options.Logger.Info("shutdown", "grace", drain.Grace)
-	return stop(broker, drain.Grace)
+	return stop(r.http, broker, drain.Grace)
 }
 
 // named returns how an operator knows a value: by the place where it was set, or by
@@ -156,10 +173,14 @@ func named(c *config.Config, key, flag string) string {
 	return s.String()
 }
 
-// stop shuts the broker down; /readyz fails from here on.
-func stop(broker *loopmq.Broker, grace time.Duration) error {
+// stop shuts the broker down; /readyz fails from here on. Requests to web, which may
+// be nil, are answered before.
+func stop(web *httpbridge.Bridge, broker *loopmq.Broker, grace time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
+	if web != nil {
+		_ = web.Shutdown(ctx) // If time is up, the broker says so.
+	}
 	if err := broker.Shutdown(ctx); err != nil {
 		return fmt.Errorf("shut down within --grace %v: %w", grace, err)
 	}

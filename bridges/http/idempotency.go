@@ -1,0 +1,6 @@
+package httpbridge
+
+import "sync"
+
+// keysInUse are the Idempotency-Keys of requests under way.
+type keysInUse struct{ all sync.Map }

@@ -1,0 +1,181 @@
+package httpbridge
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"hash"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/sync/singleflight"
+
+	"loopmq"
+	"loopmq/codec"
+	"loopmq/metrics"
+)
+
+// identities are callers that were authenticated lately, by what they showed.
+type identities struct {
+	known   *lru.Cache[identityKey, known]
+	asking  singleflight.Group
+	ttl     time.Duration
+	hashers sync.Pool
+}
+
+// identityKey is a keyed hash of all that an Authenticator looks at, so that nobody
+// can find out a password by trying what hashes to one.
+type identityKey [sha256.Size]byte
+
+type known struct {
+	caller *loopmq.Caller
+	until  time.Time
+}
+
+func newIdentities(o *Options) *identities {
+	var secret [32]byte
+	_, _ = rand.Read(secret[:]) // It can't fail.
+	// An error would be a size below 1.
+	cache, _ := lru.NewWithEvict(max(1, o.Identities), func(_ identityKey, k known) {
+		k.caller.Close()
+		o.Metrics.HTTPIdentities.Dec()
+	})
+	return &identities{known: cache, ttl: o.IdentityTTL, hashers: sync.Pool{New: func() any { return hmac.New(sha256.New, secret[:]) }}}
+}
+
+func (i *identities) drop() { i.known.Purge() }
+
+// headerClientID is the request header with the Client Identifier, which a caller may
+// choose as in CONNECT.
+const headerClientID = "Mqtt-Client-Id"
+
+// authenticate returns who sends a request.
+func (b *Bridge) authenticate(c *call) (*loopmq.Caller, error) {
+	r := c.r
+	from, err := b.clientAddr(r)
+	if err != nil {
+		return nil, err
+	}
+	clientID := r.Header.Get(headerClientID)
+	i := b.identities
+	h := i.hashers.Get().(hash.Hash)
+	h.Reset()
+	key := identityOf(h, r, from.Addr(), clientID)
+	i.hashers.Put(h)
+	if k, ok := i.known.Get(key); ok {
+		if time.Now().Before(k.until) && k.caller.Err() == nil {
+			return k.caller, nil
+		}
+		i.known.Remove(key)
+	}
+	request, err := connectRequest(r)
+	if err != nil {
+		return nil, err
+	}
+	request.ClientID, request.Listener, request.TLS = clientID, b.opts.Listener, r.TLS
+	request.RemoteAddr = net.TCPAddrFromAddrPort(from)
+	if clientID == "" {
+		request.ClientID = "http-" + hex.EncodeToString(key[:8])
+	}
+	// One of many requests with the same credentials asks for all of them.
+	v, err, _ := i.asking.Do(string(key[:]), func() (any, error) {
+		caller, err := b.broker.Authenticate(context.WithoutCancel(r.Context()), request, b.opts.Settings)
+		if err == nil {
+			i.known.Add(key, known{caller, time.Now().Add(i.ttl)})
+			b.metrics.HTTPIdentities.Inc()
+		}
+		return caller, err
+	})
+	if err != nil {
+		return nil, b.unauthenticated(c, err)
+	}
+	return v.(*loopmq.Caller), nil
+}
+
+// identityOf hashes what a request shows of its sender. Each part has its length
+// before it.
+func identityOf(h hash.Hash, r *http.Request, from netip.Addr, clientID string) (key identityKey) {
+	var buf [256]byte
+	b := buf[:0]
+	part := func(s string) {
+		b = append(b, byte(len(s)>>24), byte(len(s)>>16), byte(len(s)>>8), byte(len(s)))
+		b = append(b, s...)
+	}
+	part(r.Header.Get("Authorization"))
+	part(r.Header.Get(headerAPIKey))
+	part(clientID)
+	address := from.As16()
+	b = append(append(b, address[:]...), from.Zone()...)
+	if r.TLS != nil {
+		for _, certificate := range r.TLS.PeerCertificates {
+			sum := sha256.Sum256(certificate.Raw)
+			b = append(b, sum[:]...)
+		}
+	}
+	h.Write(b)
+	h.Sum(key[:0])
+	return key
+}
+
+// headerAPIKey is the request header with an API key.
+const headerAPIKey = "X-Api-Key"
+
+// connectRequest returns a CONNECT with the credentials of a request: those of HTTP
+// Basic, or of an API key, are User Name and Password; a bearer token is the
+// Authentication Data of the Authentication Method JWT.
+func connectRequest(r *http.Request) (*loopmq.ConnectRequest, error) {
+	c := &loopmq.ConnectRequest{ProtocolVersion: codec.V5}
+	if key := r.Header.Get(headerAPIKey); key != "" {
+		if r.Header.Get("Authorization") != "" {
+			return nil, badRequest("there are both Authorization and X-API-Key: allowed: one of them")
+		}
+		id, secret, _ := strings.Cut(key, ".")
+		c.Username, c.HasUsername, c.Password = id, true, []byte(secret)
+		return c, nil
+	}
+	header := r.Header["Authorization"]
+	if len(header) == 0 {
+		return c, nil
+	}
+	scheme, value, _ := strings.Cut(header[0], " ")
+	value = strings.TrimSpace(value)
+	switch {
+	case len(header) > 1:
+		return nil, badRequest("there is more than one Authorization: allowed: one")
+	case strings.EqualFold(scheme, "Basic"):
+		text, err := base64.StdEncoding.DecodeString(value)
+		username, password, ok := strings.Cut(string(text), ":")
+		if err != nil || !ok {
+			return nil, badRequest("Authorization: Basic is not the base64 of user name, colon, password")
+		}
+		c.Username, c.HasUsername, c.Password = username, true, []byte(password)
+	case strings.EqualFold(scheme, "Bearer"):
+		c.AuthenticationMethod, c.AuthenticationData = "JWT", []byte(value)
+	default:
+		return nil, badRequest("Authorization: %s is not known: allowed: Basic, Bearer", scheme)
+	}
+	return c, nil
+}
+
+// unauthenticated is the answer to who can't be authenticated.
+func (b *Bridge) unauthenticated(c *call, err error) error {
+	var e *codec.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	switch e.ReasonCode {
+	case codec.BadUserNameOrPassword, codec.NotAuthorized, codec.BadAuthenticationMethod:
+		c.w.Header()["Www-Authenticate"] = []string{`Basic realm="loopmq", charset="UTF-8"`, `Bearer realm="loopmq"`}
+		return &fault{status: http.StatusUnauthorized, reason: metrics.HTTPCredentials, detail: "not authenticated: " + detailOf(err), code: e.ReasonCode}
+	}
+	return err
+}
