@@ -33,7 +33,7 @@ type bench struct {
 // mustDeliver starts webhooks on a memory store.
 func mustDeliver(t *testing.T, endpoints ...*Endpoint) *bench {
 	t.Helper()
-	return mustDeliverFrom(t, memory.New(memory.Options{}), endpoints...)
+	return mustDeliverFrom(t, newMemory(), endpoints...)
 }
 
 func mustDeliverFrom(t *testing.T, s store.Store, endpoints ...*Endpoint) *bench {
@@ -217,3 +217,5 @@ func TestDelivers(t *testing.T) {
 		t.Errorf("%d events came, %d of them again", n, again)
 	}
 }
+
+func newMemory() store.Store { return memory.New(memory.Options{}) }

@@ -28,7 +28,7 @@ var special = prefixes(
 	"240.0.0.0/4",      // reserved, broadcast
 	"168.63.129.16/32", // a cloud's own services
 
-	"::/96",          // unspecified, loopback, IPv4-compatible
+	"::/64",          // unspecified, loopback, IPv4 in other notations
 	"64:ff9b:1::/48", // NAT64 within a network
 	"100::/64",       // discard
 	"2001::/23",      // protocol assignments, Teredo

@@ -194,19 +194,28 @@ func (t *term) more(ctx context.Context, limit, bytes int) (taken []store.Taken,
 	if t.endpoint.Order == OrderNone {
 		return t.outbox.Take(ctx, name, t.consumer, limit, bytes)
 	}
-	if !t.behind {
+	for {
+		if t.behind {
+			taken, err = t.outbox.Resume(ctx, name, t.consumer, t.last, limit, bytes)
+			if err != nil {
+				return nil, err
+			}
+			if len(taken) > 0 {
+				t.last = taken[len(taken)-1].ID
+				return taken, nil
+			}
+		}
 		taken, err = t.outbox.Take(ctx, name, t.consumer, limit, bytes)
-		if err != nil || len(taken) == 0 {
+		t.behind = err != nil || len(taken) > 0
+		if !t.behind || err != nil {
 			return nil, err
 		}
-		// What other consumers have left behind when the endpoint had no order yet.
+		// What other consumers have left, from when the endpoint had no order, is not behind the last one.
 		taken = slices.DeleteFunc(taken, func(e store.Taken) bool { return t.last.Less(e.ID) })
+		if len(taken) > 0 {
+			return taken, nil
+		}
 	}
-	next, err := t.outbox.Resume(ctx, name, t.consumer, t.last, limit, bytes)
-	if t.behind = len(next) > 0 || err != nil; len(next) > 0 {
-		t.last = next[len(next)-1].ID
-	}
-	return append(taken, next...), err
 }
 
 // add takes events into the backlog.
