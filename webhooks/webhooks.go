@@ -55,17 +55,21 @@ func New(o Options) (*Webhooks, error) {
 	o.Metrics = cmp.Or(o.Metrics, metrics.New(1))
 	o.TTL = cmp.Or(o.TTL, 10*time.Second)
 	w := &Webhooks{o: o, outbox: o.Store.Outbox(), instance: rand.Text(), metrics: make(map[string]*metrics.Webhook)}
-	if err := check(o.Endpoints); err != nil {
+	if err := check(o.Endpoints, nil); err != nil {
 		return nil, err
 	}
 	return w, nil
 }
 
-// check sets the defaults of endpoints.
-func check(endpoints []*Endpoint) error {
+// check sets the defaults of endpoints, but of those in use, which have them.
+func check(endpoints, inUse []*Endpoint) error {
 	var wrong []error
 	names := make(map[string]bool)
 	for _, e := range endpoints {
+		if slices.Contains(inUse, e) {
+			names[e.Name] = true
+			continue
+		}
 		if err := e.SetDefaults(); err != nil {
 			wrong = append(wrong, fmt.Errorf("%w %q: %w", ErrEndpoint, e.Name, err))
 		} else if names[e.Name] {
@@ -96,11 +100,11 @@ func (w *Webhooks) Close(ctx context.Context) {
 // endpoint that is no more stays there for one with its name. Requests to one that changes may end until ctx does; others
 // go on meanwhile. An error of ErrEndpoint changes nothing, other ones are of the store.
 func (w *Webhooks) Reload(ctx context.Context, endpoints []*Endpoint) error {
-	if err := check(endpoints); err != nil {
-		return err
-	}
 	w.changing.Lock()
 	defer w.changing.Unlock()
+	if err := check(endpoints, w.o.Endpoints); err != nil {
+		return err
+	}
 	w.o.Endpoints = endpoints
 	if !w.running {
 		return nil

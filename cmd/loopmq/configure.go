@@ -84,9 +84,10 @@ func fileProblems(c *config.Config) (problems []string) {
 	}
 	defer who.close()
 	_, err = listenersOf(c, who)
-	_, wrong := newFront().admin(c, who, metrics.New(1), log)
-	_, wrongToo := httpOf(c, who)
-	if err = errors.Join(err, wrong, wrongToo); err == nil {
+	_, admin := newFront().admin(c, who, metrics.New(1), log)
+	_, web := httpOf(c, who)
+	_, hooks := newHooks(c, who)
+	if err = errors.Join(err, admin, web, hooks); err == nil {
 		return nil
 	}
 	for problem := range strings.Lines(err.Error()) {

@@ -19,6 +19,7 @@ type reloader struct {
 	identity   *identity
 	admin      *httpbridge.Admin
 	http       *httpbridge.Bridge // nil: it is off
+	hooks      *hooks
 	level      *slog.LevelVar
 	log        *slog.Logger
 }
@@ -34,6 +35,11 @@ func (r *reloader) reload() {
 	apply, err := r.identity.prepare()
 	access, wrong := accessOf(next)
 	if err = errors.Join(err, wrong); err != nil {
+		r.log.Error("reload_refused", "problems", strings.Split(err.Error(), "\n"))
+		return
+	}
+	applyHooks, err := r.hooks.prepare(next)
+	if err != nil {
 		r.log.Error("reload_refused", "problems", strings.Split(err.Error(), "\n"))
 		return
 	}
@@ -56,6 +62,9 @@ func (r *reloader) reload() {
 	r.admin.SetAccess(access)
 	if r.http != nil {
 		r.http.Forget()
+	}
+	if err := applyHooks(); err != nil {
+		r.log.Error("webhooks_enable", "error", err) // They have the new endpoints, disabled as they were.
 	}
 	r.current = next
 	r.level.Set(min(r.level.Level(), next.Log.Level)) // The next line is to be seen, if either level shows it.

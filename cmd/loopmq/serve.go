@@ -48,6 +48,11 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 	if err = errors.Join(err, wrong); err != nil {
 		return err
 	}
+	events, err := newHooks(c, who)
+	if err != nil {
+		return err
+	}
+	options.Recorder = loopmq.Recorders(options.Recorder, events.matcher.Recorder())
 	f := newFront()
 	admin, err := f.admin(c, who, options.Metrics, logger)
 	if err != nil {
@@ -81,7 +86,7 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 	if r, ok := st.(*redisstore.Store); ok {
 		options.AcknowledgeEarly, options.ServeWithoutStore = r.AcknowledgesEarly(), r.Degraded()
 	}
-	r := &reloader{invocation: i, started: c, current: c, identity: who, admin: admin, level: level, log: logger}
+	r := &reloader{invocation: i, started: c, current: c, identity: who, hooks: events, admin: admin, level: level, log: logger}
 	err = serveFrom(ctx, c, options, listeners, web, r, f, hangups, adminAt)
 	return first(err, st.Close())
 }
@@ -108,6 +113,10 @@ func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, li
 		return first(err, stop(nil, broker, c.Drain.Grace))
 	}
 	r.identity.enforce(broker)
+	if err := r.hooks.start(broker, &options); err != nil {
+		return first(err, stop(nil, broker, c.Drain.Grace))
+	}
+	defer r.hooks.stop(c.Drain.Grace) // before the store is closed, whatever happens
 	for i := range c.Listeners {
 		l, address := &c.Listeners[i], off
 		if l.Address != off {
@@ -157,6 +166,7 @@ func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, li
 		return first(err, stop(r.http, broker, drain.Grace))
 	}
 	options.Logger.Info("shutdown", "grace", drain.Grace)
+	r.hooks.stop(drain.Grace) // while replies can be published
 	return stop(r.http, broker, drain.Grace)
 }
 
