@@ -30,7 +30,7 @@ func TestProxiesTellAddresses(t *testing.T) {
 	var nodes []*brokertest.Server
 	for _, name := range []string{"one", "two"} {
 		s := brokertest.Start(t, func(o *loopmq.Options) {
-			o.Events = loopmq.Events{OnConnected: func(c *loopmq.ClientInfo, _ bool) { arrivals <- arrival{name, c.RemoteAddr().String()} }}
+			o.Recorder = loopmq.OnEvent(func(e *loopmq.Event) { arrivals <- arrival{name, e.Client.RemoteAddr().String()} }, loopmq.EventClientConnected)
 		})
 		for _, l := range []loopmq.Listener{
 			{Name: "tcp", Address: "127.0.0.1:0", ProxyProtocol: trusted},
