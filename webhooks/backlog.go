@@ -61,7 +61,7 @@ type part struct {
 type unit struct {
 	parts    []part
 	rest     *unit // comes behind it, in the same line
-	attempts int
+	attempts int   // since it is what it is
 	due      time.Time // of the next attempt
 }
 
@@ -206,7 +206,7 @@ func (b *backlog) finish(u *unit, now time.Time) {
 // split makes two of a unit with several events, so that in the end the one that is the trouble is by itself. Those of
 // several lines go on beside each other, those of one line one after another.
 func (b *backlog) split(u *unit, due time.Time) {
-	first, second := &unit{attempts: u.attempts}, &unit{attempts: u.attempts}
+	first, second := &unit{}, &unit{}
 	if n := len(u.parts); n > 1 {
 		first.parts, second.parts = u.parts[:n/2], u.parts[n/2:]
 		b.retry(second, due)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -69,13 +70,23 @@ func (b *bench) publish(e *Endpoint, topic string, n int) {
 
 func (b *bench) enqueue(e *Endpoint, at time.Time, topic string, n int) {
 	b.Helper()
-	var batch store.Batch
+	var records [][]byte
 	for range n {
 		b.next++
 		r := record{kind: "message.published", at: at, clientID: "c", topicName: []byte(topic), payload: fmt.Append(nil, b.next)}
 		binary.BigEndian.PutUint64(r.id[8:], b.next)
+		records = append(records, r.encode())
+	}
+	b.add(e, records...)
+}
+
+// add enqueues records.
+func (b *bench) add(e *Endpoint, records ...[]byte) {
+	b.Helper()
+	var batch store.Batch
+	for _, r := range records {
 		op := batch.Next()
-		op.Kind, op.Event = store.OpEnqueue, &store.Event{Endpoint: e.Name, Data: r.encode()}
+		op.Kind, op.Event = store.OpEnqueue, &store.Event{Endpoint: e.Name, Data: r}
 	}
 	if err := b.writer.Commit(b.Context(), &batch); err != nil {
 		b.Fatal(err)
@@ -138,6 +149,16 @@ type receiver struct {
 	together int
 }
 
+// reset is no answer, but the end of the connection.
+const reset = -1
+
+func resetConnection(w http.ResponseWriter) {
+	if conn, _, err := w.(http.Hijacker).Hijack(); err == nil {
+		_ = conn.(*net.TCPConn).SetLinger(0)
+		_ = conn.Close()
+	}
+}
+
 // mustReceive starts a receiver. answer says what to answer to events; it may write the answer itself and return 0.
 func mustReceive(t *testing.T, answer func(w http.ResponseWriter, r *http.Request, events []got) int) *receiver {
 	t.Helper()
@@ -181,7 +202,11 @@ func mustReceive(t *testing.T, answer func(w http.ResponseWriter, r *http.Reques
 			}
 		}
 		rc.mu.Unlock()
-		if status != 0 {
+		switch status {
+		case 0:
+		case reset:
+			resetConnection(w)
+		default:
 			w.WriteHeader(status)
 		}
 	}))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"runtime"
 	"slices"
@@ -18,18 +17,14 @@ import (
 func TestOrderWhileRequestsFail(t *testing.T) {
 	t.Parallel()
 	for _, batch := range []int{1, 7} {
-		rc := mustReceive(t, func(w http.ResponseWriter, _ *http.Request, _ []got) int {
+		rc := mustReceive(t, func(http.ResponseWriter, *http.Request, []got) int {
 			switch rand.N(10) {
 			case 0:
 				return http.StatusInternalServerError
 			case 1:
 				return http.StatusTooManyRequests
 			case 2:
-				if conn, _, err := w.(http.Hijacker).Hijack(); err == nil { // reset
-					_ = conn.(*net.TCPConn).SetLinger(0)
-					_ = conn.Close()
-				}
-				return 0
+				return reset
 			}
 			return http.StatusNoContent
 		})
@@ -118,10 +113,7 @@ func TestHostileReceivers(t *testing.T) {
 			}
 		},
 		"resets": func(w http.ResponseWriter, _ *http.Request) {
-			if conn, _, err := w.(http.Hijacker).Hijack(); err == nil {
-				_ = conn.(*net.TCPConn).SetLinger(0)
-				_ = conn.Close()
-			}
+			resetConnection(w)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

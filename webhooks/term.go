@@ -298,7 +298,10 @@ func (t *term) mayBegin(now time.Time) (again time.Time, report func(error)) {
 
 // fly has a unit sent.
 func (t *term) fly(ctx context.Context, u *unit, now time.Time, report func(error)) {
-	t.bury(u.expire(now), now)
+	// What had to wait for others gets its chance, unless a client has waited for it and does no more.
+	if u.attempts > 0 || t.replier != nil {
+		t.bury(u.expire(now), now)
+	}
 	events := u.events()
 	if len(events) == 0 {
 		report(errNoVerdict)
@@ -326,7 +329,8 @@ func (t *term) finish(ctx context.Context, r result, now time.Time) {
 	u.attempts++
 	events := u.events()
 	for _, e := range events {
-		e.attempts, e.err, e.status = u.attempts, r.err, r.response.Status
+		e.attempts++
+		e.err, e.status = r.err, r.response.Status
 	}
 	if r.err != nil {
 		t.note(func(p *progress) { p.failed(r.err, now) })
