@@ -47,6 +47,7 @@ type Broker struct {
 	sys                         *sys
 	groups                      groups
 	limits                      atomic.Pointer[Limits] // those that SetLimits changes; opts has the others
+	drainDefaults               atomic.Pointer[DrainOptions]
 	addresses                   addresses
 	received                    received
 	connecting                  atomic.Int64 // CONNECTs under decision
@@ -59,7 +60,8 @@ type Broker struct {
 	rules        atomic.Uint64 // counts DropDecisions
 	denies       atomic.Bool   // a session was denied something of a shared subscription
 	running      atomic.Bool
-	draining     atomic.Bool            // Drain was called
+	draining     atomic.Bool // Drain was called
+	parking      parking
 	shuttingDown atomic.Bool            // no connection is accepted any more
 	stopping     atomic.Bool            // Shutdown was called
 	elsewhere    atomic.Pointer[string] // the Server Reference of a drain; nil: none
@@ -91,6 +93,7 @@ func New(o Options) (*Broker, error) {
 		started:        time.Now(),
 	}
 	b.limits.Store(&b.opts.Limits)
+	b.drainDefaults.Store(&b.opts.Drain)
 	b.logPackets.Store(o.Logger.Enabled(context.Background(), slog.LevelDebug))
 	b.v3, b.v5 = &V3Handler{b}, &V5Handler{b}
 	var err error
@@ -173,6 +176,8 @@ func (b *Broker) Ready() error {
 	switch {
 	case b.draining.Load() || b.shuttingDown.Load():
 		return errors.New("shutting down")
+	case b.parking.drains():
+		return errParked
 	case !b.running.Load():
 		return errors.New("not started")
 	case b.rejoining.Load():

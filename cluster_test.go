@@ -107,6 +107,7 @@ func expelFrom(t *testing.T, server *redistest.Server, prefix string) func(insta
 type nodes struct {
 	*testing.T
 	servers []*brokertest.Server
+	stores  []store.Shared // of the servers
 	expel   func(instance string)
 }
 
@@ -120,7 +121,7 @@ func onNodes(t *testing.T, count int, test func(n *nodes)) {
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
 			views, expel := kind.open(t, count)
-			n := &nodes{T: t, expel: expel}
+			n := &nodes{T: t, expel: expel, stores: views}
 			for _, v := range views {
 				n.servers = append(n.servers, brokertest.Start(t, func(o *loopmq.Options) { o.Store = v }))
 			}

@@ -31,8 +31,9 @@ type connecting struct {
 	expiryChanged              bool
 	serverKeepAlive            bool
 	requestResponseInformation bool
-	counted                    bool // in Broker.connecting
-	challenged                 bool // AUTH was sent, and the client's is awaited
+	counted                    bool        // in Broker.connecting
+	challenged                 bool        // AUTH was sent, and the client's is awaited
+	deleted                    func(error) // called at the end of what only deletes a session, see DeleteSession
 	authenticationData         []byte
 }
 
@@ -101,7 +102,7 @@ func (c *Client) begin(k *connecting) {
 		k.request.TLS = c.conn.TLSState()
 	}
 	switch {
-	case b.shuttingDown.Load() || b.rejoining.Load():
+	case b.shuttingDown.Load() || b.rejoining.Load() || b.parking.refuses():
 		if e := b.farewell(); e == errUseAnotherServer {
 			c.refuse(e.ReasonCode, e.Error())
 		} else { // CONNACK has no Server shutting down
@@ -292,6 +293,10 @@ func (c *Client) takeTurn() {
 
 // refuseReplaced ends a CONNECT whose turn did not come before a later one's.
 func (c *Client) refuseReplaced() {
+	if c.deletes() {
+		c.notDeleted(errTooManyDeletions)
+		return
+	}
 	if c.state == stateConnecting {
 		c.refuse(codec.ServerBusy, errTakenOver.Error()) // CONNACK has no code of its own for it
 	}
@@ -300,7 +305,7 @@ func (c *Client) refuseReplaced() {
 // replaceOld ends the connection that has the session, if there is one, and
 // waits until all that it committed is in the store.
 func (c *Client) replaceOld() {
-	if c.state == stateClosed { // it left while it waited, and must not end who is connected
+	if c.state == stateClosed && !c.deletes() { // it left while it waited, and must not end who is connected
 		c.loop.b.turnEnded(c.info.ClientID)
 		return
 	}
@@ -314,15 +319,20 @@ func (c *Client) replaceOld() {
 		c.claim()
 		return
 	}
-	cleanStart := c.connect.cleanStart
+	cleanStart, why := c.connect.cleanStart, errTakenOver
+	if c.deletes() {
+		why = errAdministrative
+	}
 	l.el.Post(func() {
 		if old := s.client.Load(); old != nil {
 			old.readNow() // a DISCONNECT may be there already
 		}
 		if old := s.client.Load(); old != nil {
 			old.takenOver = &takeover{cleanStart: cleanStart}
-			old.disconnect(codec.SessionTakenOver, errTakenOver)
-			l.recordClient(EventSessionTakenOver, &old.info, codec.SessionTakenOver, "")
+			old.disconnect(why.ReasonCode, why)
+			if why == errTakenOver {
+				l.recordClient(EventSessionTakenOver, &old.info, codec.SessionTakenOver, "")
+			}
 		}
 		l.afterLeaving(s, func(bool) {
 			l.commits.after(func() { c.loop.el.Post(c.claim) })
@@ -390,6 +400,9 @@ func (c *Client) claimed(res *store.Claimed, err error) {
 		defer c.yieldsAfter(yields)
 		defer b.turnEnded(c.info.ClientID)
 		c.loop.undoClaim(c.info.ClientID)
+		if c.deletes() {
+			c.notDeleted(err)
+		}
 		if c.state != stateClosed {
 			c.refuse(codec.ServerUnavailable, errStoreUnavailable.Error())
 		}
@@ -439,6 +452,10 @@ func (c *Client) yieldsAfter(yields []func()) {
 func (c *Client) owned(res *store.Claimed) {
 	b := c.loop.b
 	k := c.connect
+	if c.deletes() {
+		c.deleteClaimed(res)
+		return
+	}
 	defer func() {
 		b.turnEnded(c.info.ClientID)
 		c.yieldsAfter(k.afterTurn)

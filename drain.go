@@ -39,6 +39,29 @@ type DrainOptions struct {
 // It returns when no client is connected, or with ctx's error, and then the rest is
 // left to Shutdown. It may be called once, after Start and before Shutdown.
 func (b *Broker) Drain(ctx context.Context, o DrainOptions) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	switch {
+	case !b.running.Load() || b.stopping.Load():
+		return ErrNotRunning
+	case b.draining.Swap(true):
+		return errors.New("loopmq: Drain was called before")
+	}
+	b.parking.end()
+	if o.ServerReference != "" {
+		b.elsewhere.Store(&o.ServerReference)
+	}
+	b.log.Info("drain", "wait", o.Wait, "rate", o.Rate, "clients", b.connected())
+	if !sleep(ctx, o.Wait) {
+		return fmt.Errorf("loopmq: drain: %w", ctx.Err())
+	}
+	b.shuttingDown.Store(true)
+	b.engine.CloseListeners()
+	return b.disconnectAtRate(ctx, o.Rate)
+}
+
+func (o *DrainOptions) check() error {
 	switch {
 	case o.Wait < 0:
 		return fmt.Errorf("loopmq: DrainOptions.Wait is %v; allowed: 0 or more", o.Wait)
@@ -46,23 +69,20 @@ func (b *Broker) Drain(ctx context.Context, o DrainOptions) error {
 		return fmt.Errorf("loopmq: DrainOptions.Rate is %d; allowed: 0 (all at once) or more", o.Rate)
 	case len(o.ServerReference) > math.MaxUint16 || !codec.ValidUTF8String([]byte(o.ServerReference)):
 		return errors.New("loopmq: DrainOptions.ServerReference: allowed: at most 65,535 bytes of UTF-8 without U+0000")
-	case !b.running.Load() || b.stopping.Load():
-		return ErrNotRunning
-	case b.draining.Swap(true):
-		return errors.New("loopmq: Drain was called before")
 	}
-	if o.ServerReference != "" {
-		b.elsewhere.Store(&o.ServerReference)
-	}
-	b.log.Info("drain", "wait", o.Wait, "rate", o.Rate, "clients", b.connected())
+	return nil
+}
+
+// sleep waits, and reports false if ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
 	select {
-	case <-time.After(o.Wait):
+	case <-timer.C:
+		return true
 	case <-ctx.Done():
-		return fmt.Errorf("loopmq: drain: %w", ctx.Err())
+		return false
 	}
-	b.shuttingDown.Store(true)
-	b.engine.CloseListeners()
-	return b.disconnectAtRate(ctx, o.Rate)
 }
 
 // disconnectAtRate disconnects all clients, rate of them per second.
@@ -132,7 +152,7 @@ func (b *Broker) disconnectAll() {
 
 // farewell is why connections end when the broker stops.
 func (b *Broker) farewell() *codec.Error {
-	if b.elsewhere.Load() != nil {
+	if b.elsewhere.Load() != nil || b.parking.refuses() && !b.shuttingDown.Load() {
 		return errUseAnotherServer
 	}
 	return errShutdown
@@ -154,6 +174,7 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 		return errors.New("loopmq: Shutdown was called before")
 	}
 	b.shuttingDown.Store(true)
+	b.parking.end()
 	defer close(b.stopped)
 	b.engine.CloseListeners()
 	if !b.running.Load() {

@@ -35,7 +35,7 @@ var (
 // Why the broker ends a connection.
 var (
 	errShutdown           = codec.NewError(codec.ServerShuttingDown, "server is shutting down")
-	errUseAnotherServer   = codec.NewError(codec.UseAnotherServer, "server is shutting down, use another one [MQTT-4.11.0-1]")
+	errUseAnotherServer   = codec.NewError(codec.UseAnotherServer, "this server takes no connections, use another one [MQTT-4.11.0-1]")
 	errAddressLimit       = codec.NewError(codec.QuotaExceeded, "too many connections from this address")
 	errAddressRate        = codec.NewError(codec.ConnectionRateExceeded, "too many new connections from this address")
 	errTooManyConnects    = codec.NewError(codec.ServerBusy, "too many others are connecting, try again later")

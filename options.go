@@ -34,6 +34,13 @@ type Options struct {
 	// NodeID names this instance in the store; default: random.
 	NodeID string
 
+	// AdminAddress is where this node can be administered, for Nodes: it is shown, not
+	// used.
+	AdminAddress string
+	// Drain is how DrainNode drains this node if nothing else is said. SetDrain changes
+	// it.
+	Drain DrainOptions
+
 	// AcknowledgeEarly sends PUBACK and PUBREC as soon as a message is in this
 	// process's memory, and stores it behind that. What a crash then loses is in
 	// docs/durability.md. Default: they wait for the store.

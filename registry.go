@@ -81,8 +81,9 @@ type registryShard struct {
 }
 
 type attempt struct {
-	current *Client
-	next    *Client
+	current   *Client
+	next      *Client
+	deletions []*Client // see DeleteSession; they come before next
 }
 
 func (r *registry) shard(clientID string) *registryShard {
@@ -98,6 +99,13 @@ func (r *registry) begin(c *Client) (now bool, replaced *Client) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if a := sh.mu.attempts[c.info.ClientID]; a != nil {
+		if c.deletes() {
+			if len(a.deletions) == maxDeletions {
+				return false, c
+			}
+			a.deletions = append(a.deletions, c)
+			return false, nil
+		}
 		replaced, a.next = a.next, c
 		return false, replaced
 	}
@@ -115,6 +123,10 @@ func (r *registry) end(clientID string) (next *Client) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	a := sh.mu.attempts[clientID]
+	if len(a.deletions) > 0 {
+		a.current, a.deletions = a.deletions[0], a.deletions[1:]
+		return a.current
+	}
 	if a.next == nil {
 		delete(sh.mu.attempts, clientID)
 		return nil

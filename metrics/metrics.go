@@ -206,6 +206,30 @@ func (s *Set) appendProtocolErrors(out []byte) []byte {
 	return out
 }
 
+// Totals returns each counter by its name, all labels of a name together. Those that
+// are 0 are left out.
+func (s *Set) Totals() map[string]uint64 {
+	var samples bytes.Buffer
+	s.vm.WritePrometheus(&samples)
+	totals := map[string]uint64{}
+	for line := range bytes.Lines(samples.Bytes()) {
+		name, value := line[:bytes.IndexAny(line, "{ ")], line[bytes.LastIndexByte(line, ' ')+1:]
+		f := familyByName[string(name)]
+		if f == nil || f.Type != TypeCounter {
+			continue
+		}
+		if n, err := strconv.ParseFloat(string(bytes.TrimSpace(value)), 64); err == nil && n > 0 {
+			totals[f.Name] += uint64(n)
+		}
+	}
+	for code := range s.ProtocolErrors {
+		if n := s.ProtocolErrors[code].Get(); n > 0 {
+			totals[nameProtocolErrors] += n
+		}
+	}
+	return totals
+}
+
 func (s *Set) appendPublishToDeliver(out []byte) []byte {
 	f := familyByName[namePublishToDeliver]
 	out = f.appendHeader(out)

@@ -33,12 +33,16 @@ var (
 //	yield ClientID epoch E clean 0|1 to instance    (lua/claim.lua)
 //	joined instance                                 (lua/join.lua)
 //	welcome instance
+//	ask ID from instance data D                     (ask.go)
+//	answer ID data D
 const (
 	ctlKick     = "kick"
 	ctlReleased = "released"
 	ctlYield    = "yield"
 	ctlJoined   = "joined"
 	ctlWelcome  = "welcome"
+	ctlAsk      = "ask"
+	ctlAnswer   = "answer"
 )
 
 const (
@@ -176,6 +180,10 @@ func (m *member) control(fields []string) {
 		m.spawn(func() { m.welcome(whom) })
 	case ctlWelcome:
 		m.peers.welcomed(whom)
+	case ctlAsk:
+		m.answer(whom, said["from"], said["data"])
+	case ctlAnswer:
+		m.questions.answered(whom, said["data"])
 	default:
 		m.log.Warn("read_control", "instance", m.instance, "what", fields[0])
 	}

@@ -57,6 +57,7 @@ type member struct {
 
 	left      func() // called by Leave
 	releases  releases
+	questions questions
 	delivered progress    // of the inbox
 	victims   chan toReap // the newest list
 
@@ -139,6 +140,7 @@ func join(ctx context.Context, config memberConfig, n store.Node) (*member, erro
 	m.feed = newFeed(m.log, n, from)
 	m.feed.missed, m.feed.dead = m.expel, m.died
 	m.releases.init()
+	m.questions.init()
 	m.left = func() {}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.wg.Go(func() { m.renewals(runID) })

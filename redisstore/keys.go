@@ -123,6 +123,9 @@ func (k keys) once(key string) string { return k.prefix + "once:" + key }
 // has one now, and the instance that has enqueued it.
 func (k keys) bells() string { return k.prefix + "bells" }
 
+// reports is a hash: instance -> what it says of itself.
+func (k keys) reports() string { return k.prefix + "reports" }
+
 // feed is the stream of Changes.
 func (k keys) feed() string { return k.prefix + "feed" }
 

@@ -47,7 +47,7 @@ func (m *member) renew(l *lease) {
 	defer cancel()
 	began := time.Now()
 	before := m.committed.all() // what is answered after this the script needn't have seen
-	values, err := renewScript.Run(ctx, m.client, m.keys.declared(), m.keys.prefix, m.instance, m.lease.Milliseconds(), l.runID).Slice()
+	values, err := renewScript.Run(ctx, m.client, m.keys.declared(), m.keys.prefix, m.instance, m.lease.Milliseconds(), l.runID, m.report()).Slice()
 	switch {
 	case m.ctx.Err() != nil:
 		return
@@ -93,6 +93,14 @@ func (m *member) renew(l *lease) {
 	if len(victims) > 0 {
 		m.reapSoon(victims, runID)
 	}
+}
+
+// report is what the Node says of itself, nothing before it was started.
+func (m *member) report() []byte {
+	if !m.started() {
+		return nil
+	}
+	return m.node.Report()
 }
 
 // committed is the number of the last batch of each writer that Redis has answered.

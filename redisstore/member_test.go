@@ -41,6 +41,8 @@ type node struct {
 	orphans  func([]store.Session) bool
 	applying func()
 	kick     func()
+	asked    func(question []byte) []byte
+	reports  string
 }
 
 func newNode() *node { return &node{changed: make(chan struct{})} }
@@ -80,6 +82,14 @@ func (n *node) Reread()                            { n.say("reread") }
 func (n *node) Released(clientID string, e uint64) { n.say("released %s %d", clientID, e) }
 func (n *node) Dead(instance string)               { n.say("dead %s", instance) }
 func (n *node) Expelled()                          { n.say("expelled") }
+func (n *node) Report() []byte                     { return []byte(n.reports) }
+func (n *node) Asked(question []byte) []byte {
+	if n.asked != nil {
+		return n.asked(question)
+	}
+	return question
+}
+
 func (n *node) Kicked(clientID string) {
 	if n.kick != nil {
 		n.kick()

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // ErrDead means that this instance was declared dead. Nothing that it commits is
@@ -57,12 +58,32 @@ type Member interface {
 	// Kick asks the instance that holds the connection of clientID to end it, as a
 	// Broker's Kick does. ErrGone: nobody is connected with it.
 	Kick(ctx context.Context, clientID string) error
+	// Ask puts a question to an instance and returns the answer of its Node.Asked. Both
+	// are at most AnswerMax long. ErrGone: it isn't alive. It waits until ctx ends: an
+	// instance that lives may be too busy to answer.
+	Ask(ctx context.Context, instance string, question []byte) (answer []byte, err error)
+	// Instances returns all instances that aren't dead and done with, in the order of
+	// their names.
+	Instances(ctx context.Context) ([]Instance, error)
 	// Released answers Node.Yield: the connection of the claim before epoch has
 	// ended, and all that it committed is in the store. It doesn't block.
 	Released(clientID string, epoch uint64, to string)
 	// Leave ends the membership in good order, after the last commit: what the
 	// instance still holds is taken offline as if it had died, at once.
 	Leave(ctx context.Context) error
+}
+
+// AnswerMax bounds what Member.Ask asks and what is answered, in bytes.
+const AnswerMax = 1 << 20
+
+// Instance is what is known of one.
+type Instance struct {
+	Name string
+	// Lapses is when its lease does; zero: it was declared dead, and what it held is
+	// being taken offline.
+	Lapses time.Time
+	// Report is what its Node.Report last returned, nil if there was none yet.
+	Report []byte
 }
 
 // Node is the broker as its Member sees it. Apply and Deliver may take their time,
@@ -89,6 +110,11 @@ type Node interface {
 	// Released: the connection that was before the claim with this epoch has
 	// ended. It may come before that Claim has returned.
 	Released(clientID string, epoch uint64)
+	// Asked answers a question of another instance, see Member.Ask. It may take its time.
+	Asked(question []byte) (answer []byte)
+	// Report returns what the others may want to know of this instance, some KiB at most.
+	// It is asked for each time that the lease is renewed, and must not block.
+	Report() []byte
 	// Dead: an instance is dead, and all that it held has been taken offline; or
 	// has left.
 	Dead(instance string)

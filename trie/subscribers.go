@@ -62,6 +62,41 @@ func (v *subscribers[S]) appendTo(m *Matches[S]) {
 }
 
 // add adds or replaces a non-shared subscription. exists is false if the filter has no subscription at all.
+// options returns how s has subscribed, by itself or in a group.
+func (v subscribers[S]) options(isShared bool, shareName string, s S) (o Options, ok bool) {
+	m := &v.one
+	switch {
+	case v.many == nil:
+		ok = !isShared && m.Subscriber == s
+	case isShared:
+		if v.many.groups == nil {
+			return o, false
+		}
+		g := v.many.groups.byShareName.get(hashString(shareName), shareName)
+		if g == nil {
+			return o, false
+		}
+		g.mu.RLock()
+		defer g.mu.RUnlock()
+		in := g.index.get(hashOf(s), s)
+		if ok = in != nil; ok {
+			m = &in.match
+		}
+	case v.many.crowd != nil:
+		m = v.many.crowd.bySubscriber.get(hashOf(s), s)
+		ok = m != nil
+	default:
+		i := indexOf(v.many.subs, s)
+		if ok = i >= 0; ok {
+			m = &v.many.subs[i]
+		}
+	}
+	if !ok {
+		return o, false
+	}
+	return m.Options, true
+}
+
 func (v subscribers[S]) add(exists bool, match Match[S]) (_ subscribers[S], existed bool, _ change) {
 	if !exists {
 		return subscribers[S]{one: match}, false, put

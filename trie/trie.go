@@ -122,6 +122,28 @@ func (t *Trie[S]) Unsubscribe(topicFilter string, s S) (existed bool) {
 	return existed
 }
 
+// Options returns how s has subscribed with exactly this filter, and whether it has.
+func (t *Trie[S]) Options(topicFilter string, s S) (o Options, ok bool) {
+	shareName, filter, isShared := splitShared(topicFilter)
+	t.update(filter, func(v subscribers[S], exists bool) (subscribers[S], change) {
+		if ok = false; exists {
+			o, ok = v.options(isShared, shareName, s)
+		}
+		return v, keep
+	})
+	return o, ok
+}
+
+// MatchesName reports whether a Topic Filter matches a Topic Name [MQTT-4.7.2-1]. Both must be valid; of a shared subscription it is the
+// filter behind the ShareName.
+func MatchesName(topicFilter, topicName string) bool {
+	_, filter, _ := splitShared(topicFilter)
+	if strings.HasPrefix(topicName, "$") && (strings.HasPrefix(filter, "+") || strings.HasPrefix(filter, "#")) {
+		return false
+	}
+	return matches(filter, 0, topicName, 0)
+}
+
 // Match resets m and fills it with all subscriptions that match a Topic Name. It allocates only to make m's slices larger, and keeps no
 // reference to topicName.
 func (t *Trie[S]) Match(topicName []byte, m *Matches[S]) {

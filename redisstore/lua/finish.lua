@@ -13,4 +13,5 @@ local next_id = generation(P .. 'meta') .. '-*'
 call('UNLINK', P .. 'ctl:' .. victim, P .. 'in:' .. victim, P .. 'routes:' .. victim, P .. 'wr:' .. victim)
 call('XADD', P .. 'feed', 'MAXLEN', '~', FEED_LENGTH, next_id, 'c', change(DEAD, '', '', victim, '', nil))
 call('HDEL', P .. 'dead', victim)
+call('HDEL', P .. 'reports', victim)
 return 1

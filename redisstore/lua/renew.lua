@@ -5,6 +5,7 @@
 -- ARGV[2] instance
 -- ARGV[3] how long its lease lasts, in ms
 -- ARGV[4] run_id of the Redis process that it has seen last
+-- ARGV[5] its report, or empty
 --
 -- Returns nothing for an instance that is dead. Otherwise {1 if the lease had not lapsed, run_id, id of the feed's last record, how
 -- many were ever added to it, instances whose lease has lapsed, dead ones that this one has to reap, all that are dead, the
@@ -18,6 +19,7 @@ local current, run_id = generation(P .. 'meta')
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 call('ZADD', P .. 'leases', now + ARGV[3], me)
+if ARGV[5] ~= '' then call('HSET', P .. 'reports', me, ARGV[5]) end
 
 local lapsed = call('ZRANGEBYSCORE', P .. 'leases', '-inf', '(' .. now, 'LIMIT', 0, 16)
 -- Dead ones that this instance reaps, or whose reaper is dead too.

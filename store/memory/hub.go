@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -561,6 +562,44 @@ func (m *member) Released(clientID string, epoch uint64, to string) {
 	if o != nil {
 		o.control(func() { o.node.Released(clientID, epoch) })
 	}
+}
+
+// Ask implements store.Member.
+func (m *member) Ask(ctx context.Context, instance string, question []byte) ([]byte, error) {
+	m.hub.mu.Lock()
+	o := m.hub.members[instance]
+	gone := o == nil || !o.started
+	m.hub.mu.Unlock()
+	if gone {
+		return nil, store.ErrGone
+	}
+	answer := make(chan []byte, 1)
+	go func() { answer <- o.node.Asked(question) }()
+	select {
+	case a := <-answer:
+		return a, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Instances implements store.Member. Leases don't lapse here.
+func (m *member) Instances(context.Context) (list []store.Instance, _ error) {
+	m.hub.mu.Lock()
+	started := make(map[*member]bool, len(m.hub.members))
+	for _, o := range m.hub.members {
+		started[o] = o.started
+	}
+	m.hub.mu.Unlock()
+	for o, started := range started {
+		i := store.Instance{Name: o.instance, Lapses: m.hub.now().Add(time.Hour)}
+		if started {
+			i.Report = o.node.Report()
+		}
+		list = append(list, i)
+	}
+	slices.SortFunc(list, func(a, b store.Instance) int { return strings.Compare(a.Name, b.Name) })
+	return list, nil
 }
 
 // Leave implements store.Member.
