@@ -98,6 +98,15 @@ type Set struct {
 	// RetainedRefused counts messages that were passed on but not retained,
 	// because the retained messages are at their bound.
 	RetainedRefused *Count
+	// StreamsEnded counts streams of server-sent events that ended, StreamEvents the messages
+	// that were written to them.
+	StreamsEnded [NumStreamEnds]*Count
+	StreamEvents *Count
+	// HTTPStreams and RepliesAwaited go down as well as up: streams that are open, and
+	// requests that wait for a reply.
+	HTTPStreams, RepliesAwaited *Count
+	// RepliesIgnored counts replies that no request waited for.
+	RepliesIgnored *Count
 	// Auth is what authentication, authorization and bans count.
 	Auth Auth
 	// AdminRefused counts requests to the admin listener that were refused, by reason.

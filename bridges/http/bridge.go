@@ -70,6 +70,10 @@ type Options struct {
 	Identities  int
 	IdentityTTL time.Duration
 
+	// Streams bound GET /subscribe, Replies POST /request.
+	Streams StreamOptions
+	Replies ReplyOptions
+
 	// Metrics is where requests are counted; default: the Broker's.
 	Metrics *metrics.Set
 	// Logger gets what goes wrong; nil means slog.Default().
@@ -88,6 +92,8 @@ func (o *Options) setDefaults() {
 	o.IdempotencyWindow = cmp.Or(o.IdempotencyWindow, 24*time.Hour)
 	o.Identities = cmp.Or(o.Identities, 10_000)
 	o.IdentityTTL = cmp.Or(o.IdentityTTL, time.Minute)
+	o.Streams.setDefaults()
+	o.Replies.setDefaults()
 	o.Metrics = cmp.Or(o.Metrics, o.Broker.Metrics())
 	o.Logger = cmp.Or(o.Logger, slog.Default())
 }
@@ -116,6 +122,9 @@ type Bridge struct {
 	underWay   atomic.Int64 // requests
 	bodies     atomic.Int64 // bytes of their bodies
 	served     sync.WaitGroup
+	streams    streams
+	replies    replies
+	stopping   chan struct{} // closed when Shutdown is called
 }
 
 // New returns a Bridge that isn't listening yet.
@@ -140,6 +149,7 @@ func New(o Options) *Bridge {
 		// What a client does wrong is no news to the operator.
 		ErrorLog: slog.NewLogLogger(b.log.Handler(), slog.LevelDebug),
 	}
+	b.prepareStreams()
 	b.server.Protocols.SetHTTP1(true)
 	if o.TLS == nil {
 		b.server.Protocols.SetUnencryptedHTTP2(true)
@@ -231,12 +241,19 @@ type bridgeRoute struct {
 	// stream: it goes on for longer than Options.Timeout, and doesn't count against
 	// Options.Requests.
 	stream bool
+	// token: ?access_token= is as good as Authorization: Bearer, which a page can't set
+	// for an EventSource.
+	token bool
 }
 
 // table is all that there is.
 func (b *Bridge) table() []route[bridgeRoute] {
 	return []route[bridgeRoute]{
 		{"POST", "/publish", bridgeRoute{serve: (*Bridge).publish}},
+		{"GET", "/subscribe", bridgeRoute{serve: (*Bridge).subscribe, stream: true, token: true}},
+		{"POST", "/subscribe", bridgeRoute{serve: (*Bridge).acknowledge, token: true}},
+		{"DELETE", "/subscribe", bridgeRoute{serve: (*Bridge).endSession, token: true}},
+		{"POST", "/request/{topic...}", bridgeRoute{serve: (*Bridge).request, stream: true}},
 	}
 }
 
@@ -287,6 +304,9 @@ func (b *Bridge) answer(c *call) error {
 		ctx, cancel := context.WithTimeout(r.Context(), b.opts.Timeout)
 		defer cancel()
 		c.r = r.WithContext(ctx)
+	}
+	if found.token {
+		bearer(c.r)
 	}
 	if !found.open {
 		var err error
