@@ -60,8 +60,8 @@ type part struct {
 // comes again, until it is split.
 type unit struct {
 	parts    []part
-	rest     *unit // comes behind it, in the same line
-	attempts int   // since it is what it is
+	rest     *unit     // comes behind it, in the same line
+	attempts int       // since it is what it is
 	due      time.Time // of the next attempt
 }
 

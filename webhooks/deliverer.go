@@ -16,8 +16,6 @@ import (
 )
 
 const (
-	// lookEvery is how often an outbox is looked at that says nothing new: a dead node may have left something.
-	lookEvery = 5 * time.Second
 	// watchEvery is how often an outbox is asked for its state.
 	watchEvery = 2 * time.Second
 	// storeTimeout bounds a call of the store, storePause is between two if the first fails.

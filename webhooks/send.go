@@ -138,11 +138,8 @@ func (d *deliverer) send(ctx context.Context, records [][]byte) (a attempt) {
 	}
 	defer response.Body.Close()
 	r := Response{Status: response.StatusCode, ContentType: response.Header.Get("Content-Type")}
-	r.Body, err = io.ReadAll(io.LimitReader(response.Body, int64(d.endpoint.ResponseBytes)+1))
+	err = d.read(&r, response.Body)
 	d.metrics.Seconds.UpdateDuration(began)
-	if len(r.Body) > d.endpoint.ResponseBytes {
-		r.Body, r.Truncated = r.Body[:d.endpoint.ResponseBytes], true
-	}
 	a = judge(r, len(records))
 	if a.verdict == tryAgain {
 		a.retryAfter = retryAfter(response.Header.Get("Retry-After"), time.Now())
@@ -152,6 +149,21 @@ func (d *deliverer) send(ctx context.Context, records [][]byte) (a attempt) {
 		return d.failure(ctx, fmt.Errorf("read the answer: %w", err))
 	}
 	return a
+}
+
+// read reads the body of an answer, so that the connection can be used again: all of it if it is for a client, else what
+// is shown of it.
+func (d *deliverer) read(r *Response, body io.Reader) (err error) {
+	limit, keep := d.endpoint.ResponseBytes, excerptBytes
+	if d.replier != nil {
+		keep = limit
+	}
+	if r.Body, err = io.ReadAll(io.LimitReader(body, int64(min(keep, limit)))); err != nil {
+		return err
+	}
+	more, err := io.Copy(io.Discard, io.LimitReader(body, int64(limit-len(r.Body))+1))
+	r.Truncated = more > 0
+	return err
 }
 
 // failure is a request without an answer.
@@ -189,7 +201,7 @@ func judge(r Response, n int) attempt {
 }
 
 func statusError(r Response) error {
-	body := r.Body[:min(len(r.Body), excerptBytes)]
+	body := r.Body[:min(len(r.Body), excerptBytes)] // It is quoted: no control characters come into logs.
 	switch {
 	case r.Status/100 == 3:
 		return fmt.Errorf("the receiver answered %d: redirects aren't followed", r.Status)

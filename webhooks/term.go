@@ -166,7 +166,7 @@ func (t *term) fetch(ctx context.Context, limit, bytes int) []store.Taken {
 			}
 			continue
 		}
-		look := time.NewTimer(lookEvery)
+		look := time.NewTimer(t.ttl / 2) // A dead node may have left something.
 		select {
 		case <-news:
 		case <-look.C:
