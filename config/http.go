@@ -23,6 +23,8 @@ type HTTPListener struct {
 	IdempotencyWindow time.Duration
 	Identities        int
 	IdentityTTL       time.Duration
+	Streams           HTTPStreams
+	Replies           HTTPReplies
 }
 
 func (h *HTTPListener) keys() []*node {
@@ -45,6 +47,8 @@ func (h *HTTPListener) keys() []*node {
 		key("idempotency_window", &h.IdempotencyWindow, day, span(time.Second, 7*day), "for how long a request with the same Idempotency-Key is the same one"),
 		key("identities", &h.Identities, 10_000, whole(1, 10_000_000), "callers that are known again without authenticating them"),
 		key("identity_ttl", &h.IdentityTTL, time.Minute, span(time.Millisecond, day), "for how long; SIGHUP forgets them at once"),
+		keys("streams", &h.Streams, (*HTTPStreams).keys, "server-sent events, and what they may cost"),
+		keys("replies", &h.Replies, (*HTTPReplies).keys, "requests that wait for the reply of a device"),
 		keys("settings", &l.Settings, (*Settings).ofListener, "what callers may do, in place of settings and limits at the top"),
 		maybe("allow_anonymous", &l.AllowAnonymous, "as the key of this name at the top", boolean, "whether callers may publish here that don't say who they are"),
 		listOf("authentication", &l.Authentication, (*Method).keys, "the ways of knowing callers, in place of those at the top"),

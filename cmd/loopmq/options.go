@@ -159,6 +159,11 @@ func httpOf(c *config.Config, who *identity) (*httpbridge.Options, error) {
 		Settings: l.Settings, TLS: l.TLS, ProxyProtocol: h.ProxyProtocol, Forwarders: h.Forwarders, Origins: h.Origins, Hosts: h.Hosts,
 		Connections: h.Connections, Requests: h.Requests, HeaderBytes: h.HeaderSize, BodyBytes: h.BodySize, BodiesBytes: h.BodiesSize,
 		BulkMessages: h.BulkMessages, Timeout: h.Timeout, IdempotencyWindow: h.IdempotencyWindow, Identities: h.Identities, IdentityTTL: h.IdentityTTL,
+		Streams: httpbridge.StreamOptions{
+			Max: h.Streams.Max, PerUser: h.Streams.PerUser, PerAddress: h.Streams.PerAddress, Window: h.Streams.Window, BufferBytes: h.Streams.Buffer,
+			WriteTimeout: h.Streams.WriteTimeout, Heartbeat: h.Streams.Heartbeat, Retry: h.Streams.Retry,
+		},
+		Replies: httpbridge.ReplyOptions{Max: h.Replies.Max, TopicPrefix: h.Replies.TopicPrefix},
 	}, err
 }
 
