@@ -21,6 +21,7 @@ import (
 
 	"loopmq"
 	"loopmq/metrics"
+	"loopmq/webhooks"
 )
 
 // The limits of the admin listener. Whoever asks for metrics or health needs
@@ -55,6 +56,9 @@ type AdminOptions struct {
 	Broker func() *loopmq.Broker
 	// Bans are what /api/v1/bans reads and changes. Nil: there is no such path.
 	Bans *BanFunctions
+	// Webhooks returns what /api/v1/webhooks is about, or nil if there are none. Nil: there
+	// are none.
+	Webhooks func() *webhooks.Webhooks
 	// Access says who may do what. See [Admin.SetAccess].
 	Access Access
 	// TLS is how the listener of Start speaks TLS; nil: it doesn't.

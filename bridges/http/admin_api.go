@@ -39,11 +39,30 @@ func (a *Admin) apiRoutes() []route[adminRoute] {
 		read("/clients", a.listClients),
 		read("/clients/{client_id}", a.showClient),
 		change("DELETE", "/clients/{client_id}", a.kickClient),
+		read("/clients/{client_id}/subscriptions", a.listSubscriptionsOf),
+		read("/subscriptions", a.listSubscriptions),
 		read("/sessions", a.listSessions),
 		read("/sessions/{client_id}", a.showClient),
+		change("DELETE", "/sessions/{client_id}", a.deleteSession),
+		read("/retained", a.listRetained),
+		read("/retained/{topic...}", a.showRetained),
+		change("DELETE", "/retained/{topic...}", a.deleteRetained),
 		read("/bans", a.listBans),
 		change("POST", "/bans", a.addBan),
 		change("DELETE", "/bans/{kind}/{value...}", a.removeBan),
+		read("/nodes", a.listNodes),
+		change("POST", "/nodes/{node}/drain", a.drainNode),
+		change("DELETE", "/nodes/{node}/drain", a.undrainNode),
+		read("/counters", a.showCounters),
+		read("/webhooks", a.listWebhooks),
+		read("/webhooks/{name}", a.showWebhook),
+		change("DELETE", "/webhooks/{name}", a.forgetWebhook),
+		change("POST", "/webhooks/{name}/enable", a.enableWebhook),
+		change("POST", "/webhooks/{name}/disable", a.disableWebhook),
+		read("/webhooks/{name}/dead", a.listDead),
+		change("POST", "/webhooks/{name}/dead/replay", a.replayDead),
+		change("POST", "/webhooks/{name}/dead/drop", a.dropDead),
+		read("/webhooks/{name}/dead/{id}", a.showDead),
 	}
 }
 
@@ -59,26 +78,44 @@ type page[T any] struct {
 	Next  string `json:"next,omitempty"`
 }
 
-// list answers with a page of what read returns. The cursor is the one that it returned
-// before; empty: from the beginning, and none is left. filters are the parameters that the
-// request may have besides: one that is spelled wrongly would list too much.
-func list[T any](a *Admin, w *answer, r *http.Request, filters []string, read func(ctx context.Context, b *loopmq.Broker, cursor string, limit int) ([]T, string, error)) {
-	for name := range r.URL.Query() {
+// listQuery is which page a request asks for: up to limit elements behind the cursor,
+// which is next of the page before, or empty for the first one.
+type listQuery struct {
+	cursor string
+	limit  int
+}
+
+// listQueryOf returns which page a request asks for, or answers what is wrong with it.
+// filters are the parameters that it may have besides: one that is spelled wrongly would
+// list too much.
+func listQueryOf(w *answer, r *http.Request, filters []string) (q listQuery, ok bool) {
+	values := r.URL.Query()
+	for name := range values {
 		if name != "limit" && name != "cursor" && !slices.Contains(filters, name) {
-			writeProblem(w, http.StatusBadRequest, fmt.Sprintf("%q: allowed: %s", name, strings.Join(append([]string{"limit", "cursor"}, filters...), ", ")))
-			return
+			allowed := strings.Join(append([]string{"limit", "cursor"}, filters...), ", ")
+			writeProblem(w, http.StatusBadRequest, fmt.Sprintf("%q: allowed: %s", name, allowed))
+			return q, false
 		}
 	}
-	limit := limitStandard
-	if text := r.URL.Query().Get("limit"); text != "" {
+	q = listQuery{values.Get("cursor"), limitStandard}
+	if text := values.Get("limit"); text != "" {
 		var err error
-		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > limitMax {
+		if q.limit, err = strconv.Atoi(text); err != nil || q.limit < 1 || q.limit > limitMax {
 			writeProblem(w, http.StatusBadRequest, fmt.Sprintf("limit is %q: allowed: 1 to %d", text, limitMax))
-			return
+			return q, false
 		}
+	}
+	return q, true
+}
+
+// list answers with the page that read returns, and where the next one begins.
+func list[T any](a *Admin, w *answer, r *http.Request, filters []string, read func(ctx context.Context, b *loopmq.Broker, q listQuery) ([]T, string, error)) {
+	q, ok := listQueryOf(w, r, filters)
+	if !ok {
+		return
 	}
 	a.call(w, r, func(ctx context.Context, b *loopmq.Broker) error {
-		items, next, err := read(ctx, b, r.URL.Query().Get("cursor"), limit)
+		items, next, err := read(ctx, b, q)
 		if err != nil {
 			return err
 		}
@@ -88,6 +125,14 @@ func list[T any](a *Admin, w *answer, r *http.Request, filters []string, read fu
 		writeJSON(w, http.StatusOK, page[T]{items, next})
 		return nil
 	})
+}
+
+// noContent answers that something is done, unless there is an error.
+func noContent(w *answer, err error) error {
+	if err == nil {
+		w.WriteHeader(http.StatusNoContent)
+	}
+	return err
 }
 
 // call has f ask the broker, if there is one, and answer unless there is an error.

@@ -44,11 +44,11 @@ var errNoBans = refused(http.StatusNotFound, "there are no bans here: the config
 
 // listBans lists bans. The cursor is "KIND/VALUE" of the last one before.
 func (a *Admin) listBans(w *answer, r *http.Request) {
-	list(a, w, r, nil, func(_ context.Context, _ *loopmq.Broker, cursor string, limit int) ([]Ban, string, error) {
+	list(a, w, r, nil, func(_ context.Context, _ *loopmq.Broker, q listQuery) ([]Ban, string, error) {
 		if a.opts.Bans == nil {
 			return nil, "", errNoBans
 		}
-		kind, value, _ := strings.Cut(cursor, "/")
+		kind, value, _ := strings.Cut(q.cursor, "/")
 		bans := a.opts.Bans.List()
 		from, _ := slices.BinarySearchFunc(bans, Ban{Kind: kind, Value: value}, func(x, y Ban) int {
 			if x.Kind < y.Kind || x.Kind == y.Kind && x.Value <= y.Value {
@@ -57,9 +57,9 @@ func (a *Admin) listBans(w *answer, r *http.Request) {
 			return 1
 		})
 		bans, next := bans[from:], ""
-		if len(bans) > limit {
-			bans = bans[:limit]
-			next = bans[limit-1].Kind + "/" + bans[limit-1].Value
+		if len(bans) > q.limit {
+			bans = bans[:q.limit]
+			next = bans[q.limit-1].Kind + "/" + bans[q.limit-1].Value
 		}
 		return bans, next, nil
 	})

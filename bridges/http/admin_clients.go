@@ -43,13 +43,13 @@ func flagOf(r *http.Request, name string) (value, given bool, err error) {
 
 // listClients lists connected clients of all nodes.
 func (a *Admin) listClients(w *answer, r *http.Request) {
-	list(a, w, r, clientFilters, func(ctx context.Context, b *loopmq.Broker, cursor string, limit int) ([]loopmq.ClientStatus, string, error) {
+	list(a, w, r, clientFilters, func(ctx context.Context, b *loopmq.Broker, q listQuery) ([]loopmq.ClientStatus, string, error) {
 		f, err := clientFilter(r)
 		if err != nil {
 			return nil, "", err
 		}
 		f.Connected = true
-		page, err := b.Clients(ctx, f, cursor, limit)
+		page, err := b.Clients(ctx, f, q.cursor, q.limit)
 		return page.Clients, page.Next, err
 	})
 }
@@ -61,7 +61,7 @@ func (a *Admin) showClient(w *answer, r *http.Request) {
 		c, err := b.Client(ctx, clientID)
 		switch {
 		case errors.Is(err, loopmq.ErrNoSession):
-			return refused(http.StatusNotFound, "%q is not connected, and has no session", clientID)
+			return noSession(clientID)
 		case err == nil:
 			writeJSON(w, http.StatusOK, c)
 		}
@@ -74,29 +74,9 @@ func (a *Admin) kickClient(w *answer, r *http.Request) {
 	clientID := r.PathValue("client_id")
 	a.call(w, r, func(ctx context.Context, b *loopmq.Broker) error {
 		err := b.Kick(ctx, clientID)
-		switch {
-		case errors.Is(err, loopmq.ErrNoClient):
+		if errors.Is(err, loopmq.ErrNoClient) {
 			return refused(http.StatusNotFound, "%q is not connected", clientID)
-		case err == nil:
-			w.WriteHeader(http.StatusNoContent)
 		}
-		return err
-	})
-}
-
-// listSessions lists sessions that outlive their connections, of all nodes.
-func (a *Admin) listSessions(w *answer, r *http.Request) {
-	list(a, w, r, append([]string{"connected"}, clientFilters...), func(ctx context.Context, b *loopmq.Broker, cursor string, limit int) ([]loopmq.ClientStatus, string, error) {
-		f, err := clientFilter(r)
-		if err != nil {
-			return nil, "", err
-		}
-		connected, given, err := flagOf(r, "connected")
-		if err != nil {
-			return nil, "", err
-		}
-		f.Durable, f.Connected, f.Offline = true, given && connected, given && !connected
-		page, err := b.Clients(ctx, f, cursor, limit)
-		return page.Clients, page.Next, err
+		return noContent(w, err)
 	})
 }

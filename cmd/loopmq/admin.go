@@ -18,7 +18,7 @@ func (f *front) admin(c *config.Config, who *identity, set *metrics.Set, logger 
 		return nil, err
 	}
 	o := httpbridge.AdminOptions{
-		Metrics: set, Health: f.health, Ready: f.ready, Broker: f.broker.Load, Bans: who.banFunctions(),
+		Metrics: set, Health: f.health, Ready: f.ready, Broker: f.broker.Load, Webhooks: f.hooks.Load, Bans: who.banFunctions(),
 		Access: access, Profiles: c.Admin.PProf, Logger: logger,
 	}
 	if c.Admin.TLS != nil && c.Admin.Address != off {

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"loopmq"
+	"loopmq/webhooks"
 )
 
 var errStarting = errors.New("starting")
@@ -13,8 +14,9 @@ var errStarting = errors.New("starting")
 // open and what it holds is loaded, and until the broker has shut down: each may take
 // a while, and that is when it is asked. It is safe for concurrent use.
 type front struct {
-	broker  atomic.Pointer[loopmq.Broker] // nil: the store isn't open yet
-	waiting atomic.Pointer[error]         // why the broker takes no connections yet; nil: it may
+	broker  atomic.Pointer[loopmq.Broker]     // nil: the store isn't open yet
+	hooks   atomic.Pointer[webhooks.Webhooks] // nil: not yet
+	waiting atomic.Pointer[error]             // why the broker takes no connections yet; nil: it may
 }
 
 func newFront() *front {

@@ -3,6 +3,8 @@
 //	loopmq serve     run the broker, see loopmq serve --help
 //	loopmq config    check, print, explain or import a configuration
 //	loopmq health    ask a running broker whether it takes connections
+//	loopmq ctl       look at and change what running brokers have
+//	loopmq webhooks  the same of endpoints of webhooks
 //	loopmq passwd    set or delete a password in a password file
 //	loopmq version   print the version
 //	loopmq help      print an overview
@@ -42,6 +44,10 @@ Usage:
   loopmq serve [flags]   run the broker; loopmq serve --help lists the flags
   loopmq config COMMAND  check, print, explain or import a configuration
   loopmq health [flags]  ask a running broker whether it takes connections
+  loopmq ctl [flags] COMMAND
+                         look at and change what running brokers have: clients, sessions, …
+  loopmq webhooks [flags] COMMAND
+                         the same of endpoints of webhooks and their dead letters
   loopmq passwd [flags] FILE USER
                          set or delete a password in a password file
   loopmq version         print the version
@@ -80,6 +86,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return runConfig(args, stdout, stderr)
 	case "health":
 		return runHealth(ctx, args, stdout, stderr)
+	case "ctl", "webhooks":
+		return runCtl(ctx, command, args, os.Stdin, stdout, stderr)
 	case "passwd":
 		return runPasswd(ctx, args, os.Stdin, stdout, stderr)
 	case "version", "--version", "-version":
@@ -94,12 +102,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 				text, args = configUsage, nil
 			case "health":
 				text, args = healthUsage, nil
+			case "ctl":
+				text, args = ctlUsage, nil
+			case "webhooks":
+				text, args = webhooksUsage, nil
 			case "passwd":
 				text, args = passwdUsage, nil
 			}
 		}
 	default:
-		fmt.Fprintf(stderr, "loopmq: command %q: allowed: serve, config, health, passwd, version, help\n", command)
+		fmt.Fprintf(stderr, "loopmq: command %q: allowed: serve, config, health, ctl, webhooks, passwd, version, help\n", command)
 		return exitUsage
 	}
 	if len(args) > 0 {

@@ -205,7 +205,7 @@ func TestUsageErrors(t *testing.T) {
 		args string
 		want []string // One per line of stderr.
 	}{
-		{"start", []string{`command "start": allowed: serve, config, health, passwd, version, help`}},
+		{"start", []string{`command "start": allowed: serve, config, health, ctl, webhooks, passwd, version, help`}},
 		{"version now", []string{`version: argument "now": allowed: none`}},
 		{"serve --tcp 1883", []string{`--tcp "1883": allowed: host:port`}},
 		{"serve --tcp localhost:65536", []string{`--tcp "localhost:65536": allowed: host:port`}},

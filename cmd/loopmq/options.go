@@ -31,6 +31,7 @@ func optionsOf(c *config.Config) loopmq.Options {
 		Settings:                   settingsOf(&c.Settings, &c.Settings),
 		ConnectTimeout:             c.Limits.ConnectTimeout,
 		Limits:                     limitsOf(&c.Limits),
+		Drain:                      drainOf(&c.Drain),
 	}
 }
 

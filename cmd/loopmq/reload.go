@@ -73,7 +73,8 @@ func (r *reloader) reload() {
 	r.broker.LogPackets(next.Log.Level <= slog.LevelDebug)
 }
 
-// limit applies the limits of a configuration that a running broker can change.
+// limit applies the limits of a configuration that a running broker can change, and how
+// it is drained.
 func (r *reloader) limit(next *config.Config) error {
 	limits := limitsOf(&r.started.Limits)
 	changed := limitsOf(&next.Limits)
@@ -89,5 +90,5 @@ func (r *reloader) limit(next *config.Config) error {
 			return err
 		}
 	}
-	return nil
+	return r.broker.SetDrain(drainOf(&next.Drain))
 }

@@ -83,6 +83,9 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 	}
 	f.notReady(errStarting)
 	options.Store = st
+	if address := adminAt[1].(string); address != off {
+		options.AdminAddress = address
+	}
 	if r, ok := st.(*redisstore.Store); ok {
 		options.AcknowledgeEarly, options.ServeWithoutStore = r.AcknowledgesEarly(), r.Degraded()
 	}
@@ -116,6 +119,7 @@ func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, li
 	if err := r.hooks.start(broker, &options); err != nil {
 		return first(err, stop(nil, broker, c.Drain.Grace))
 	}
+	f.hooks.Store(r.hooks.running)
 	defer r.hooks.stop(c.Drain.Grace) // before the store is closed, whatever happens
 	for i := range c.Listeners {
 		l, address := &c.Listeners[i], off
