@@ -110,6 +110,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add(string(appendMessage(nil, message("x"))))
 	f.Add("m0:h5:{c}:11:15:1-100r" + "g1:a1:b")
 	f.Add(string(appendDelivery(nil, 1, true, []uint32{1, 300}, "s", "t")))
+	f.Add(strings.Repeat("0", 40) + "14:400 3 1000 why" + "data")
 	f.Fuzz(func(t *testing.T, s string) {
 		_, _, _ = decodeNews(s)
 		if m, err := decodeMessage(s); err == nil {
@@ -122,5 +123,6 @@ func FuzzDecode(f *testing.F) {
 		_ = decodeDelivery(&e, s)
 		_, _ = decodeChange(s)
 		_, _ = decodeWill("c", 1, time.Time{}, s)
+		_, _ = decodeLetter(s)
 	})
 }

@@ -117,8 +117,8 @@ type Outbox interface {
 	// Take gives the consumer up to limit events that no living one has, oldest first:
 	// those that dead consumers hold, then those that nobody had. It stops early once
 	// their Data exceeds maxBytes (0: no bound), but returns at least one if there is
-	// one. What the consumer itself has taken before is not among them. It doesn't
-	// wait: see Notify.
+	// one. What the consumer itself has taken before is not among them: Resume has that,
+	// and what was taken where Take has failed nevertheless. It doesn't wait: see Notify.
 	Take(ctx context.Context, endpoint, consumer string, limit, maxBytes int) ([]Taken, error)
 	// Resume returns up to limit events behind after that the consumer has taken
 	// already, in their order. It stops early as Take does. All of them are Again.
@@ -151,10 +151,11 @@ type Outbox interface {
 	Endpoints(ctx context.Context) ([]string, error)
 	// Remove deletes an outbox with its events, dead letters and totals.
 	Remove(ctx context.Context, endpoint string) error
-	// Notify returns the channel that gets a value when an endpoint may have events that
-	// nobody has taken, from whatever node. It is the same for each call, for one
-	// receiver, and holds one value, to begin with too. A value may come without a
-	// reason; none comes when a consumer dies, so a receiver looks now and then as well.
+	// Notify returns the channel that gets a value when an endpoint has events again,
+	// from whatever node: who waits for it has taken until nothing was left. It is the
+	// same for each call, for one receiver, and holds one value, to begin with too. A
+	// value may come without a reason; none comes when a consumer dies, so a receiver
+	// looks now and then as well.
 	Notify(endpoint string) <-chan struct{}
 }
 

@@ -35,6 +35,7 @@ func (c Consumers) Dead(consumer string, now time.Time) bool { return !now.Befor
 type Book struct {
 	last  store.EventID
 	taken map[store.EventID]string // by which consumer
+	held  map[string]int           // how many each consumer has; it isn't there if none
 }
 
 // Last is the last event that was ever taken.
@@ -46,25 +47,48 @@ func (b *Book) Len() int { return len(b.taken) }
 // Take notes that a consumer has an event now.
 func (b *Book) Take(id store.EventID, consumer string) {
 	if b.taken == nil {
-		b.taken = make(map[store.EventID]string)
+		b.taken, b.held = make(map[store.EventID]string), make(map[string]int)
 	}
+	b.Finish(id)
 	b.taken[id] = consumer
+	b.held[consumer]++
 	if b.last.Less(id) {
 		b.last = id
 	}
 }
 
 // Finish forgets an event that is in the outbox no more.
-func (b *Book) Finish(id store.EventID) { delete(b.taken, id) }
+func (b *Book) Finish(id store.EventID) {
+	holder, taken := b.taken[id]
+	if !taken {
+		return
+	}
+	delete(b.taken, id)
+	if b.held[holder]--; b.held[holder] == 0 {
+		delete(b.held, holder)
+	}
+}
 
 // Orphans returns up to limit events that dead consumers hold, in their order. Those of
 // consumer itself are not among them.
 func (b *Book) Orphans(c Consumers, consumer string, now time.Time, limit int) []store.EventID {
-	return b.find(limit, func(_ store.EventID, holder string) bool { return holder != consumer && c.Dead(holder, now) })
+	dead := make(map[string]bool)
+	for holder := range b.held {
+		if holder != consumer && c.Dead(holder, now) {
+			dead[holder] = true
+		}
+	}
+	if len(dead) == 0 {
+		return nil
+	}
+	return b.find(limit, func(_ store.EventID, holder string) bool { return dead[holder] })
 }
 
 // Held returns up to limit events behind after that a consumer has, in their order.
 func (b *Book) Held(consumer string, after store.EventID, limit int) []store.EventID {
+	if b.held[consumer] == 0 {
+		return nil
+	}
 	return b.find(limit, func(id store.EventID, holder string) bool { return holder == consumer && after.Less(id) })
 }
 

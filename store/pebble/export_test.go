@@ -1,5 +1,7 @@
 package pebble
 
+import "errors"
+
 // Used is how many bytes the messages in s are counted with.
 func (s *Store) Used() int {
 	s.mu.Lock()
@@ -20,5 +22,16 @@ func (s *Store) Entries() (n int, err error) {
 		n++
 		return true, nil
 	})
+	return n, err
+}
+
+// Keys is how many keys in the database begin with one of some prefixes.
+func (s *Store) Keys(prefixes ...byte) (n int, err error) {
+	for _, prefix := range prefixes {
+		err = errors.Join(err, each(s.db, []byte{prefix}, []byte{prefix + 1}, func(_, _ []byte) (bool, error) {
+			n++
+			return true, nil
+		}))
+	}
 	return n, err
 }

@@ -364,6 +364,63 @@ func TestDamagedRecords(t *testing.T) {
 	}
 }
 
+func TestDamagedRecordsOfOutboxes(t *testing.T) {
+	t.Parallel()
+	for prefix, read := range map[string]func(s store.Store) error{
+		"v": func(s store.Store) error { _, err := s.Outbox().Take(t.Context(), "e", "a", 1, 0); return err },
+		"l": func(s store.Store) error { _, err := s.Outbox().Dead(t.Context(), "e", store.EventID{}, 1); return err },
+		"i": func(s store.Store) error {
+			op := publish("1")
+			op.Once = &store.Once{Key: "k", Expires: time.Now().Add(time.Hour)}
+			return s.NewWriter("w").Commit(t.Context(), &store.Batch{Ops: []store.Op{op}})
+		},
+		"x": nil,
+	} {
+		t.Run(prefix, func(t *testing.T) {
+			fs := vfs.NewMem()
+			s := mustOpen(t, pebble.Options{Dir: "data", FS: fs})
+			op := publish("1")
+			op.Once = &store.Once{Key: "k", Expires: time.Now().Add(time.Hour)}
+			mustCommit(t, s, op)
+			mustCommit(t, s, enqueue("e", "1"))
+			mustCommit(t, s, enqueue("e", "2"))
+			taken := mustTake(t, s, "a", 1)
+			if _, err := s.Outbox().Bury(t.Context(), "e", []store.Dead{{ID: taken[0].ID}}, 1); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			db, err := cockroach.Open("data", &cockroach.Options{FS: fs, FormatMajorVersion: cockroach.FormatNewest})
+			if err != nil {
+				t.Fatal(err)
+			}
+			it, err := db.NewIter(&cockroach.IterOptions{LowerBound: []byte(prefix), UpperBound: []byte{prefix[0] + 1}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for ok := it.First(); ok; ok = it.Next() {
+				if err := db.Set(it.Key(), []byte{1}, cockroach.Sync); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := errors.Join(it.Close(), db.Close()); err != nil {
+				t.Fatal(err)
+			}
+			if read == nil {
+				if _, err := pebble.Open(pebble.Options{Dir: "data", FS: fs, Logger: quiet()}); err == nil {
+					t.Error("a damaged outbox was opened")
+				}
+				return
+			}
+			s = mustOpen(t, pebble.Options{Dir: "data", FS: fs, Logger: quiet()})
+			if err := read(s); !errors.Is(err, store.ErrUnavailable) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
 func TestParseLocation(t *testing.T) {
 	t.Parallel()
 	o, err := pebble.ParseLocation("/a/b c?sync=interval&interval=20ms&cache=1MiB&memtable=2MiB&reserve=3GiB&max=4TiB")

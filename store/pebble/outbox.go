@@ -26,6 +26,7 @@ type outbox struct {
 	// up to here gets it again.
 	former store.EventID
 	saving bool // in tx.boxes
+	behind bool // the record is not as it is here, and nobody writes it
 
 	// The record.
 	live, bytes                 uint64
@@ -67,7 +68,7 @@ func (t *tx) changed(o *outbox) {
 // has brought.
 func (t *tx) finishBoxes() {
 	for _, o := range t.boxes {
-		o.saving = false
+		o.saving, o.behind = false, false
 		if t.s.outboxes[o.endpoint] != o { // removed
 			continue
 		}
@@ -96,7 +97,9 @@ func (t *tx) enqueue(e *store.Event) store.Result {
 	size := len(e.Data)
 	if !t.fits(size, 0) {
 		o.dropped++
-		if !t.full {
+		if t.full {
+			o.behind = true
+		} else {
 			t.changed(o)
 		}
 		return store.Full

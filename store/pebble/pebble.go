@@ -147,7 +147,9 @@ func (s *Store) flush() error {
 		t.saveQueue(q)
 	}
 	for _, o := range s.outboxes {
-		t.changed(o)
+		if o.behind {
+			t.changed(o)
+		}
 	}
 	t.dirty = true // so that what came before is synced too, whatever the mode
 	w, err := t.apply(true)
