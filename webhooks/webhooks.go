@@ -29,7 +29,7 @@ type Options struct {
 	// Logger gets failures of endpoints and of the store; nil means slog.Default().
 	Logger *slog.Logger
 	// TTL is after what time without a sign of life what a node has taken is for others: that of leases and consumers;
-	// default 10 s.
+	// default 5 s.
 	TTL time.Duration
 }
 
@@ -53,7 +53,7 @@ type Webhooks struct {
 func New(o Options) (*Webhooks, error) {
 	o.Logger = cmp.Or(o.Logger, slog.Default())
 	o.Metrics = cmp.Or(o.Metrics, metrics.New(1))
-	o.TTL = cmp.Or(o.TTL, 10*time.Second)
+	o.TTL = cmp.Or(o.TTL, 5*time.Second)
 	w := &Webhooks{o: o, outbox: o.Store.Outbox(), instance: rand.Text(), metrics: make(map[string]*metrics.Webhook)}
 	if err := check(o.Endpoints, nil); err != nil {
 		return nil, err
