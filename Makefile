@@ -14,6 +14,7 @@ FUZZTIME ?= 30s
 PKG      ?= ./...
 ROUNDS   ?= 200
 DURATION ?= 5m
+EVENTS   ?= 100000
 
 .DEFAULT_GOAL := help
 .PHONY: run build cluster test test-chaos cover fuzz bench bench-compare bench-regress conformance lint fmt vuln clean help
@@ -32,9 +33,9 @@ test: ## Run all tests with the race detector, and hold each package to its cove
 	scripts/test-deps.sh
 	scripts/test.sh
 
-test-chaos: ## Kill a broker on Pebble ROUNDS=200 times, and nodes and their Redis for DURATION=5m; account for every message (CHAOS_SEED=…)
+test-chaos: ## Kill a broker on Pebble ROUNDS=200 times, nodes and their Redis for DURATION=5m, and both while EVENTS=100000 webhooks are sent; account for every message (CHAOS_SEED=…)
 	scripts/test-deps.sh
-	CHAOS_ROUNDS='$(ROUNDS)' CHAOS_DURATION='$(DURATION)' go test -count=1 -v -p 1 -timeout 3h ./internal/chaos/...
+	CHAOS_ROUNDS='$(ROUNDS)' CHAOS_DURATION='$(DURATION)' CHAOS_EVENTS='$(EVENTS)' go test -count=1 -v -p 1 -timeout 3h ./internal/chaos/...
 
 cover: ## Show the coverage of the last `make test` per package, and write coverage/cover.html
 	go tool cover -html=coverage/cover.out -o coverage/cover.html

@@ -128,6 +128,9 @@ func TestReasonsAreExplained(t *testing.T) {
 	for r := range metrics.NumRefuseReasons {
 		mentions(t, "docs/metrics.md", metrics.RefuseReason(r).String())
 	}
+	for r := range metrics.NumWebhookResults {
+		mentions(t, "docs/metrics.md", metrics.WebhookResult(r).String())
+	}
 }
 
 func fields(v any) (names []string) {
