@@ -1,11 +1,18 @@
 package loopmq
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +20,7 @@ import (
 
 	"loopmq/codec"
 	"loopmq/metrics"
+	"loopmq/store"
 )
 
 // Caller is somebody who uses a Broker without an MQTT connection, such as the sender
@@ -221,8 +229,7 @@ func (c *Caller) Info() ClientInfo { return c.info }
 func (c *Caller) ExpiresAt() time.Time { return c.expiresAt }
 
 // Err returns nil, or why the Caller can't be used any more: its identity has expired,
-// Broker.DisconnectWhere has chosen it, or Close was called. Whoever it was may be
-// authenticated again.
+// or Broker.DisconnectWhere has chosen it. Whoever it was may be authenticated again.
 func (c *Caller) Err() error {
 	if e := c.ended.Load(); e != nil {
 		return e
@@ -233,11 +240,9 @@ func (c *Caller) Err() error {
 	return nil
 }
 
-// Close has the Broker forget the Caller. Call it for each that isn't used any more.
-func (c *Caller) Close() {
-	c.ended.CompareAndSwap(nil, errCallerClosed)
-	c.b.callers.remove(c)
-}
+// Close has the Broker forget the Caller. Call it for each that isn't kept any more. Calls
+// under way go on, but Broker.DisconnectWhere doesn't find it.
+func (c *Caller) Close() { c.b.callers.remove(c) }
 
 func (c *Caller) expired() bool {
 	return !c.expiresAt.IsZero() && !time.Now().Before(c.expiresAt)
@@ -274,20 +279,14 @@ func (c *Caller) Publish(ctx context.Context, m *Message) (Published, error) {
 // Outcomes of those that can't have an Err. Else each Outcome says what became of its
 // message, and the error is nil, or why nothing is known of them.
 func (c *Caller) PublishAll(ctx context.Context, messages []Message) ([]Outcome, error) {
-	outcomes, publications := make([]Outcome, len(messages)), make([]*publication, len(messages))
-	var size int
-	var refused error
-	for i := range messages {
-		p, err := c.admit(ctx, &messages[i])
-		if err != nil {
-			outcomes[i].Err, refused = err, ErrNonePublished
-			continue
+	outcomes, publications, size := c.admitAll(ctx, messages)
+	for i := range outcomes {
+		if outcomes[i].Err != nil {
+			return outcomes, ErrNonePublished
 		}
-		publications[i] = p
-		size += p.size()
 	}
-	if refused != nil || len(messages) == 0 {
-		return outcomes, refused
+	if len(messages) == 0 {
+		return outcomes, nil
 	}
 	if err := c.take(len(messages), size); err != nil {
 		return nil, err
@@ -308,6 +307,126 @@ func (c *Caller) PublishAll(ctx context.Context, messages []Message) ([]Outcome,
 		return nil, err
 	}
 	return result, nil
+}
+
+// PublishOnce is Publish, unless a message was published by the same user under the
+// same key within the window: at whichever node, and though that one has died since.
+// answer says what is to be noted with the message, at most onceAnswerMax bytes; it is
+// called on an event loop, and must not block. PublishOnce returns what was noted, and
+// whether this call did. The user is the identity's Username; who has none shares the
+// keys with all others who have none.
+func (c *Caller) PublishOnce(ctx context.Context, m *Message, key string, window time.Duration, answer func(Published) []byte) (noted []byte, first bool, err error) {
+	p, err := c.admit(ctx, m)
+	if err != nil {
+		return nil, false, err
+	}
+	if err := c.take(1, p.size()); err != nil {
+		return nil, false, err
+	}
+	return c.publishOnce(ctx, p, key, window, answer)
+}
+
+func (c *Caller) publishOnce(ctx context.Context, p *publication, key string, window time.Duration, answer func(Published) []byte) (noted []byte, first bool, err error) {
+	var result struct { // the loop's, should ctx end before
+		noted []byte
+		first bool
+		err   error
+	}
+	err = c.run(ctx, func(done func()) {
+		c.loop.publishOnce(&c.info, p, c.onceKey(key), window, answer, func(noted []byte, first bool, err error) {
+			result.noted, result.first, result.err = noted, first, err
+			done()
+		})
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	return result.noted, result.first, result.err
+}
+
+// PublishAllOnce is PublishAll as PublishOnce is Publish: each message is published once,
+// so that a call which died halfway is finished by the next with the same key. answer
+// says what is to be noted with message i. What is noted with the first is known before
+// any other is published: if that was another call, and same says that it wasn't the
+// same one, nothing is published, and all that is returned is that.
+func (c *Caller) PublishAllOnce(ctx context.Context, messages []Message, key string, window time.Duration, answer func(i int, p Published) []byte, same func(noted []byte) bool) (noted [][]byte, first bool, err error) {
+	outcomes, publications, size := c.admitAll(ctx, messages)
+	for i := range outcomes {
+		if outcomes[i].Err != nil {
+			return nil, false, ErrNonePublished
+		}
+	}
+	if len(messages) == 0 {
+		return nil, true, nil
+	}
+	if err := c.take(len(messages), size); err != nil {
+		return nil, false, err
+	}
+	head, first, err := c.publishOnce(ctx, publications[0], key, window, func(p Published) []byte { return answer(0, p) })
+	if err != nil || !first && !same(head) || len(messages) == 1 {
+		return [][]byte{head}, first, err
+	}
+	result, errs := make([][]byte, len(messages)), make([]error, len(messages)) // the loop's, should ctx end before
+	result[0] = head
+	err = c.run(ctx, func(done func()) {
+		left := len(messages) - 1
+		for i, p := range publications[1:] {
+			i++
+			c.loop.publishOnce(&c.info, p, c.onceKey(key+"/"+strconv.Itoa(i)), window, func(p Published) []byte { return answer(i, p) }, func(noted []byte, _ bool, err error) {
+				result[i], errs[i] = noted, err
+				if left--; left == 0 {
+					done()
+				}
+			})
+		}
+	})
+	if err == nil {
+		err = errors.Join(errs...)
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return result, first, nil
+}
+
+// onceKey is what the store knows a key as.
+func (c *Caller) onceKey(key string) string {
+	h := sha256.New()
+	h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(c.info.Username))))
+	h.Write([]byte(c.info.Username))
+	h.Write([]byte(key))
+	return "publish/" + hex.EncodeToString(h.Sum(nil))
+}
+
+const (
+	// onceMark is how many bytes before what is noted tell one call from others: a batch
+	// that the store has already, and is sent again, answers as if it were another's.
+	onceMark = 8
+	// onceAnswerMax is how much can be noted with a message.
+	onceAnswerMax = store.MaxOnceAnswer - onceMark
+)
+
+// publishOnce is publishOwn for a message that happens once under a key. As with a Will,
+// nothing goes out before it is stored.
+func (l *loop) publishOnce(by *ClientInfo, p *publication, key string, window time.Duration, answer func(Published) []byte, done func(noted []byte, first bool, err error)) {
+	p.received = l.el.Nanotime()
+	p.client, p.awaited, p.afterCommit = by, true, true
+	r := l.route(p, true)
+	own := binary.BigEndian.AppendUint64(nil, rand.Uint64())
+	own = append(own, answer(Published{r.matched})...)
+	r.op.Once = &store.Once{Key: key, Answer: own, Expires: l.now().Add(window)}
+	l.commit(p, &r, func(op *store.Op, err error) {
+		switch {
+		case err != nil || op.Result == store.Full || op.Result == store.Refused:
+			done(nil, false, ErrNotStored)
+		case op.Result == store.Duplicate && !bytes.Equal(op.Once.Answer, own):
+			done(op.Once.Answer[min(onceMark, len(op.Once.Answer)):], false, nil)
+		default:
+			op.Result = store.Done // also if it was there: it is this one's
+			l.m.MessagesReceived[op.Message.QoS].Inc()
+			done(own[onceMark:], true, nil)
+		}
+	})
 }
 
 // run calls f on the Caller's loop, and returns when done has been called there.
@@ -334,6 +453,21 @@ func (c *Caller) run(ctx context.Context, f func(done func())) error {
 	default:
 		return ErrNotRunning
 	}
+}
+
+// admitAll is admit for several messages. size is that of all.
+func (c *Caller) admitAll(ctx context.Context, messages []Message) (outcomes []Outcome, publications []*publication, size int) {
+	outcomes, publications = make([]Outcome, len(messages)), make([]*publication, len(messages))
+	for i := range messages {
+		p, err := c.admit(ctx, &messages[i])
+		if err != nil {
+			outcomes[i].Err = err
+			continue
+		}
+		publications[i] = p
+		size += p.size()
+	}
+	return outcomes, publications, size
 }
 
 // admit judges a message, asks the Authorizer, and makes it a publication that lasts.

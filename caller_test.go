@@ -154,8 +154,8 @@ func TestCallerEnds(t *testing.T) {
 	_, err := c.Publish(t.Context(), &loopmq.Message{TopicName: "t"})
 	wantReason(t, "Publish", err, codec.Banned)
 	other.Close()
-	if _, err = other.Retained(t.Context(), "t"); err == nil {
-		t.Error("a closed Caller works")
+	if n := s.Broker.DisconnectWhere(func(*loopmq.ClientInfo) bool { return true }, codec.Banned); n != 0 || other.Err() != nil {
+		t.Errorf("%d ended, that were closed: %v", n, other.Err())
 	}
 	brief := mustAuthenticate(t, s.Broker, callerRequest("brief"), set)
 	<-time.After(time.Until(brief.ExpiresAt()))
@@ -257,4 +257,105 @@ func TestCallerReadsRetained(t *testing.T) {
 	wantReason(t, "another's topic", err, codec.NotAuthorized)
 	_, err = bob.Retained(t.Context(), "bob/#")
 	wantReason(t, "wildcard", err, codec.TopicNameInvalid)
+}
+
+func TestCallerPublishesOnce(t *testing.T) {
+	t.Parallel()
+	s := brokertest.Start(t)
+	sub := brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable(brokertest.Name()))
+	sub.Subscribe("t/#", 2)
+	live := brokertest.Connect(t, s.Addr, codec.V5)
+	live.Subscribe("t/#", 1)
+	alice, bob := mustAuthenticate(t, s.Broker, callerRequest("alice"), nil), mustAuthenticate(t, s.Broker, callerRequest("bob"), nil)
+	again := mustAuthenticate(t, s.Broker, callerRequest("alice"), nil)
+	for qos := range byte(3) {
+		key := "key" + string('0'+qos)
+		publish := func(c *loopmq.Caller, text string) (string, bool) {
+			t.Helper()
+			noted, first, err := c.PublishOnce(t.Context(), &loopmq.Message{TopicName: "t/" + text, QoS: qos, Payload: []byte(text)}, key, time.Hour, func(p loopmq.Published) []byte {
+				return []byte(text + string(rune('0'+p.Matched)))
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(noted), first
+		}
+		if noted, first := publish(alice, "a"); noted != "a2" || !first {
+			t.Errorf("QoS %d: %q, %v", qos, noted, first)
+		}
+		if noted, first := publish(again, "b"); noted != "a2" || first {
+			t.Errorf("QoS %d: %q, %v: the same user's again", qos, noted, first)
+		}
+		if noted, first := publish(bob, "c"); noted != "c2" || !first {
+			t.Errorf("QoS %d: %q, %v: another user's", qos, noted, first)
+		}
+		for _, c := range []*brokertest.Client{sub, live} {
+			c.Acknowledge(c.ExpectPublish("t/a", "a"))
+			c.Acknowledge(c.ExpectPublish("t/c", "c"))
+			c.ExpectNothing()
+		}
+	}
+}
+
+func TestCallerPublishesAllOnce(t *testing.T) {
+	t.Parallel()
+	s := brokertest.Start(t)
+	sub := brokertest.Connect(t, s.Addr, codec.V5)
+	sub.Subscribe("t/#", 1)
+	c := mustAuthenticate(t, s.Broker, callerRequest("alice"), nil)
+	publish := func(mark string, texts ...string) ([][]byte, bool, error) {
+		var messages []loopmq.Message
+		for _, text := range texts {
+			messages = append(messages, loopmq.Message{TopicName: "t/" + text, QoS: 1})
+		}
+		return c.PublishAllOnce(t.Context(), messages, "key", time.Hour, func(i int, _ loopmq.Published) []byte { return []byte(mark + texts[i]) },
+			func(noted []byte) bool { return string(noted[:1]) == mark })
+	}
+	noted, first, err := publish("x", "1") // as of a call that died after the first message
+	if err != nil || !first || len(noted) != 1 || string(noted[0]) != "x1" {
+		t.Fatalf("%q, %v, %v", noted, first, err)
+	}
+	if noted, first, err = publish("x", "1", "2", "3"); err != nil || first || len(noted) != 3 || string(noted[0]) != "x1" || string(noted[2]) != "x3" {
+		t.Errorf("%q, %v, %v", noted, first, err)
+	}
+	if noted, first, err = publish("x", "1", "2", "3"); err != nil || first || len(noted) != 3 || string(noted[1]) != "x2" {
+		t.Errorf("%q, %v, %v", noted, first, err)
+	}
+	if noted, first, err = publish("y", "7", "8"); err != nil || first || len(noted) != 1 || string(noted[0]) != "x1" {
+		t.Errorf("another call: %q, %v, %v", noted, first, err)
+	}
+	if _, _, err = publish("x", "1", "+"); !errors.Is(err, loopmq.ErrNonePublished) {
+		t.Errorf("got %v", err)
+	}
+	for _, text := range []string{"1", "2", "3"} {
+		sub.Acknowledge(sub.ExpectPublish("t/"+text, ""))
+	}
+	sub.ExpectNothing()
+}
+
+// A retained message that is published under a key of before doesn't replace a newer one.
+func TestCallerPublishesRetainedOnce(t *testing.T) {
+	t.Parallel()
+	s := brokertest.Start(t)
+	c := mustAuthenticate(t, s.Broker, callerRequest("alice"), nil)
+	m := &loopmq.Message{TopicName: "t", QoS: 1, Retain: true, Payload: []byte("old")}
+	none := func(loopmq.Published) []byte { return nil }
+	if _, first, err := c.PublishOnce(t.Context(), m, "k", time.Hour, none); err != nil || !first {
+		t.Fatal(first, err)
+	}
+	if _, err := c.Publish(t.Context(), &loopmq.Message{TopicName: "t", QoS: 1, Retain: true, Payload: []byte("new")}); err != nil {
+		t.Fatal(err)
+	}
+	if _, first, err := c.PublishOnce(t.Context(), m, "k", time.Hour, none); err != nil || first {
+		t.Fatal(first, err)
+	}
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		got, err := c.Retained(t.Context(), "t")
+		if err == nil && string(got.Payload) == "new" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("got %+v, %v", got, err)
+		}
+	}
 }

@@ -49,7 +49,6 @@ var (
 	errNoUsername         = codec.NewError(codec.BadUserNameOrPassword, "no user name, which is the Client Identifier here")
 	errNotAuthorized      = codec.NewError(codec.NotAuthorized, "not authorized")
 	errIdentityExpired    = codec.NewError(codec.NotAuthorized, "the client's credentials have expired")
-	errCallerClosed       = codec.NewError(codec.NotAuthorized, "the caller was closed")
 	errStoreUnavailable   = codec.NewError(codec.ServerBusy, "the store is unavailable, try again later")
 	errQuota              = codec.NewError(codec.QuotaExceeded, "the store did not take the message, try again later")
 	errAnswerTooLarge     = codec.NewError(codec.PacketTooLarge, "the answer exceeds the client's Maximum Packet Size [MQTT-3.1.2-24]")

@@ -20,6 +20,7 @@ func (l *loop) commitAgain(p *publication, stale *store.Op, u *commitUnderWay) {
 	r := l.route(p, true)
 	r.events = u.events
 	r.op.Session, r.op.Epoch, r.op.PacketID, r.op.WillOf = stale.Session, stale.Epoch, stale.PacketID, stale.WillOf
+	r.op.Once = stale.Once
 	if !r.op.Retain {
 		// It has been matched with all that was there after it had arrived, and must not
 		// wait for ever when many subscribe.

@@ -126,8 +126,8 @@ func (l *loop) membersLeft(op *store.Op, deliveries []delivery, err error) (left
 // message learns of it, and QoS 2 for sessions that are not durable goes out.
 func (l *loop) committed(p *publication, op *store.Op, deliveries []delivery, err error) {
 	// Of a duplicate the first commit went unanswered: whoever is to get the message
-	// has not had it.
-	stored := err == nil && (op.Result == store.Done || op.Result == store.Duplicate)
+	// has not had it. But of one that happens once, it was another one's.
+	stored := err == nil && (op.Result == store.Done || op.Result == store.Duplicate && op.Once == nil)
 	for i := range deliveries {
 		d := &deliveries[i]
 		if stored && p.afterCommit {
