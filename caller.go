@@ -75,6 +75,18 @@ func (e *RateError) Error() string {
 // Unwrap returns the error with the reason code.
 func (e *RateError) Unwrap() error { return errRateTooHigh }
 
+// NonePublishedError says that of several messages none was published, since some
+// can't be.
+type NonePublishedError struct {
+	// Errors are why, by the index of the message; nil: nothing is wrong with it.
+	Errors []error
+}
+
+// Error returns the errors, a line each.
+func (e *NonePublishedError) Error() string {
+	return "loopmq: none of the messages was published: " + errors.Join(e.Errors...).Error()
+}
+
 // remoteAddr is the address of who has no connection of the Broker's.
 type remoteAddr struct{ net.Addr }
 
@@ -275,24 +287,19 @@ func (c *Caller) Publish(ctx context.Context, m *Message) (Published, error) {
 }
 
 // PublishAll is Publish for several messages, in their order. All are checked before
-// any is published: if one can't be, none is, ErrNonePublished is the error, and the
-// Outcomes of those that can't have an Err. Else each Outcome says what became of its
-// message, and the error is nil, or why nothing is known of them.
+// any is published: if one can't be, none is, and the error is a *NonePublishedError.
+// Another error says why nothing is known of them. Else each Outcome says what became
+// of its message.
 func (c *Caller) PublishAll(ctx context.Context, messages []Message) ([]Outcome, error) {
-	outcomes, publications, size := c.admitAll(ctx, messages)
-	for i := range outcomes {
-		if outcomes[i].Err != nil {
-			return outcomes, ErrNonePublished
-		}
-	}
-	if len(messages) == 0 {
-		return outcomes, nil
+	publications, size, err := c.admitAll(ctx, messages)
+	if err != nil || len(messages) == 0 {
+		return nil, err
 	}
 	if err := c.take(len(messages), size); err != nil {
 		return nil, err
 	}
 	result := make([]Outcome, len(messages)) // the loop's, should ctx end before
-	err := c.run(ctx, func(done func()) {
+	err = c.run(ctx, func(done func()) {
 		left := len(publications)
 		for i, p := range publications {
 			c.loop.publishOwn(&c.info, p, func(matched int, err error) {
@@ -350,14 +357,9 @@ func (c *Caller) publishOnce(ctx context.Context, p *publication, key string, wi
 // any other is published: if that was another call, and same says that it wasn't the
 // same one, nothing is published, and all that is returned is that.
 func (c *Caller) PublishAllOnce(ctx context.Context, messages []Message, key string, window time.Duration, answer func(i int, p Published) []byte, same func(noted []byte) bool) (noted [][]byte, first bool, err error) {
-	outcomes, publications, size := c.admitAll(ctx, messages)
-	for i := range outcomes {
-		if outcomes[i].Err != nil {
-			return nil, false, ErrNonePublished
-		}
-	}
-	if len(messages) == 0 {
-		return nil, true, nil
+	publications, size, err := c.admitAll(ctx, messages)
+	if err != nil || len(messages) == 0 {
+		return nil, false, err
 	}
 	if err := c.take(len(messages), size); err != nil {
 		return nil, false, err
@@ -456,18 +458,25 @@ func (c *Caller) run(ctx context.Context, f func(done func())) error {
 }
 
 // admitAll is admit for several messages. size is that of all.
-func (c *Caller) admitAll(ctx context.Context, messages []Message) (outcomes []Outcome, publications []*publication, size int) {
-	outcomes, publications = make([]Outcome, len(messages)), make([]*publication, len(messages))
+func (c *Caller) admitAll(ctx context.Context, messages []Message) (publications []*publication, size int, err error) {
+	publications = make([]*publication, len(messages))
+	var none *NonePublishedError
 	for i := range messages {
 		p, err := c.admit(ctx, &messages[i])
 		if err != nil {
-			outcomes[i].Err = err
+			if none == nil {
+				none = &NonePublishedError{make([]error, len(messages))}
+			}
+			none.Errors[i] = err
 			continue
 		}
 		publications[i] = p
 		size += p.size()
 	}
-	return outcomes, publications, size
+	if none != nil {
+		return nil, 0, none
+	}
+	return publications, size, nil
 }
 
 // admit judges a message, asks the Authorizer, and makes it a publication that lasts.

@@ -214,11 +214,12 @@ func TestCallerPublishesAllOrNone(t *testing.T) {
 	sub := brokertest.Connect(t, s.Addr, codec.V5)
 	sub.Subscribe("t/#", 1)
 	c := mustAuthenticate(t, s.Broker, callerRequest("alice"), nil)
-	got, err := c.PublishAll(t.Context(), []loopmq.Message{{TopicName: "t/1"}, {TopicName: "t/+"}, {TopicName: "t/3", QoS: 3}})
-	if !errors.Is(err, loopmq.ErrNonePublished) || got[0].Err != nil || !errors.Is(got[1].Err, loopmq.ErrTopicName) || !errors.Is(got[2].Err, loopmq.ErrQoS) {
-		t.Errorf("got %+v, %v", got, err)
+	_, err := c.PublishAll(t.Context(), []loopmq.Message{{TopicName: "t/1"}, {TopicName: "t/+"}, {TopicName: "t/3", QoS: 3}})
+	var none *loopmq.NonePublishedError
+	if !errors.As(err, &none) || none.Errors[0] != nil || !errors.Is(none.Errors[1], loopmq.ErrTopicName) || !errors.Is(none.Errors[2], loopmq.ErrQoS) || none.Error() == "" {
+		t.Errorf("got %v", err)
 	}
-	got, err = c.PublishAll(t.Context(), []loopmq.Message{{TopicName: "t/1", QoS: 1}, {TopicName: "nobody", QoS: 1}, {TopicName: "t/2"}})
+	got, err := c.PublishAll(t.Context(), []loopmq.Message{{TopicName: "t/1", QoS: 1}, {TopicName: "nobody", QoS: 1}, {TopicName: "t/2"}})
 	if err != nil || got[0].Matched != 1 || got[1].Matched != 0 || got[2].Matched != 1 {
 		t.Errorf("got %+v, %v", got, err)
 	}
@@ -324,7 +325,8 @@ func TestCallerPublishesAllOnce(t *testing.T) {
 	if noted, first, err = publish("y", "7", "8"); err != nil || first || len(noted) != 1 || string(noted[0]) != "x1" {
 		t.Errorf("another call: %q, %v, %v", noted, first, err)
 	}
-	if _, _, err = publish("x", "1", "+"); !errors.Is(err, loopmq.ErrNonePublished) {
+	var none *loopmq.NonePublishedError
+	if _, _, err = publish("x", "1", "+"); !errors.As(err, &none) {
 		t.Errorf("got %v", err)
 	}
 	for _, text := range []string{"1", "2", "3"} {

@@ -73,8 +73,6 @@ var (
 	ErrTooLarge error = codec.NewError(codec.PacketTooLarge, "loopmq: message exceeds Limits.PacketSize or Settings.PayloadSize")
 	// ErrNotStored: the store did not take the message; it may be published again.
 	ErrNotStored error = codec.NewError(codec.QuotaExceeded, "loopmq: the store did not take the message")
-	// ErrNonePublished: of several messages none was published, since some can't be.
-	ErrNonePublished = errors.New("loopmq: none of the messages was published")
 	// ErrNoRetained: the topic has no retained message.
 	ErrNoRetained  = errors.New("loopmq: there is no retained message")
 	errLimitsFixed = errors.New("loopmq: SetLimits: a limit differs that can't be changed while the broker runs")

@@ -254,6 +254,12 @@ func (b *Bridge) table() []route[bridgeRoute] {
 		{"POST", "/subscribe", bridgeRoute{serve: (*Bridge).acknowledge, token: true}},
 		{"DELETE", "/subscribe", bridgeRoute{serve: (*Bridge).endSession, token: true}},
 		{"POST", "/request/{topic...}", bridgeRoute{serve: (*Bridge).request, stream: true}},
+		{"POST", "/topics/{topic...}", bridgeRoute{serve: (*Bridge).publishTopic}},
+		{"GET", "/topics/{topic...}", bridgeRoute{serve: (*Bridge).readTopic}},
+		{"DELETE", "/topics/{topic...}", bridgeRoute{serve: (*Bridge).clearTopic}},
+		{"POST", "/publish/bulk", bridgeRoute{serve: (*Bridge).publishBulk}},
+		{"POST", "/api/v5/publish", bridgeRoute{serve: (*Bridge).emqxPublish, emqx: true}},
+		{"POST", "/api/v5/publish/bulk", bridgeRoute{serve: (*Bridge).emqxPublishBulk, emqx: true}},
 	}
 }
 

@@ -144,16 +144,26 @@ func decodeText(text, encoding string) ([]byte, error) {
 
 // publish is POST /publish.
 func (b *Bridge) publish(c *call) error {
-	body, done, err := b.readBody(c, "application/json")
-	defer done()
+	p, err := b.publishBody(c)
 	if err != nil {
 		return err
 	}
+	p.write(c.w)
+	return nil
+}
+
+// publishBody publishes the message that the body of a request is.
+func (b *Bridge) publishBody(c *call) (published, error) {
+	body, done, err := b.readBody(c, "application/json")
+	defer done()
+	if err != nil {
+		return published{}, err
+	}
 	var m loopmq.Message
 	if err := decodeMessage(body, &m); err != nil {
-		return err
+		return published{}, err
 	}
-	return b.publishOne(c, &m, body)
+	return b.publishOne(c, &m)
 }
 
 // decodeMessage reads a message that is JSON.
@@ -209,26 +219,45 @@ func (p *published) status() int {
 	return http.StatusOK
 }
 
-// append appends the JSON of p, as Marshal does, but without reflection.
+func (p *published) write(w http.ResponseWriter) {
+	write(w, p.status(), "application/json", append(p.append(make([]byte, 0, 192)), '\n'))
+}
+
+// append appends the JSON of p, as Marshal does, but without reflection. Status and ID need
+// no escapes.
 func (p *published) append(b []byte) []byte {
 	b = append(append(append(append(b, `{"status":"`...), p.Status...), `","id":"`...), p.ID...)
 	b = strconv.AppendInt(append(b, `","matched":`...), int64(p.Matched), 10)
 	if p.ReasonCode != 0 {
 		b = strconv.AppendInt(append(b, `,"reason_code":`...), int64(p.ReasonCode), 10)
-		b = append(append(append(b, `,"message":"`...), p.Message...), '"')
+		text, _ := json.Marshal(p.Message) // It can't fail on a string.
+		b = append(append(b, `,"message":`...), text...)
 	}
 	return append(b, '}')
 }
 
-// publishOne publishes one message, which came as body.
-func (b *Bridge) publishOne(c *call, m *loopmq.Message, _ []byte) error {
+// publishOne publishes one message, under an Idempotency-Key if there is one.
+func (b *Bridge) publishOne(c *call, m *loopmq.Message) (published, error) {
+	key, err := keyOf(c.r)
+	if err != nil {
+		return published{}, err
+	}
+	if key != "" {
+		notes, err := b.publishOnce(c, key, []loopmq.Message{*m})
+		var none *loopmq.NonePublishedError
+		if errors.As(err, &none) {
+			err = none.Errors[0]
+		}
+		if err != nil {
+			return published{}, err
+		}
+		return publishedAs(notes[0].id, loopmq.Published{Matched: notes[0].matched}), nil
+	}
 	p, err := c.caller.Publish(c.r.Context(), m)
 	if err != nil {
-		return err
+		return published{}, err
 	}
-	answer := publishedAs(newID(), p)
-	write(c.w, answer.status(), "application/json", append(answer.append(nil), '\n'))
-	return nil
+	return publishedAs(newID(), p), nil
 }
 
 var (
