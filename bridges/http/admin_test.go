@@ -63,15 +63,24 @@ func load(p *atomic.Pointer[error]) error {
 
 func mustStart(t *testing.T, change func(*Admin)) *fixture {
 	t.Helper()
+	return mustStartWith(t, nil, change)
+}
+
+func mustStartWith(t *testing.T, options func(*AdminOptions), change func(*Admin)) *fixture {
+	t.Helper()
 	f := &fixture{set: metrics.New(2), log: &syncBuffer{}}
-	f.Admin = NewAdmin(AdminOptions{
+	o := AdminOptions{
 		Metrics: f.set,
 		Health:  func() any { return state{"ok", 3} },
 		Ready:   func() error { return load(&f.ready) },
 		Live:    func() error { return load(&f.live) },
 		Broker:  f.broker.Load,
 		Logger:  slog.New(slog.NewTextHandler(f.log, nil)),
-	})
+	}
+	if options != nil {
+		options(&o)
+	}
+	f.Admin = NewAdmin(o)
 	if change != nil {
 		change(f.Admin)
 	}
