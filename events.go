@@ -6,6 +6,7 @@ import (
 	"loopmq/codec"
 	"loopmq/metrics"
 	"loopmq/store"
+	"loopmq/trie"
 )
 
 // EventKind says what has happened.
@@ -123,8 +124,12 @@ func (m *MessageView) ForwardProperties() []byte { return m.properties }
 // not block, nor call the Broker.
 type Recorder struct {
 	// Wants reports whether Record is to be called for events of a kind. It is asked
-	// each time, so the answer may change.
+	// again and again, so the answer may change.
 	Wants func(k EventKind) bool
+	// Topics, if there is such a function, says for which Topic Names Record is to be
+	// called, of events of a kind that have a Message; nil: for all. It is asked as often
+	// as Wants, and what is found out of a set is kept until it returns another.
+	Topics func(k EventKind) *TopicSet
 	// Record appends to `to` what is to go into outboxes of the store because of e, and
 	// returns that.
 	//
@@ -137,6 +142,18 @@ type Recorder struct {
 	// loop's next commit; while the store can't be reached some of it is kept, within a
 	// bound, then it is dropped and counted.
 	Record func(e *Event, to []store.Event) (out []store.Event, wait bool)
+}
+
+// TopicSet is a set of Topic Filters, for Recorder.Topics. It doesn't change.
+type TopicSet struct{ filters *trie.Trie[struct{}] }
+
+// NewTopicSet returns a set of what matches one of the filters, which must be valid.
+func NewTopicSet(topicFilters ...string) *TopicSet {
+	s := &TopicSet{filters: trie.New[struct{}]()}
+	for _, f := range topicFilters {
+		s.filters.Subscribe(f, struct{}{}, trie.Options{})
+	}
+	return s
 }
 
 // OnEvent returns a Recorder that calls f for events of the given kinds, or of all if
@@ -178,6 +195,20 @@ func Recorders(all ...*Recorder) *Recorder {
 				}
 			}
 			return false
+		},
+		Topics: func(k EventKind) (set *TopicSet) {
+			for _, r := range rs {
+				switch {
+				case !r.Wants(k):
+				case set != nil || r.Topics == nil: // several: each looks for itself
+					return nil
+				default:
+					if set = r.Topics(k); set == nil {
+						return nil
+					}
+				}
+			}
+			return set
 		},
 		Record: func(e *Event, to []store.Event) (out []store.Event, wait bool) {
 			for _, r := range rs {

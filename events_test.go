@@ -1,10 +1,12 @@
 package loopmq_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -312,5 +314,190 @@ func mustClose(t *testing.T, s *brokertest.Server) {
 	t.Helper()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// told counts the calls of a Recorder that has nothing stored, and whether it has to be asked for a topic.
+func told(set func() *loopmq.TopicSet) (*loopmq.Recorder, *atomic.Int64) {
+	var n atomic.Int64
+	r := loopmq.OnEvent(func(*loopmq.Event) { n.Add(1) }, loopmq.EventMessagePublished)
+	r.Topics = func(loopmq.EventKind) *loopmq.TopicSet { return set() }
+	return r, &n
+}
+
+// A Recorder is told of messages whose topics are in its set, which may become another, whether a topic was seen before or not.
+func TestTopicSet(t *testing.T) {
+	t.Parallel()
+	var set atomic.Pointer[loopmq.TopicSet]
+	set.Store(loopmq.NewTopicSet("a/+", "long/#"))
+	r, n := told(set.Load)
+	s := brokertest.Start(t, func(o *loopmq.Options) { o.Recorder, o.Loops = r, 1 })
+	c := brokertest.Connect(t, s.Addr, codec.V5)
+	publish := func(want int64, topics ...string) {
+		t.Helper()
+		before := n.Load()
+		for range 3 {
+			for _, topic := range topics {
+				c.Publish(topic, "x", 1)
+			}
+		}
+		if got := n.Load() - before; got != want {
+			t.Errorf("%.20q: told %d times, want %d", topics, got, want)
+		}
+	}
+	long := "long/" + strings.Repeat("x", 100)
+	publish(9, "a/b", "a/c", "b/c", long)
+	set.Store(loopmq.NewTopicSet("b/c"))
+	publish(3, "a/b", "a/c", "b/c", long)
+	set.Store(nil)
+	publish(12, "a/b", "a/c", "b/c", long)
+	var many []string
+	for i := range 2000 { // more than are remembered
+		many = append(many, fmt.Sprint("t/", i))
+	}
+	set.Store(loopmq.NewTopicSet("t/7", "t/77", "t/777"))
+	publish(9, many...)
+}
+
+// Recorders that stand for one another are asked as each would be.
+func TestRecorders(t *testing.T) {
+	t.Parallel()
+	if r := loopmq.Recorders(nil, nil); r != nil {
+		t.Error("nobody is somebody")
+	}
+	one := loopmq.OnEvent(func(*loopmq.Event) {}, loopmq.EventNodeUp)
+	if loopmq.Recorders(nil, one, nil) != one {
+		t.Error("one is another")
+	}
+	set := loopmq.NewTopicSet("t")
+	a, na := told(func() *loopmq.TopicSet { return set })
+	both := loopmq.Recorders(one, a)
+	for k := range loopmq.EventKind(loopmq.NumEventKinds) {
+		if want := k == loopmq.EventNodeUp || k == loopmq.EventMessagePublished; both.Wants(k) != want {
+			t.Errorf("%v is wanted: %t", k, !want)
+		}
+	}
+	if both.Topics(loopmq.EventMessagePublished) != set || both.Topics(loopmq.EventNodeUp) != nil {
+		t.Error("the set isn't that of who wants the kind")
+	}
+	b, nb := told(func() *loopmq.TopicSet { return nil })
+	b.Record = func(e *loopmq.Event, to []store.Event) ([]store.Event, bool) {
+		nb.Add(1)
+		return append(to, store.Event{}), true
+	}
+	for _, r := range []*loopmq.Recorder{loopmq.Recorders(a, b), loopmq.Recorders(b, a)} {
+		if r.Topics(loopmq.EventMessagePublished) != nil {
+			t.Error("two have a set together")
+		}
+		out, wait := r.Record(&loopmq.Event{Kind: loopmq.EventMessagePublished}, nil)
+		if len(out) != 1 || !wait {
+			t.Errorf("got %v, %t", out, wait)
+		}
+	}
+	if na.Load() != 2 || nb.Load() != 2 {
+		t.Errorf("told %d and %d times", na.Load(), nb.Load())
+	}
+	if got := loopmq.EventKind(200).String(); got != "unknown" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// messages has an event stored for each message that is published, under its payload.
+func messages(wait bool, maxEntries int) *loopmq.Recorder {
+	r := loopmq.OnEvent(func(*loopmq.Event) {}, loopmq.EventMessagePublished)
+	r.Record = func(e *loopmq.Event, to []store.Event) ([]store.Event, bool) {
+		if strings.HasPrefix(string(e.Message.TopicName), "brokertest/") { // what ExpectNothingFrom sends
+			return to, false
+		}
+		return append(to, store.Event{Endpoint: endpoint, Data: []byte(string(e.Message.Payload)), MaxEntries: maxEntries}), wait
+	}
+	return r
+}
+
+// eventGate lets commits that enqueue events through when it is open.
+type eventGate struct {
+	store.Store
+	mu   sync.RWMutex // locked while it is closed
+	held chan struct{}
+}
+
+func (g *eventGate) NewWriter(name string) store.Writer { return &eventGateWriter{g.Store.NewWriter(name), g} }
+
+type eventGateWriter struct {
+	store.Writer
+	g *eventGate
+}
+
+func (w *eventGateWriter) Commit(ctx context.Context, b *store.Batch) error {
+	if hasOp(store.OpEnqueue)(b) {
+		select {
+		case w.g.held <- struct{}{}:
+		default:
+		}
+		w.g.mu.RLock()
+		defer w.g.mu.RUnlock()
+	}
+	return w.Writer.Commit(ctx, b)
+}
+
+// An acknowledgement waits for the commit of the event if it is to, though nothing else of the message is stored; if not, it doesn't.
+func TestAcknowledgementWaitsForEvent(t *testing.T) {
+	t.Parallel()
+	for _, early := range []bool{false, true} {
+		for _, wait := range []bool{false, true} {
+			for _, v := range []codec.Version{codec.V311, codec.V5} {
+				t.Run(fmt.Sprintf("v%v/wait=%t/early=%t", v, wait, early), func(t *testing.T) {
+					t.Parallel()
+					g := &eventGate{Store: memory.New(memory.Options{}), held: make(chan struct{}, 1)}
+					t.Cleanup(func() { _ = g.Close() })
+					s := brokertest.Start(t, func(o *loopmq.Options) {
+						o.Store, o.Recorder, o.AcknowledgeEarly = g, messages(wait, 0), early
+					})
+					sub := brokertest.Connect(t, s.Addr, v)
+					sub.Subscribe("t", 0)
+					for _, qos := range []byte{1, 2} {
+						pub := brokertest.Connect(t, s.Addr, v)
+						g.mu.Lock()
+						pub.Send(&codec.Publish{TopicName: []byte("t"), Payload: fmt.Append(nil, qos), QoS: qos, PacketID: 7})
+						receive(t, "the commit", g.held)
+						want := map[byte]codec.PacketType{1: codec.TypePuback, 2: codec.TypePubrec}[qos]
+						if wait {
+							pub.ExpectNothing() // a ping is answered, and nothing before that
+							g.mu.Unlock()
+						}
+						pub.ExpectAck(want, 7, codec.Success)
+						if !wait {
+							g.mu.Unlock()
+						}
+						sub.ExpectPublish("t", fmt.Sprint(qos))
+					}
+					for qos := range byte(3) { // and so does Publish
+						g.mu.Lock()
+						done := make(chan error, 1)
+						go func() {
+							_, err := s.Broker.Publish(context.Background(), loopmq.Message{TopicName: "t", Payload: fmt.Append(nil, "p", qos), QoS: qos})
+							done <- err
+						}()
+						receive(t, "the commit", g.held)
+						if wait {
+							sub.Ping() // some time passes
+							select {
+							case err := <-done:
+								t.Errorf("Publish has returned (%v) before the event was stored", err)
+							default:
+							}
+							g.mu.Unlock()
+						}
+						if err := receive(t, "Publish", done); err != nil {
+							t.Error(err)
+						}
+						if !wait {
+							g.mu.Unlock()
+						}
+					}
+					outboxOf(t, g.Store, 5)
+				})
+			}
+		}
 	}
 }

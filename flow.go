@@ -135,7 +135,7 @@ func (c *Client) deliverLive(p *publication, d *delivery) {
 	f := c.flows()
 	if f.queue.Len() == 0 && f.out.CanSend() {
 		var e *store.Entry
-		if d.group != nil || c.loop.b.wants(EventMessageAcked) {
+		if d.group != nil || c.loop.wantsOf(EventMessageAcked, p.topic) {
 			e = entryOf(p, d)
 		}
 		packetID := f.out.Send(d.qos, e)
@@ -199,7 +199,7 @@ func (c *Client) deliverStored(p *publication, d *delivery) {
 		return
 	case next && !f.behind && d.qos > 0 && d.qos <= c.settings.maximumQoS && f.out.CanSendNumber(n):
 		var e *store.Entry
-		if c.loop.b.wants(EventMessageAcked) {
+		if c.loop.wantsOf(EventMessageAcked, p.topic) {
 			e = entryOf(p, d)
 		}
 		packetID := f.out.SendNumber(n, d.qos, e)
@@ -306,7 +306,7 @@ func (c *Client) advanceLive() {
 // subscription, since another member may have to get it, and of those whose
 // acknowledgement is to be told of.
 func (c *Client) keeps(e *store.Entry) *store.Entry {
-	if e.ShareName != "" && !c.session.durable || c.loop.b.wants(EventMessageAcked) {
+	if e.ShareName != "" && !c.session.durable || c.loop.wantsOf(EventMessageAcked, e.Message.TopicName) {
 		return e
 	}
 	return nil
@@ -554,7 +554,7 @@ func (c *Client) sent(p *publication, d *delivery, packetID uint16, again bool) 
 	if p.received != 0 && l.m.PublishToDeliver.Sample() {
 		l.observe(p.received)
 	}
-	if l.b.wants(EventMessageDelivered) {
+	if l.wantsOf(EventMessageDelivered, p.topic) {
 		c.recordDelivered(p, d, packetID, again)
 	}
 }

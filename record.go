@@ -1,12 +1,14 @@
 package loopmq
 
 import (
+	"hash/maphash"
 	"slices"
 	"time"
 
 	"loopmq/codec"
 	"loopmq/metrics"
 	"loopmq/store"
+	"loopmq/trie"
 )
 
 // recording is what a loop needs to tell of events.
@@ -16,6 +18,9 @@ type recording struct {
 	client    ClientInfo    // of events about somebody who has no connection here
 	out       []store.Event // of the event that was just told
 	published []store.Event // of the message that is just being routed
+
+	interests [NumEventKinds]interest
+	matches   trie.Matches[struct{}]
 
 	clock      time.Time // what the store's clock was
 	clockNanos int64     // when, by the loop's clock
@@ -29,6 +34,81 @@ const clockKept = int64(100 * time.Millisecond)
 func (b *Broker) wants(k EventKind) bool {
 	r := b.opts.Recorder
 	return r != nil && r.Wants(k)
+}
+
+// interest is in events of a kind that have a message, as the Recorder last said.
+type interest struct {
+	asked  int64 // when, by the loop's clock
+	wanted bool
+	set    *TopicSet   // nil: whatever the topic is
+	topics *topicCache // of set; nil until it is asked
+}
+
+// topicCache remembers of some topics whether a TopicSet has them: most publishers have
+// few, and to look for one among filters with wildcards costs more than a tenth of all
+// that is done for a message.
+type topicCache struct {
+	last  *topicSlot // that was asked for
+	slots [512]topicSlot
+}
+
+type topicSlot struct {
+	length  uint8 // 0: empty
+	matches bool
+	topic   [62]byte // so that a slot is a cache line; longer topics aren't remembered
+}
+
+func (t *topicSlot) is(topicName []byte) bool {
+	return int(t.length) == len(topicName) && string(t.topic[:t.length]) == string(topicName)
+}
+
+// wantsOf is Broker.wants for an event about a message. The Recorder is asked once for
+// each time that the loop reads.
+func (l *loop) wantsOf(k EventKind, topicName []byte) bool {
+	r := l.b.opts.Recorder
+	if r == nil {
+		return false
+	}
+	i := &l.recording.interests[k]
+	if now := l.el.Nanotime(); i.asked != now {
+		i.asked, i.wanted = now, r.Wants(k)
+		var set *TopicSet
+		if i.wanted && r.Topics != nil {
+			set = r.Topics(k)
+		}
+		if i.set != set {
+			i.set, i.topics = set, nil
+		}
+	}
+	if !i.wanted || i.set == nil {
+		return i.wanted
+	}
+	if i.topics == nil {
+		i.topics = new(topicCache)
+		i.topics.last = &i.topics.slots[0]
+	}
+	if last := i.topics.last; last.is(topicName) {
+		return last.matches
+	}
+	return l.recording.has(i, topicName)
+}
+
+// has reports whether the set that is of interest has a topic.
+func (r *recording) has(i *interest, topicName []byte) bool {
+	c := i.topics
+	slot := &c.slots[maphash.Bytes(seed, topicName)%uint64(len(c.slots))]
+	if slot.is(topicName) {
+		c.last = slot
+		return slot.matches
+	}
+	i.set.filters.Match(topicName, &r.matches)
+	matches := len(r.matches.Subscribers) > 0
+	if n := len(topicName); n <= len(slot.topic) {
+		slot.length, slot.matches = uint8(n), matches
+		copy(slot.topic[:], topicName)
+		c.last = slot
+	}
+	return matches
 }
 
 // event begins an event, to be filled in and recorded. There is one of each loop.
@@ -84,7 +164,7 @@ func (l *loop) recordPublished(p *publication) (wait bool) {
 }
 
 func (l *loop) recordOf(k EventKind, p *publication) (wait bool) {
-	if !l.b.wants(k) {
+	if !l.wantsOf(k, p.topic) {
 		return false
 	}
 	r := &l.recording
@@ -159,7 +239,7 @@ func (c *Client) recordDelivered(p *publication, d *delivery, packetID uint16, a
 // recordAcked tells that the client has answered a delivery. m is nil if it wasn't kept.
 func (c *Client) recordAcked(m *store.Entry, qos byte, a *codec.Ack) {
 	l := c.loop
-	if !l.b.wants(EventMessageAcked) {
+	if !l.b.wants(EventMessageAcked) || m != nil && !l.wantsOf(EventMessageAcked, m.Message.TopicName) {
 		return
 	}
 	e := l.event(EventMessageAcked, &c.info)
@@ -174,7 +254,7 @@ func (c *Client) recordAcked(m *store.Entry, qos byte, a *codec.Ack) {
 
 // recordDropped tells that a message for somebody was given up.
 func (l *loop) recordDropped(p *publication, d *delivery, reason metrics.DropReason) {
-	if !l.b.wants(EventMessageDropped) {
+	if !l.wantsOf(EventMessageDropped, p.topic) {
 		return
 	}
 	var c *ClientInfo

@@ -33,6 +33,7 @@ type targets [loopmq.NumEventKinds]struct {
 	wanted  bool
 	all     []*target           // whatever the topic is
 	byTopic *trie.Trie[*target] // nil: none
+	topics  *loopmq.TopicSet    // of byTopic, if there is nobody in all; nil: any topic
 }
 
 // target is an endpoint in the eyes of a Matcher.
@@ -56,6 +57,7 @@ func NewMatcher(endpoints []*Endpoint) *Matcher {
 // ones.
 func (m *Matcher) Set(endpoints []*Endpoint) {
 	all := new(targets)
+	var filters [loopmq.NumEventKinds][]string
 	for _, e := range endpoints {
 		t := &target{
 			event:     store.Event{Endpoint: e.Name, MaxEntries: e.MaxQueued, MaxBytes: e.MaxQueuedBytes},
@@ -80,7 +82,13 @@ func (m *Matcher) Set(endpoints []*Endpoint) {
 			}
 			for _, f := range e.TopicFilters {
 				of.byTopic.Subscribe(strings.Clone(f), t, trie.Options{})
+				filters[k] = append(filters[k], strings.Clone(f))
 			}
+		}
+	}
+	for k := range all {
+		if of := &all[k]; of.byTopic != nil && len(of.all) == 0 {
+			of.topics = loopmq.NewTopicSet(filters[k]...)
 		}
 	}
 	m.targets.Store(all)
@@ -100,6 +108,7 @@ func hasTopic(k loopmq.EventKind) bool {
 func (m *Matcher) Recorder() *loopmq.Recorder {
 	return &loopmq.Recorder{
 		Wants:  func(k loopmq.EventKind) bool { return m.targets.Load()[k].wanted },
+		Topics: func(k loopmq.EventKind) *loopmq.TopicSet { return m.targets.Load()[k].topics },
 		Record: m.record,
 	}
 }
