@@ -62,6 +62,7 @@ type Broker struct {
 	running      atomic.Bool
 	draining     atomic.Bool // Drain was called
 	parking      parking
+	banWatch     atomic.Pointer[banWatch]
 	shuttingDown atomic.Bool            // no connection is accepted any more
 	stopping     atomic.Bool            // Shutdown was called
 	elsewhere    atomic.Pointer[string] // the Server Reference of a drain; nil: none
@@ -108,6 +109,7 @@ func New(o Options) (*Broker, error) {
 		Logger:         o.Logger,
 		MaxConnections: o.Limits.Connections,
 		AcceptRate:     o.Limits.ConnectionRate,
+		RefuseAddress:  o.RefuseAddress,
 		MaxOutputBytes: o.Limits.OutputBytes,
 	})
 	if err != nil {

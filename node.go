@@ -98,6 +98,10 @@ func (n node) apply(ch *store.Change) {
 				return retainedMessage{Message: &store.Message{TopicName: []byte(topic)}}, true
 			})
 		}
+	case store.ChangeBanned, store.ChangeUnbanned:
+		if w := b.banWatch.Load(); w != nil {
+			w.changed(ch.Ban, ch.Kind == store.ChangeUnbanned)
+		}
 	case store.ChangeNotRetained:
 		for _, topic := range ch.TopicFilters {
 			b.changeRetained(topic, func(retainedMessage, bool) (retainedMessage, bool) { return retainedMessage{}, false })

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"runtime"
 	"time"
 
@@ -52,6 +53,10 @@ type Options struct {
 	// node may have their clients by then. Default: all of it is refused meanwhile.
 	ServeWithoutStore bool
 
+	// RefuseAddress says from which addresses no connection is accepted: it is closed
+	// before a TLS handshake. Behind a PROXY header it is the client's address. It is
+	// called on the event loops and must not block. auth.Bans.Banned is one; nil: none.
+	RefuseAddress func(a netip.Addr) bool
 	// Authenticator decides on CONNECT; nil: everybody may connect.
 	Authenticator Authenticator
 	// Authorizer decides on PUBLISH and SUBSCRIBE; nil: everything is allowed.

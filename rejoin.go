@@ -69,6 +69,9 @@ func (b *Broker) joinAnew() bool {
 		b.forgetAll()
 	}
 	b.storeAnswered(nil)
+	if w := b.banWatch.Load(); w != nil {
+		w.lost()
+	}
 	b.recordNode(EventNodeUp, b.owner(), "")
 	b.log.Info("instance_joined", "instance", b.owner())
 	return true

@@ -17,6 +17,7 @@ import (
 	"loopmq"
 	"loopmq/codec"
 	"loopmq/metrics"
+	"loopmq/store"
 )
 
 // BanKind says what is banned.
@@ -100,21 +101,26 @@ func (r BanRule) check(name string) error {
 
 // Bans keeps clients out by Client Identifier, user name or address: those that a file
 // lists, that an operator adds at run time, and that a rule finds. Bans at run time are
-// this node's own and end with the process. Its methods are safe for concurrent use;
-// none but Prepare blocks.
+// in the broker's store once [Bans.Enforce] was called: they outlive the process, and
+// hold at all nodes that share it. Its methods are safe for concurrent use; Prepare,
+// Enforce, Add and Remove may block, the others don't.
 type Bans struct {
 	o      BansOptions
 	counts *metrics.Auth
 	file   atomic.Pointer[banTable] // does not change
 	broker atomic.Pointer[loopmq.Broker]
-	check  chan struct{} // one token: connected clients may be banned
-	done   chan struct{}
+	stored atomic.Pointer[store.Bans] // nil: Enforce was not called
+	check  chan struct{}              // one token: connected clients may be banned
+	reload chan struct{}              // one token: all stored bans are to be read again
+	found  chan Ban                   // by rules, and not stored yet
+	ctx    context.Context            // ends with Close
+	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
 	mu struct {
 		sync.RWMutex
 		runtime *banTable
-		closed  bool
+		changes uint64 // of runtime: what is read from the store meanwhile may be older
 	}
 	flapping, credentials *tally
 }
@@ -134,9 +140,10 @@ func NewBans(o BansOptions) (*Bans, error) {
 		return nil, err
 	}
 	b := &Bans{
-		o: o, counts: &o.Metrics.Auth, check: make(chan struct{}, 1), done: make(chan struct{}),
+		o: o, counts: &o.Metrics.Auth, check: make(chan struct{}, 1), reload: make(chan struct{}, 1), found: make(chan Ban, foundMax),
 		flapping: newTally(o.Flapping), credentials: newTally(o.Credentials),
 	}
+	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.file.Store(newBanTable())
 	b.mu.runtime = newBanTable()
 	apply, err := b.Prepare()
@@ -150,13 +157,7 @@ func NewBans(o BansOptions) (*Bans, error) {
 
 // Close ends the goroutine that ends connections. Bans stay in force.
 func (b *Bans) Close() {
-	b.mu.Lock()
-	closed := b.mu.closed
-	b.mu.closed = true
-	b.mu.Unlock()
-	if !closed {
-		close(b.done)
-	}
+	b.cancel()
 	b.wg.Wait()
 }
 
@@ -188,33 +189,72 @@ func (b *Bans) Prepare() (apply func(), err error) {
 	}, nil
 }
 
-// Enforce makes bans end connections of a broker as well. Call it once it has started.
-func (b *Bans) Enforce(broker *loopmq.Broker) {
+// Enforce makes bans end connections of a broker as well, and has those of run time in
+// its store: what is there holds from now on. Call it once, when the broker has started.
+// The error says why the store could not be read.
+func (b *Bans) Enforce(ctx context.Context, broker *loopmq.Broker) error {
+	stored := broker.WatchBans(b.changed, b.readSoon)
+	b.stored.Store(&stored)
+	if err := b.read(ctx); err != nil {
+		return fmt.Errorf("bans: %w", err)
+	}
 	b.broker.Store(broker)
 	b.recheck()
+	return nil
 }
 
-// Add adds a ban at run time, or replaces the one for the same value. Connections that
-// it no longer allows end soon after. The error says what is wrong with the ban;
-// ErrBansFull: there is no room.
-func (b *Bans) Add(ban Ban) error {
+// Add adds a ban at run time, or replaces the one for the same value, at all nodes.
+// Connections that it no longer allows end soon after. The error says what is wrong with
+// the ban; ErrBansFull: there is no room; store.ErrUnavailable: the store can't be
+// reached, and the ban may hold or not.
+func (b *Bans) Add(ctx context.Context, ban Ban) error {
 	ban.Source = metrics.BanOperator
-	return b.add(ban)
-}
-
-func (b *Bans) add(ban Ban) error {
-	ban, err := ban.checked()
+	ban, err := b.checked(ban)
 	if err != nil {
 		return err
 	}
-	now := b.o.Now()
-	if !ban.Until.IsZero() && !now.Before(ban.Until) {
-		return fmt.Errorf("bans: until is %s, which is over", ban.Until.Format(time.RFC3339))
+	if err := b.put(ctx, ban); err != nil {
+		return err
 	}
+	return b.add(ban)
+}
+
+// checked checks a ban that is to begin now.
+func (b *Bans) checked(ban Ban) (Ban, error) {
+	ban, err := ban.checked()
+	if err == nil && !ban.holds(b.o.Now()) {
+		err = fmt.Errorf("bans: until is %s, which is over", ban.Until.Format(time.RFC3339))
+	}
+	return ban, err
+}
+
+// put puts a ban into the broker's store, if there is one.
+func (b *Bans) put(ctx context.Context, ban Ban) error {
+	stored := b.stored.Load()
+	if stored == nil {
+		return nil
+	}
+	err := (*stored).Put(ctx, store.Ban{
+		Kind: string(ban.Kind), Value: ban.Value, Until: ban.Until, Reason: ban.Reason, Source: ban.Source.String(),
+	}, b.o.Max)
+	if errors.Is(err, store.ErrTooManyBans) {
+		b.counts.BansNotKept.Inc()
+		return ErrBansFull
+	}
+	return err
+}
+
+// add puts a ban into force at this node, unless it is.
+func (b *Bans) add(ban Ban) error {
 	b.mu.Lock()
 	t := b.mu.runtime
-	if _, known := t.get(ban.Kind, ban.Value); !known && t.len() >= b.o.Max {
-		t.expire(now)
+	known, there := t.get(ban.Kind, ban.Value)
+	if there && known.same(&ban) {
+		b.mu.Unlock()
+		return nil
+	}
+	if !there && t.len() >= b.o.Max {
+		t.expire(b.o.Now())
 		if t.len() >= b.o.Max {
 			b.mu.Unlock()
 			b.counts.BansNotKept.Inc()
@@ -222,6 +262,7 @@ func (b *Bans) add(ban Ban) error {
 		}
 	}
 	t.add(ban)
+	b.mu.changes++
 	b.gaugesLocked()
 	b.mu.Unlock()
 	b.counts.BansAdded[ban.Source].Inc()
@@ -229,16 +270,27 @@ func (b *Bans) add(ban Ban) error {
 	return nil
 }
 
-// Remove removes a ban at run time, and reports whether there was one. What the file
-// bans is removed there.
-func (b *Bans) Remove(kind BanKind, value string) bool {
+// Remove removes a ban at run time, at all nodes, and reports whether there was one. What
+// the file bans is removed there. store.ErrUnavailable: as Add.
+func (b *Bans) Remove(ctx context.Context, kind BanKind, value string) (removed bool, err error) {
 	ban, err := Ban{Kind: kind, Value: value}.checked()
-	if err != nil {
-		return false
+	if err != nil { // nobody can have banned it
+		return false, nil //nolint:nilerr // it isn't there
 	}
+	if stored := b.stored.Load(); stored != nil {
+		if removed, err = (*stored).Remove(ctx, ban.name(), time.Time{}); err != nil {
+			return false, err
+		}
+	}
+	return b.lift(ban) || removed, nil
+}
+
+// lift ends a ban at this node, and reports whether there was one.
+func (b *Bans) lift(ban Ban) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	removed := b.mu.runtime.remove(kind, ban.Value)
+	removed := b.mu.runtime.remove(ban.Kind, ban.Value)
+	b.mu.changes++
 	b.gaugesLocked()
 	return removed
 }
@@ -302,29 +354,150 @@ func (b *Bans) recheck() {
 	}
 }
 
-// sweepInterval is how often bans that are over are removed.
-const sweepInterval = time.Minute
+const (
+	// sweepInterval is how often bans that are over are removed.
+	sweepInterval = time.Minute
+	// readPause is how long it takes to the next try to read the stored bans.
+	readPause = time.Second
+	// readPage is how many are read at a time.
+	readPage = 1000
+	// foundMax is how many bans of rules may wait to be stored. Others hold at this node
+	// only.
+	foundMax = 1024
+)
 
-// enforce ends connections that bans no longer allow, and removes bans that are over.
+// enforce ends connections that bans no longer allow, removes bans that are over, and
+// keeps what is stored and what holds here the same.
 func (b *Bans) enforce() {
 	tick := time.NewTicker(sweepInterval)
 	defer tick.Stop()
 	for {
 		select {
-		case <-b.done:
+		case <-b.ctx.Done():
 			return
+		case ban := <-b.found:
+			if err := b.put(b.ctx, ban); err != nil && b.ctx.Err() == nil {
+				b.o.Logger.Warn("ban_not_stored", string(ban.Kind), ban.Value, "error", err)
+			}
+		case <-b.reload:
+			if err := b.read(b.ctx); err != nil && b.ctx.Err() == nil {
+				b.o.Logger.Warn("bans_not_read", "error", err)
+				time.AfterFunc(readPause, b.readSoon)
+			}
 		case <-b.check:
 			if broker := b.broker.Load(); broker != nil {
 				// DISCONNECT knows no 'banned' (0x8A): that is CONNACK's.
 				broker.DisconnectWhere(b.banned, codec.AdministrativeAction)
 			}
 		case <-tick.C:
-			b.mu.Lock()
-			b.mu.runtime.expire(b.o.Now())
-			b.gaugesLocked()
-			b.mu.Unlock()
+			b.sweep()
 		}
 	}
+}
+
+// sweep removes bans that are over, here and in the store.
+func (b *Bans) sweep() {
+	now := b.o.Now()
+	b.mu.Lock()
+	over := b.mu.runtime.expire(now)
+	b.gaugesLocked()
+	b.mu.Unlock()
+	if stored := b.stored.Load(); stored != nil {
+		for i := range over { // as every node does: one that was put again stays
+			if _, err := (*stored).Remove(b.ctx, over[i].name(), now); err != nil {
+				return // They are removed when a node starts.
+			}
+		}
+	}
+}
+
+// readSoon has all stored bans read. It does not block.
+func (b *Bans) readSoon() {
+	select {
+	case b.reload <- struct{}{}:
+	default: // It is about to happen.
+	}
+}
+
+// read makes the bans at run time those that are stored.
+func (b *Bans) read(ctx context.Context) error {
+	stored := *b.stored.Load()
+	for {
+		b.mu.RLock()
+		changes := b.mu.changes
+		b.mu.RUnlock()
+		table, now := newBanTable(), b.o.Now()
+		for after, more := "", true; more; {
+			page, err := stored.List(ctx, after, readPage)
+			if err != nil {
+				return err
+			}
+			for i := range page {
+				after = page[i].Name()
+				ban, err := fromStore(&page[i]).checked()
+				switch {
+				case err != nil: // by a version with other bans
+				case !ban.holds(now):
+					if _, err := stored.Remove(ctx, after, now); err != nil {
+						return err
+					}
+				case table.len() < b.o.Max:
+					table.add(ban)
+				default:
+					b.counts.BansNotKept.Inc()
+				}
+			}
+			more = len(page) == readPage
+		}
+		b.mu.Lock()
+		same := changes == b.mu.changes
+		if same {
+			b.mu.runtime = table
+			b.gaugesLocked()
+		}
+		b.mu.Unlock()
+		if same {
+			b.recheck()
+			return nil
+		}
+	}
+}
+
+// changed applies what is told of a ban in the store.
+func (b *Bans) changed(stored store.Ban, removed bool) {
+	ban, err := fromStore(&stored).checked()
+	switch {
+	case err != nil:
+	case removed:
+		b.lift(ban)
+	default:
+		_ = b.add(ban) // It is counted.
+	}
+}
+
+// fromStore returns a ban as it is here.
+func fromStore(stored *store.Ban) Ban {
+	ban := Ban{Kind: BanKind(stored.Kind), Value: stored.Value, Until: stored.Until, Reason: stored.Reason, Source: metrics.BanOperator}
+	for s := range metrics.NumBanSources {
+		if source := metrics.BanSource(s); source != metrics.BanFile && source.String() == stored.Source {
+			ban.Source = source
+		}
+	}
+	return ban
+}
+
+// name is what the store knows a ban by.
+func (ban *Ban) name() string {
+	stored := store.Ban{Kind: string(ban.Kind), Value: ban.Value}
+	return stored.Name()
+}
+
+// same reports whether two bans say the same. The store knows times by the millisecond.
+func (ban *Ban) same(o *Ban) bool {
+	x, y := *ban, *o
+	untilSame := x.Until.IsZero() && y.Until.IsZero() || x.Until.UnixMilli() == y.Until.UnixMilli()
+	x.Until, y.Until = time.Time{}, time.Time{}
+	return untilSame && x == y
 }
 
 // Recorder is what Bans has to see of a broker: who connected while it was banned, and
@@ -368,8 +541,15 @@ func (b *Bans) failed(a netip.Addr) {
 
 func (b *Bans) addByRule(ban Ban, r BanRule) {
 	ban.Until = b.o.Now().Add(r.For)
-	if err := b.add(ban); err != nil {
+	if b.add(ban) != nil {
 		return // It is counted, and there would be a line for each.
+	}
+	if b.stored.Load() != nil {
+		select {
+		case b.found <- ban:
+		default:
+			b.counts.BansNotKept.Inc()
+		}
 	}
 	b.o.Logger.Warn("banned", string(ban.Kind), ban.Value, "reason", ban.Reason, "until", ban.Until)
 }
@@ -395,6 +575,9 @@ func (d bouncer) Authenticate(ctx context.Context, r *loopmq.ConnectRequest) (lo
 		return loopmq.Identity{}, nil, err
 	}
 	if d.a == nil {
+		if r.AuthenticationMethod != "" { // [MQTT-4.12.0-1]
+			return loopmq.Identity{}, nil, errNoMethod
+		}
 		return loopmq.Identity{Username: r.Username}, nil, nil
 	}
 	id, ch, err := d.a.Authenticate(ctx, r)

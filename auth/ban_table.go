@@ -117,9 +117,8 @@ func (t *banTable) each(f func(Ban)) {
 	}
 }
 
-// expire removes what is over.
-func (t *banTable) expire(now time.Time) {
-	var over []Ban
+// expire removes what is over, and returns it.
+func (t *banTable) expire(now time.Time) (over []Ban) {
 	t.each(func(ban Ban) {
 		if !ban.holds(now) {
 			over = append(over, ban)
@@ -128,6 +127,7 @@ func (t *banTable) expire(now time.Time) {
 	for _, ban := range over {
 		t.remove(ban.Kind, ban.Value)
 	}
+	return over
 }
 
 // parseBans reads the lines of a file. Bans that are over are left out as they are

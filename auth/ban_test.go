@@ -103,7 +103,7 @@ client_id "with \"quotes\"" until the end
 	if l := b.List(); len(l) != 1 || l[0].Value != "x" || l[0].Source != metrics.BanFile {
 		t.Errorf("got %v", l)
 	}
-	if b.Remove(BanUsername, "x") {
+	if lift(t, b, BanUsername, "x") {
 		t.Error("a ban of the file was removed at run time")
 	}
 }
@@ -122,13 +122,13 @@ func TestBansAtRunTime(t *testing.T) {
 		{Kind: BanUsername, Value: "x", Until: c.now()},
 		{Kind: BanUsername, Value: "x", Reason: strings.Repeat("x", 1025)},
 	} {
-		if err := b.Add(bad); err == nil {
+		if err := b.Add(t.Context(), bad); err == nil {
 			t.Errorf("%+v was added", bad)
 		}
 	}
 	add := func(ban Ban) {
 		t.Helper()
-		if err := b.Add(ban); err != nil {
+		if err := b.Add(t.Context(), ban); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -136,7 +136,7 @@ func TestBansAtRunTime(t *testing.T) {
 	add(Ban{Kind: BanUsername, Value: "u", Until: c.now().Add(2 * time.Minute)})
 	add(Ban{Kind: BanAddress, Value: "2001:db8::/32"})
 	add(Ban{Kind: BanAddress, Value: "2001:db8::/32", Reason: "again"}) // replaces
-	if err := b.Add(Ban{Kind: BanClientID, Value: "d"}); !errors.Is(err, ErrBansFull) {
+	if err := b.Add(t.Context(), Ban{Kind: BanClientID, Value: "d"}); !errors.Is(err, ErrBansFull) {
 		t.Errorf("beyond the bound: %v", err)
 	}
 	none := netip.Addr{}
@@ -156,7 +156,7 @@ func TestBansAtRunTime(t *testing.T) {
 		t.Errorf("got %v", b.List())
 	}
 	add(Ban{Kind: BanClientID, Value: "d"}) // in the place of the one that is over
-	if !b.Remove(BanAddress, "2001:db8:ffff::/32") || b.Remove(BanAddress, "2001:db8::/32") || b.Remove("what", "ever") {
+	if !lift(t, b, BanAddress, "2001:db8:ffff::/32") || lift(t, b, BanAddress, "2001:db8::/32") || lift(t, b, "what", "ever") {
 		t.Error("remove doesn't find the network, or finds it twice")
 	}
 	if b.Banned(netip.MustParseAddr("2001:db8:1::7")) {
@@ -259,7 +259,7 @@ func startWithBans(t *testing.T, o BansOptions) (*Bans, *brokertest.Server) {
 		o.Authenticator = b.Authenticator(NewChain(Options{}, Step{Method: onePassword{}}))
 		o.Recorder = b.Recorder()
 	})
-	b.Enforce(s.Broker)
+	enforce(t, b, s.Broker)
 	return b, s
 }
 
@@ -281,7 +281,7 @@ func TestBannedClients(t *testing.T) {
 				if ban.Kind != BanAddress {
 					other = brokertest.Connect(t, s.Addr, version, brokertest.ClientID("other"), brokertest.Credentials("bob", "right"))
 				}
-				if err := b.Add(ban); err != nil {
+				if err := b.Add(t.Context(), ban); err != nil {
 					t.Fatal(err)
 				}
 				if version == codec.V5 {
@@ -296,7 +296,7 @@ func TestBannedClients(t *testing.T) {
 				if other != nil {
 					other.Ping()
 				}
-				if !b.Remove(ban.Kind, ban.Value) {
+				if !lift(t, b, ban.Kind, ban.Value) {
 					t.Fatal("there was no ban to remove")
 				}
 				brokertest.Connect(t, s.Addr, version, me...).Ping()
@@ -326,11 +326,11 @@ func TestBannedWhileConnecting(t *testing.T) {
 			o.Authenticator = b.Authenticator(NewChain(Options{}, Step{Method: p}))
 			o.Recorder = b.Recorder()
 		})
-		b.Enforce(s.Broker)
+		enforce(t, b, s.Broker)
 		c := brokertest.Dial(t, s.Addr, codec.V5)
 		c.SendConnect(brokertest.ClientID("c"), brokertest.Credentials("alice", "right"))
 		<-p.asked
-		if err := b.Add(ban); err != nil {
+		if err := b.Add(t.Context(), ban); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, "the look at connected clients", func() bool { return len(b.check) == 0 })
@@ -414,7 +414,7 @@ func TestBansAlone(t *testing.T) {
 	if _, _, err := a.Continue(t.Context(), r, nil, nil); err == nil {
 		t.Error("there is nothing to go on with")
 	}
-	if err := b.Add(Ban{Kind: BanUsername, Value: "u"}); err != nil {
+	if err := b.Add(t.Context(), Ban{Kind: BanUsername, Value: "u"}); err != nil {
 		t.Fatal(err)
 	}
 	var e *codec.Error
@@ -432,7 +432,7 @@ func TestBansAlone(t *testing.T) {
 // mosquitto's client sees the refusal that MQTT 3.1.1 and 5.0 have for it.
 func TestBannedMosquitto(t *testing.T) {
 	b, s := startWithBans(t, BansOptions{})
-	if err := b.Add(Ban{Kind: BanUsername, Value: "mallory"}); err != nil {
+	if err := b.Add(t.Context(), Ban{Kind: BanUsername, Value: "mallory"}); err != nil {
 		t.Fatal(err)
 	}
 	host, port, _ := net.SplitHostPort(s.Addr)

@@ -1,6 +1,7 @@
 package eventloop
 
 import (
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -108,6 +109,11 @@ func (ln *listener) admit(fd int) bool {
 		e.logger.Warn("connection_limit", "limit", e.MaxConnections())
 	}
 	return false
+}
+
+// refusesAddress reports whether nothing is accepted from an address. A peer on a unix socket has none.
+func (e *Engine) refusesAddress(a netip.Addr) bool {
+	return e.refuses != nil && a.IsValid() && e.refuses(a.WithZone(""))
 }
 
 // left takes back what admit, or Dial, counted.

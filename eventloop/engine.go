@@ -50,6 +50,11 @@ type Config struct {
 	// (a sixteenth, 32 to 1024) for everything else that needs files. A value above that is lowered to it.
 	MaxConnections int
 
+	// RefuseAddress says whose connections are closed as soon as they are accepted, before any handshake: by the peer's
+	// address, or by that of the client that a PROXY header names. It is called on the loops, several at a time, and
+	// must not block; nil refuses nobody.
+	RefuseAddress func(netip.Addr) bool
+
 	// AcceptRate bounds how many connections are accepted in a time, by all listeners together; see [Admission].
 	AcceptRate rate.Limit
 
@@ -94,6 +99,7 @@ type Engine struct {
 	loops        []*Loop
 	epoch        time.Time
 
+	refuses    func(netip.Addr) bool // Config.RefuseAddress
 	conns      connTable
 	gate       *gate
 	nextListen atomic.Uint32
@@ -127,6 +133,7 @@ func New(cfg Config) (*Engine, error) {
 	}
 	e := &Engine{
 		handler:    cfg.Handler,
+		refuses:    cfg.RefuseAddress,
 		logger:     cfg.Logger,
 		maxOutput:  cfg.MaxOutputBytes,
 		gate:       newGate(Admission{Connections: int(connectionLimit(cfg.MaxConnections)), Rate: cfg.AcceptRate}),

@@ -263,6 +263,12 @@ func (ln *listener) acceptOne() bool {
 		ln.pause(err)
 		return false
 	}
+	from := addrPort(sa)
+	if len(ln.spec.ProxyProtocol) == 0 && e.refusesAddress(from.Addr()) {
+		e.accepts.refused[metrics.RefuseBanned].Add(1)
+		_ = unix.Close(fd)
+		return true
+	}
 	if !ln.admit(fd) {
 		return true
 	}
@@ -270,7 +276,7 @@ func (ln *listener) acceptOne() bool {
 	if !inheritsOptions {
 		_ = tuneSocket(fd)
 	}
-	a := adoption{fd: fd, remote: addrPort(sa), listener: ln}
+	a := adoption{fd: fd, remote: from, listener: ln}
 	l := e.leastLoaded()
 	l.counters.conns.Add(1)
 	if l == ln.loop {

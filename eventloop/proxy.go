@@ -26,6 +26,7 @@ var (
 
 	errProxyUntrusted = errors.New("the peer is in no network that may send a PROXY header")
 	errProxyInvalid   = errors.New("no PROXY header, or a bad one")
+	errBanned         = errors.New("the address is banned")
 	errProxyTime      = errors.New("no whole PROXY header in time")
 )
 
@@ -79,6 +80,10 @@ func (p *proxied) input(c *Conn, in []byte) {
 	}
 	if source.IsValid() {
 		c.setRemote(source)
+		if c.loop.engine.refusesAddress(source.Addr().Unmap()) {
+			c.refuse(metrics.RefuseBanned, errBanned)
+			return
+		}
 	}
 	c.leave()
 	p.ready(c)

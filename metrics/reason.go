@@ -185,6 +185,8 @@ const (
 	RefuseAddress
 	// RefuseAddressRate: one address connects too often.
 	RefuseAddressRate
+	// RefuseBanned: the address is banned, and was before it connected.
+	RefuseBanned
 	// RefuseConnects: too many other CONNECTs were being decided on.
 	RefuseConnects
 	// RefuseProxyUntrusted: a PROXY header is expected, and the peer is not in a
@@ -228,6 +230,7 @@ var refuseReasons = [NumRefuseReasons]string{
 	RefuseListener:       "listener_limit",
 	RefuseAddress:        "address_limit",
 	RefuseAddressRate:    "address_rate",
+	RefuseBanned:         "banned",
 	RefuseConnects:       "too_many_connects",
 	RefuseProxyUntrusted: "proxy_untrusted",
 	RefuseProxyInvalid:   "proxy_invalid",

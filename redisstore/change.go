@@ -16,6 +16,7 @@ var errChange = errors.New("malformed record in the feed")
 //	kind (1 byte), ClientID, incarnation, instance, epoch, and then
 //	  for each of Subscriptions: Topic Filter, subscription (5 bytes)
 //	  for each of TopicFilters: Topic Filter
+//	  for a Ban: its name, and what encodeBan writes, unless it is no more
 //
 // A string is its length in two bytes and its bytes; incarnation and epoch are
 // decimal strings, empty for 0. lua/change.lua writes the same, see there.
@@ -70,7 +71,26 @@ func decodeChange(record string) (store.Change, error) {
 		}
 		c.Subscriptions = append(c.Subscriptions, s)
 	}
+	if c.Kind == store.ChangeBanned || c.Kind == store.ChangeUnbanned {
+		return banned(c)
+	}
 	return c, nil
+}
+
+// banned makes the strings of a record what they are of a Ban.
+func banned(c store.Change) (store.Change, error) {
+	texts := c.TopicFilters
+	c.TopicFilters = nil
+	if len(texts) == 0 {
+		return c, errChange
+	}
+	if c.Kind == store.ChangeUnbanned {
+		c.Ban.Named(texts[0])
+		return c, nil
+	}
+	var err error
+	c.Ban, err = decodeBan(texts[0], texts[len(texts)-1])
+	return c, err
 }
 
 // Bits of the first byte of a subscription, those of the Subscription Options

@@ -123,6 +123,11 @@ func (k keys) once(key string) string { return k.prefix + "once:" + key }
 // has one now, and the instance that has enqueued it.
 func (k keys) bells() string { return k.prefix + "bells" }
 
+// ban is a hash: name of a ban -> what it says; bans a sorted set of their names, with
+// score 0.
+func (k keys) ban() string  { return k.prefix + "ban" }
+func (k keys) bans() string { return k.prefix + "bans" }
+
 // reports is a hash: instance -> what it says of itself.
 func (k keys) reports() string { return k.prefix + "reports" }
 

@@ -137,6 +137,9 @@ func (s *Store) Retained() store.Retained { return retainedView{s} }
 // Wills returns the stored Wills.
 func (s *Store) Wills() store.Wills { return willsView{s} }
 
+// Bans returns the bans.
+func (s *Store) Bans() store.Bans { return bansView{s} }
+
 // Outbox returns the outboxes. Events of other nodes are told of while this Store has
 // joined.
 func (s *Store) Outbox() store.Outbox { return outboxView{s} }

@@ -153,6 +153,10 @@ const (
 	// message and had none. ChangeNotRetained: they have none any more.
 	ChangeRetained
 	ChangeNotRetained
+	// ChangeBanned: Ban was put. ChangeUnbanned: the one with its Kind and Value is no
+	// more.
+	ChangeBanned
+	ChangeUnbanned
 )
 
 // Adds reports whether a message that was matched before the Change may miss a
@@ -167,6 +171,7 @@ type Change struct {
 	Epoch         uint64 // ChangeOwner
 	Subscriptions []Subscription
 	TopicFilters  []string
+	Ban           Ban // ChangeBanned, ChangeUnbanned
 }
 
 // News is one message from another instance, with what it is for. Queued says in

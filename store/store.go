@@ -13,6 +13,8 @@ type Store interface {
 	Subscriptions() Subscriptions
 	Retained() Retained
 	Wills() Wills
+	// Bans keeps who is kept out.
+	Bans() Bans
 	Outbox() Outbox
 	Leases() Leases
 	// NewWriter returns a writer with a name that is unique among the writers

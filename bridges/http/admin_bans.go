@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"loopmq"
+	"loopmq/store"
 )
 
 // ErrBansFull is what BanFunctions.Add returns if there is no room for another ban.
@@ -34,10 +35,11 @@ type BanFunctions struct {
 	// List returns the bans in force, by kind and value.
 	List func() []Ban
 	// Add adds one or replaces the one of the same kind and value. The error says what
-	// is wrong with it; ErrBansFull: there is no room.
-	Add func(Ban) error
+	// is wrong with it; ErrBansFull: there is no room; store.ErrUnavailable: it is not
+	// known whether it holds.
+	Add func(ctx context.Context, b Ban) error
 	// Remove reports whether there was one to remove.
-	Remove func(kind, value string) bool
+	Remove func(ctx context.Context, kind, value string) (bool, error)
 }
 
 var errNoBans = refused(http.StatusNotFound, "there are no bans here: the configuration has no bans")
@@ -72,12 +74,14 @@ func (a *Admin) addBan(w *answer, r *http.Request) {
 	}
 	w.note("kind", ban.Kind)
 	w.note("value", ban.Value)
-	a.call(w, r, func(context.Context, *loopmq.Broker) error {
+	a.call(w, r, func(ctx context.Context, _ *loopmq.Broker) error {
 		if a.opts.Bans == nil {
 			return errNoBans
 		}
-		err := a.opts.Bans.Add(ban)
+		err := a.opts.Bans.Add(ctx, ban)
 		switch {
+		case errors.Is(err, store.ErrUnavailable):
+			return err
 		case errors.Is(err, ErrBansFull):
 			return refused(http.StatusServiceUnavailable, "%v", err)
 		case err != nil:
@@ -90,11 +94,15 @@ func (a *Admin) addBan(w *answer, r *http.Request) {
 
 func (a *Admin) removeBan(w *answer, r *http.Request) {
 	kind, value := r.PathValue("kind"), r.PathValue("value")
-	a.call(w, r, func(context.Context, *loopmq.Broker) error {
-		switch {
-		case a.opts.Bans == nil:
+	a.call(w, r, func(ctx context.Context, _ *loopmq.Broker) error {
+		if a.opts.Bans == nil {
 			return errNoBans
-		case !a.opts.Bans.Remove(kind, value):
+		}
+		removed, err := a.opts.Bans.Remove(ctx, kind, value)
+		switch {
+		case err != nil:
+			return err
+		case !removed:
 			return refused(http.StatusNotFound, "%s %q is not banned at run time", kind, value)
 		}
 		w.WriteHeader(http.StatusNoContent)

@@ -2,6 +2,7 @@ package httpbridge
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -25,7 +26,7 @@ func (l *banList) functions() *BanFunctions {
 			defer l.mu.Unlock()
 			return slices.Clone(l.bans)
 		},
-		Add: func(b Ban) error {
+		Add: func(_ context.Context, b Ban) error {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			switch {
@@ -38,12 +39,12 @@ func (l *banList) functions() *BanFunctions {
 			slices.SortFunc(l.bans, func(x, y Ban) int { return cmp.Or(cmp.Compare(x.Kind, y.Kind), cmp.Compare(x.Value, y.Value)) })
 			return nil
 		},
-		Remove: func(kind, value string) bool {
+		Remove: func(_ context.Context, kind, value string) (bool, error) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			n := len(l.bans)
 			l.bans = slices.DeleteFunc(l.bans, func(b Ban) bool { return b.Kind == kind && b.Value == value })
-			return len(l.bans) < n
+			return len(l.bans) < n, nil
 		},
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -27,7 +28,7 @@ type identity struct {
 	metrics *metrics.Set
 	log     *slog.Logger
 
-	bans      *auth.Bans             // nil: none
+	bans      *auth.Bans
 	steps     map[string][]auth.Step // by the key of the methods
 	rules     map[string][]auth.Rule // by their key
 	passwords map[string]*auth.PasswordFile
@@ -47,7 +48,7 @@ func newIdentity(c *config.Config, set *metrics.Set, log *slog.Logger) (*identit
 	i := &identity{metrics: set, log: log, steps: map[string][]auth.Step{}, rules: map[string][]auth.Rule{}, passwords: map[string]*auth.PasswordFile{}, acls: map[string]*auth.ACLFile{}}
 	b := c.Bans
 	if b == nil {
-		return i, nil
+		b = new(config.Bans) // other nodes, and operators, may ban
 	}
 	bans, err := auth.NewBans(auth.BansOptions{
 		File: b.File, Max: b.Max, Exempt: b.Exempt, Flapping: ruleOf(b.Flapping), Credentials: ruleOf(b.Credentials), Logger: log, Metrics: set,
@@ -70,12 +71,11 @@ func ruleOf(r *config.BanRule) auth.BanRule {
 	return auth.BanRule{Times: r.Times, Window: r.Window, For: r.For}
 }
 
-// enforce has bans end connections of a broker that has started.
-func (i *identity) enforce(broker *loopmq.Broker) {
+// enforce has bans end connections of a broker that has started, and keeps them in its
+// store.
+func (i *identity) enforce(ctx context.Context, broker *loopmq.Broker) error {
 	i.broker.Store(broker)
-	if i.bans != nil {
-		i.bans.Enforce(broker)
-	}
+	return i.bans.Enforce(ctx, broker)
 }
 
 // authenticator returns what decides who may connect, nil if everybody may. at is
@@ -103,10 +103,7 @@ func (i *identity) authenticator(at string, methods []config.Method, anonymous *
 		i.steps[at] = steps
 		a = auth.NewChain(auth.Options{AllowAnonymous: allowed, Metrics: i.metrics, Logger: i.log}, steps...)
 	}
-	if i.bans != nil {
-		a = i.bans.Authenticator(a)
-	}
-	return a, nil
+	return i.bans.Authenticator(a), nil
 }
 
 func (i *identity) method(at string, m *config.Method) (auth.Method, error) {
@@ -365,11 +362,8 @@ func (i *identity) close() {
 	}
 }
 
-// banFunctions are what the admin listener does with bans; nil: there are none.
+// banFunctions are what the admin listener does with bans.
 func (i *identity) banFunctions() *httpbridge.BanFunctions {
-	if i.bans == nil {
-		return nil
-	}
 	return &httpbridge.BanFunctions{
 		List: func() []httpbridge.Ban {
 			bans := i.bans.List()
@@ -383,17 +377,19 @@ func (i *identity) banFunctions() *httpbridge.BanFunctions {
 			}
 			return list
 		},
-		Add: func(b httpbridge.Ban) error {
+		Add: func(ctx context.Context, b httpbridge.Ban) error {
 			ban := auth.Ban{Kind: auth.BanKind(b.Kind), Value: b.Value, Reason: b.Reason}
 			if b.Until != nil {
 				ban.Until = *b.Until
 			}
-			err := i.bans.Add(ban)
+			err := i.bans.Add(ctx, ban)
 			if errors.Is(err, auth.ErrBansFull) {
 				return httpbridge.ErrBansFull
 			}
 			return err
 		},
-		Remove: func(kind, value string) bool { return i.bans.Remove(auth.BanKind(kind), value) },
+		Remove: func(ctx context.Context, kind, value string) (bool, error) {
+			return i.bans.Remove(ctx, auth.BanKind(kind), value)
+		},
 	}
 }

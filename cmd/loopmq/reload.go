@@ -66,6 +66,9 @@ func (r *reloader) reload() {
 	if err := applyHooks(); err != nil {
 		r.log.Error("webhooks_enable", "error", err) // They have the new endpoints, disabled as they were.
 	}
+	if err := r.broker.SetDrain(drainOf(&next.Drain)); err != nil { // it was checked
+		r.log.Error("reload_drain", "error", err)
+	}
 	r.current = next
 	r.level.Set(min(r.level.Level(), next.Log.Level)) // The next line is to be seen, if either level shows it.
 	r.log.Info("reload", "changed", changed, "need_restart", restart)

@@ -40,9 +40,7 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 		return err
 	}
 	defer who.close()
-	if who.bans != nil {
-		options.Recorder = who.bans.Recorder()
-	}
+	options.Recorder, options.RefuseAddress = who.bans.Recorder(), who.bans.Banned
 	listeners, err := listenersOf(c, who)
 	web, wrong := httpOf(c, who)
 	if err = errors.Join(err, wrong); err != nil {
@@ -82,7 +80,7 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 		return fmt.Errorf("%s: %w", named(c, "store", "--store"), err)
 	}
 	f.notReady(errStarting)
-	options.Store = st
+	options.Store, options.Drain = st, drainOf(&c.Drain)
 	if address := adminAt[1].(string); address != off {
 		options.AdminAddress = address
 	}
@@ -115,7 +113,9 @@ func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, li
 	if err := broker.Start(); err != nil {
 		return first(err, stop(nil, broker, c.Drain.Grace))
 	}
-	r.identity.enforce(broker)
+	if err := r.identity.enforce(ctx, broker); err != nil {
+		return first(err, stop(nil, broker, c.Drain.Grace))
+	}
 	if err := r.hooks.start(broker, &options); err != nil {
 		return first(err, stop(nil, broker, c.Drain.Grace))
 	}

@@ -93,6 +93,9 @@ type HubStore struct {
 	bell   local.Bell
 }
 
+// Bans implements store.Store: each change is told to all views.
+func (s *HubStore) Bans() store.Bans { return hubBans{s.Store.Bans(), s.hub} }
+
 // Outbox implements store.Store.
 func (s *HubStore) Outbox() store.Outbox { return outboxView{s.Store, &s.bell} }
 

@@ -43,6 +43,7 @@ type Store struct {
 	groups   map[groupID]*queue
 	retained map[string]*retained
 	wills    map[willID]*will
+	bans     map[string]store.Ban
 	onces    map[string]*once
 
 	outboxes  map[string]*outbox
@@ -79,6 +80,7 @@ func New(opts Options) *Store {
 		groups:     make(map[groupID]*queue),
 		retained:   make(map[string]*retained),
 		wills:      make(map[willID]*will),
+		bans:       make(map[string]store.Ban),
 		onces:      make(map[string]*once),
 		outboxes:   make(map[string]*outbox),
 		consumers:  make(local.Consumers),
@@ -102,6 +104,9 @@ func (s *Store) Retained() store.Retained { return retainedView{s} }
 
 // Wills returns the stored Wills.
 func (s *Store) Wills() store.Wills { return willsView{s} }
+
+// Bans returns the bans.
+func (s *Store) Bans() store.Bans { return bansView{s} }
 
 // Outbox returns the outboxes.
 func (s *Store) Outbox() store.Outbox { return outboxView{s, &s.bell} }

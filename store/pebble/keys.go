@@ -30,6 +30,7 @@ const (
 	keyOutbox       = 'x' // endpoint: the number of its outbox, and what that holds
 	keyEvent        = 'v' // outbox, EventID
 	keyLetter       = 'l' // outbox, EventID: a dead letter
+	keyBan          = 'a' // name
 	keyOnce         = 'i' // key of a store.Once: until when, and the answer
 
 	keySessionDue  = 'E' // due, inc: the ClientID

@@ -42,6 +42,7 @@ func Open(o Options) (*Store, error) {
 		low:         make(chan struct{}, 1),
 		stopped:     make(chan struct{}),
 		sessions:    make(map[string]*session),
+		bans:        -1,
 		unstored:    btreemap.New[string, *session](16, strings.Compare),
 		groups:      make(map[groupID]*queue),
 		shared:      make(map[uint64]*shared),

@@ -45,6 +45,7 @@ type Store struct {
 	generation uint64
 
 	sessions map[string]*session                  // those in the cache
+	bans     int                                  // how many there are; negative: not counted yet
 	unstored *btreemap.BTreeMap[string, *session] // those of them that have no stored state, by ClientID
 	idle     lru                                  // of these, the ones that may leave it
 	groups   map[groupID]*queue                   // those in the cache
@@ -75,6 +76,9 @@ func (s *Store) Retained() store.Retained { return retainedView{s} }
 
 // Wills returns the stored Wills.
 func (s *Store) Wills() store.Wills { return willsView{s} }
+
+// Bans returns the bans.
+func (s *Store) Bans() store.Bans { return bansView{s} }
 
 // Outbox returns the outboxes.
 func (s *Store) Outbox() store.Outbox { return outboxView{s} }

@@ -132,6 +132,18 @@ var reopenTests = []struct {
 		h.nextExpiry(h.in(-10))
 		equal(h, "List", h.listAll(store.SessionQuery{Limit: 10}), []string{"a", "b"})
 	}},
+	{"bans stay", func(h *harness, _ bool, reopen func()) {
+		want := []store.Ban{{Kind: "a", Value: "x", Until: h.in(1000), Reason: "why", Source: "s"}, {Kind: "b", Value: "y"}}
+		for _, b := range want {
+			h.noError(h.s.Bans().Put(h.Context(), b, 2))
+		}
+		reopen()
+		h.sameBans("bans", h.bans(10), want)
+		h.isError("one too many", h.s.Bans().Put(h.Context(), store.Ban{Kind: "c"}, 2), store.ErrTooManyBans)
+		_, err := h.s.Bans().Remove(h.Context(), "a/x", time.Time{})
+		h.noError(err)
+		h.noError(h.s.Bans().Put(h.Context(), store.Ban{Kind: "c"}, 2))
+	}},
 	{"retained messages stay", func(h *harness, _ bool, reopen func()) {
 		h.do(retain("a", "1"))
 		h.do(retainUntil("b", "2", h.in(1000)))

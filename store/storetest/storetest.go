@@ -44,6 +44,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store, c Capabilities) {
 		{"Outbox", outboxTests},
 		{"Once", onceTests},
 		{"Leases", leaseTests},
+		{"Bans", banTests},
 		{"Concurrent", concurrentTests},
 		{"Model", modelTests},
 	} {
