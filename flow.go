@@ -169,6 +169,9 @@ func (c *Client) deliverLive(p *publication, d *delivery) {
 		return
 	}
 	c.loop.m.MessagesQueued[d.qos].Inc()
+	if !f.out.CanSend() {
+		c.windowIsFull()
+	}
 }
 
 // entryOf makes a delivery an entry of a queue.
@@ -252,12 +255,15 @@ func (c *Client) advance() {
 func (c *Client) advanceStored() {
 	f := c.flow
 	if !f.behind && !c.sendReleased(store.Number{}) {
+		c.windowIsFull()
 		return
 	}
 	for f.behind && !f.reading {
 		if len(f.ahead) == 0 {
 			if f.out.Len() < int(c.receiveMaximum) {
 				c.readQueue()
+			} else {
+				c.windowIsFull()
 			}
 			return
 		}
@@ -274,6 +280,9 @@ func (c *Client) advanceStored() {
 func (c *Client) advanceLive() {
 	f := c.flow
 	var p publication
+	if !f.out.CanSend() && f.queue.Len() > 0 {
+		c.windowIsFull()
+	}
 	for f.out.CanSend() {
 		e := f.queue.Peek()
 		if e == nil {
@@ -324,6 +333,7 @@ func deliveryOf(c *Client, e *store.Entry) delivery {
 func (c *Client) sendEntry(e *store.Entry) bool {
 	f := c.flow
 	if !c.sendReleased(e.Number) {
+		c.windowIsFull()
 		return false
 	}
 	if !f.cursor.Less(e.Number) {
@@ -344,6 +354,7 @@ func (c *Client) sendEntry(e *store.Entry) bool {
 	var packetID uint16
 	if d.qos > 0 {
 		if !f.out.CanSendNumber(e.Number) {
+			c.windowIsFull()
 			return false
 		}
 		packetID = f.out.SendNumber(e.Number, d.qos, c.keeps(e))

@@ -66,8 +66,8 @@ type LocalOptions struct {
 	Acknowledged DeliveryID
 }
 
-// LocalHandler are the functions that a LocalClient calls, both required. They are
-// called on an event loop, one call at a time, and must not block.
+// LocalHandler are the functions that a LocalClient calls. They are called on an event
+// loop, one call at a time, and must not block.
 type LocalHandler struct {
 	// OnMessage is given a message. What m points to stays valid and may be shared with
 	// others: it must not be changed. m's QoS and Retain are those of the delivery. A
@@ -77,6 +77,11 @@ type LocalHandler struct {
 	// It returns false if it has no room: at QoS 0 the message is dropped and counted then
 	// (output_full), else it comes again after Ready.
 	OnMessage func(m *MessageView, id DeliveryID, dup bool) bool
+	// OnWindowFull is called when something waits for acknowledgements of what was given, now
+	// and then while it does: the window is at ReceiveMaximum or Settings.InflightBytes, or
+	// the store has begun a new generation of the queue, which goes out when all of the one
+	// before is acknowledged. It may be nil.
+	OnWindowFull func()
 	// OnClosed is called once, at the end of a connection that was accepted. reason is why;
 	// of a DISCONNECT that the server would send a client it is a *codec.Error.
 	OnClosed func(reason error)
@@ -364,6 +369,13 @@ func (lc *LocalClient) hand(p *publication, topic []byte, d *delivery, packetID 
 		id = DeliveryID{c.session.id.Incarnation, c.flow.out.Number(packetID)}
 	}
 	return lc.handler.OnMessage(v, id, again)
+}
+
+// windowIsFull tells a LocalClient that deliveries wait for its acknowledgements.
+func (c *Client) windowIsFull() {
+	if c.local != nil && c.local.handler.OnWindowFull != nil {
+		c.local.handler.OnWindowFull()
+	}
 }
 
 // closed is called when the client is disconnected.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"loopmq"
 	"loopmq/codec"
@@ -374,5 +375,61 @@ func TestLocalClientIDsAreReserved(t *testing.T) {
 			c.ExpectConnack(2)
 		}
 		c.ExpectClosed()
+	}
+}
+
+// Who doesn't acknowledge is told when that holds up what follows: its window, or retained messages for its session.
+func TestLocalClientWindowFull(t *testing.T) {
+	t.Parallel()
+	for _, expiry := range []uint32{0, 60} {
+		t.Run(fmt.Sprint("expiry ", expiry), func(t *testing.T) {
+			t.Parallel()
+			s := brokertest.Start(t, func(o *loopmq.Options) { o.Limits.QueueMessages = 40 }) // ten retained messages are ahead
+			pub := brokertest.Connect(t, s.Addr, codec.V5)
+			const retained = 30
+			for i := range retained {
+				pub.Publish(fmt.Sprint("r/", i), "r", 1, brokertest.Retained)
+			}
+			var last loopmq.DeliveryID
+			full, ids := make(chan struct{}, 1), make(chan loopmq.DeliveryID, 100)
+			l, err := caller(t, s, "").Connect(t.Context(), loopmq.LocalOptions{ClientID: "l", SessionExpiryInterval: expiry, ReceiveMaximum: 15}, loopmq.LocalHandler{
+				OnMessage: func(_ *loopmq.MessageView, id loopmq.DeliveryID, _ bool) bool { ids <- id; return true },
+				OnWindowFull: func() {
+					select {
+					case full <- struct{}{}:
+					default:
+					}
+				},
+				OnClosed: func(error) {},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			if _, err := l.Subscribe(t.Context(), []store.Subscription{{TopicFilter: "r/+", Options: codec.SubscriptionOptions{QoS: 1}}, {TopicFilter: "t", Options: codec.SubscriptionOptions{QoS: 1}}}); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 20 {
+				pub.Publish("t", fmt.Sprint(i), 1)
+			}
+			for got := 0; got < retained+20; { // acknowledged only when it is told
+				select {
+				case id := <-ids:
+					got++
+					last = id
+					continue
+				default:
+				}
+				select {
+				case id := <-ids:
+					got++
+					last = id
+				case <-full:
+					l.AcknowledgeUpTo(last)
+				case <-time.After(patience):
+					t.Fatalf("it stops after %d messages", got)
+				}
+			}
+		})
 	}
 }

@@ -509,6 +509,9 @@ func (c *Client) replayOne(r *replay, m *store.Message) bool {
 	case c.session.durable: // by way of its queue
 		f := c.flows()
 		if f.behind || f.storing+f.out.Len() >= c.replayAhead(m.Size()) {
+			if !f.behind && f.storing == 0 {
+				c.windowIsFull()
+			}
 			return false // a commit or an acknowledgement goes on with it
 		}
 		if l.commits.full() {
@@ -531,6 +534,7 @@ func (c *Client) replayOne(r *replay, m *store.Message) bool {
 		return true // it counts when it is stored
 	default:
 		if f := c.flows(); f.queue.Len() > 0 || !f.out.CanSend() {
+			c.windowIsFull()
 			return false // an acknowledgement goes on with it
 		}
 		c.deliverLive(&p, &d)

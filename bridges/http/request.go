@@ -128,12 +128,20 @@ func (b *Bridge) request(c *call) error {
 	if err != nil {
 		return err
 	}
-	m, done, err := b.readMessage(c)
+	m := &loopmq.Message{TopicName: c.r.PathValue("topic")}
+	if m.QoS, err = parseQoS(q.Get("qos"), 1); err != nil {
+		return err
+	}
+	if err := readProperties(c.r.Header, m); err != nil {
+		return err
+	}
+	body, done, err := b.readBody(c)
 	done = sync.OnceFunc(done)
 	defer done()
 	if err != nil {
 		return err
 	}
+	m.Payload = body
 	if m.ResponseTopic != "" || m.CorrelationData != nil {
 		return badRequest("a request has a Response Topic and Correlation Data of its own")
 	}
@@ -189,29 +197,4 @@ func parseTimeout(text string) (time.Duration, error) {
 		return 0, badRequest("timeout is %q: allowed: above 0 to %v, such as 5s", text, replyTimeoutMax)
 	}
 	return d, nil
-}
-
-// readMessage returns the message that a request is: its topic is in the path, its
-// payload the body. What it returns is valid until done is called.
-func (b *Bridge) readMessage(c *call) (m *loopmq.Message, done func(), err error) {
-	body, done, err := b.readBody(c)
-	if err != nil {
-		return nil, done, err
-	}
-	m = &loopmq.Message{TopicName: c.r.PathValue("topic"), Payload: body, QoS: 1, ContentType: c.r.Header.Get("Content-Type")}
-	if qos := c.r.URL.Query().Get("qos"); len(qos) == 1 && '0' <= qos[0] && qos[0] <= '2' {
-		m.QoS = qos[0] - '0'
-	} else if qos != "" {
-		return nil, done, badRequest("qos is %q: allowed: 0, 1, 2", qos)
-	}
-	return m, done, nil
-}
-
-// writeMessage answers with a message.
-func writeMessage(w http.ResponseWriter, m *loopmq.Message) {
-	contentType := m.ContentType
-	if contentType == "" {
-		contentType = "application/octet-stream"
-	}
-	write(w, http.StatusOK, contentType, m.Payload)
 }

@@ -89,6 +89,7 @@ type stream struct {
 		queue   []event
 		bytes   int
 		refused bool  // a message had no room
+		full    bool  // messages wait for acknowledgements
 		over    error // why the client was disconnected
 		// unacknowledged are the events of a named session that were written, in their order.
 		unacknowledged []loopmq.DeliveryID
@@ -102,7 +103,7 @@ const streamBatch = 32 << 10
 var batches = sync.Pool{New: func() any { return new([]byte) }}
 
 func (s *stream) handler() loopmq.LocalHandler {
-	return loopmq.LocalHandler{OnMessage: s.onMessage, OnClosed: s.onClosed}
+	return loopmq.LocalHandler{OnMessage: s.onMessage, OnWindowFull: s.onWindowFull, OnClosed: s.onClosed}
 }
 
 // onMessage is called on an event loop.
@@ -118,6 +119,14 @@ func (s *stream) onMessage(m *loopmq.MessageView, id loopmq.DeliveryID, dup bool
 	s.mu.bytes += e.size()
 	s.wake()
 	return true
+}
+
+// onWindowFull is called on an event loop.
+func (s *stream) onWindowFull() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.full = true
+	s.wake()
 }
 
 // onClosed is called on an event loop.
@@ -230,10 +239,13 @@ func (s *stream) sent(id loopmq.DeliveryID) {
 	s.mu.unacknowledged = append(s.mu.unacknowledged, id)
 }
 
+// windowFull reports whether the client is to acknowledge before more comes, or soon.
 func (s *stream) windowFull() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.window > 0 && len(s.mu.unacknowledged) >= s.window
+	n, full := len(s.mu.unacknowledged), s.mu.full
+	s.mu.full = false
+	return s.name != "" && (n >= s.window || full && n > 0)
 }
 
 // acknowledge acknowledges an event and all before it. It does nothing unless that was

@@ -128,13 +128,12 @@ func parseSubscription(r *http.Request) (*subscription, error) {
 		return nil, err
 	}
 	named := s.session != ""
-	switch qos := q.Get("qos"); {
-	case qos == "" && named:
-		s.options.QoS = 1
-	case len(qos) == 1 && '0' <= qos[0] && qos[0] <= '2':
-		s.options.QoS = qos[0] - '0'
-	case qos != "":
-		return nil, badRequest("qos is %q: allowed: 0, 1, 2", qos)
+	standard := byte(0)
+	if named {
+		standard = 1
+	}
+	if s.options.QoS, err = parseQoS(q.Get("qos"), standard); err != nil {
+		return nil, err
 	}
 	if expiry := q.Get("expiry"); named || expiry != "" {
 		s.expiry = sessionExpiry

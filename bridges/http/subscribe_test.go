@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,8 @@ import (
 	httpbridge "loopmq/bridges/http"
 	"loopmq/codec"
 	"loopmq/internal/brokertest"
+	"loopmq/internal/redistest"
+	"loopmq/redisstore"
 )
 
 // patience is how long tests wait for what must come.
@@ -644,7 +647,7 @@ func TestRequest(t *testing.T) {
 		}
 		defer resp.Body.Close()
 		text, _ := io.ReadAll(resp.Body)
-		if resp.StatusCode != 200 || string(text) != `{"fine":true}` || resp.Header.Get("Content-Type") != "application/json" {
+		if resp.StatusCode != 200 || string(text) != `{"fine":true}` || resp.Header.Get("Content-Type") != "application/json" || resp.Header.Get("Mqtt-User-Property") != "k=v" {
 			t.Errorf("got %d %v %s", resp.StatusCode, resp.Header, text)
 		}
 	})
@@ -699,4 +702,117 @@ func TestRequestBound(t *testing.T) {
 	}
 	b.expect(503, "POST", "/request/d", "x")
 	<-done
+}
+
+// A session goes on at another node, after its node was left, has taken leave, or was declared dead; requests find devices there.
+func TestSubscribeAtAnotherNode(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	var brokers [2]*brokertest.Server
+	var bridges [2]*bridge
+	for i := range brokers {
+		s, err := redisstore.NewStore(t.Context(), server.URL()+"?prefix=lmq:&lease=1s", redisstore.Options{Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = s.Close() })
+		brokers[i] = brokertest.Start(t, func(o *loopmq.Options) { o.Store = s })
+		bridges[i] = mustBridge(t, brokers[i])
+	}
+	pub := brokertest.Connect(t, brokers[0].Addr, codec.V5)
+	pub.SetTimeout(patience)
+	next := 0
+	publish := func() string {
+		next++
+		pub.Publish("t", fmt.Sprint(next), 1)
+		return fmt.Sprint(next)
+	}
+	stream := bridges[0].stream("session=s&filter=t")
+	acked := stream.expect(publish())
+	stream.expect(publish())
+	other := bridges[1].stream("session=s&filter=t", "Last-Event-ID", acked.id)
+	stream.expectEnd(codec.SessionTakenOver)
+	if e := other.expect("2"); !e.message.Dup {
+		t.Error("DUP: got 0 for what the other node sent")
+	}
+	acked = other.expect(publish())
+	bridges[0].expect(409, "POST", "/subscribe?session=s&last_event_id="+acked.id, "")
+	bridges[1].expect(204, "POST", "/subscribe?session=s&last_event_id="+acked.id, "")
+
+	// The other node is declared dead.
+	instance := brokers[1].Broker.Health().Node
+	for server.Client().Do(t.Context(), "ZSCORE", "lmq:leases", instance).Err() == nil {
+		server.Client().Do(t.Context(), "ZADD", "lmq:leases", "XX", 1, instance)
+	}
+	stream = bridges[0].stream("session=s&filter=t", "Last-Event-ID", acked.id)
+	stream.expect(publish())
+
+	device := brokertest.Connect(t, brokers[0].Addr, codec.V5)
+	device.Subscribe("d", 1)
+	var replying sync.WaitGroup
+	defer replying.Wait()
+	replying.Go(func() {
+		p := device.ExpectPublish("d", "x")
+		device.Acknowledge(p)
+		device.Publish(string(p.Properties.ResponseTopic), "y", 1, func(reply *codec.Publish) {
+			reply.Properties = brokertest.Properties(codec.PropCorrelationData, string(p.Properties.CorrelationData))
+		})
+	})
+	for brokers[1].Broker.Ready() != nil { // it joins again
+		<-time.After(time.Millisecond)
+	}
+	if got := bridges[1].expect(200, "POST", "/request/d?timeout=20s", "x"); got != "y" {
+		t.Errorf("the reply is %q", got)
+	}
+}
+
+// BenchmarkStreams reports what a stream costs while nothing comes, client's side included, and what an event to all does.
+func BenchmarkStreams(b *testing.B) {
+	for _, n := range []int{1000} {
+		b.Run(fmt.Sprint("streams=", n), func(b *testing.B) {
+			s := brokertest.Start(b)
+			bridge := mustBridge(b, s, func(o *httpbridge.Options) { o.Streams.PerAddress = n })
+			u, _ := url.Parse(bridge.url)
+			conns := make([]net.Conn, n)
+			buf := make([]byte, 64<<10)
+			before := heap()
+			for i := range conns {
+				c, err := net.Dial("tcp", u.Host)
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer c.Close()
+				fmt.Fprintf(c, "GET /subscribe?filter=t HTTP/1.1\r\nHost: %s\r\n\r\n", u.Host)
+				conns[i] = c
+				for got := ""; !strings.Contains(got, "retry: 2000\n\n"); {
+					k, err := c.Read(buf)
+					if err != nil {
+						b.Fatal(err)
+					}
+					got += string(buf[:k])
+				}
+			}
+			each := float64(heap()-before) / float64(n)
+			pub := brokertest.Connect(b, s.Addr, codec.V5)
+			for b.Loop() {
+				pub.Publish("t", "payload", 0)
+				for _, c := range conns {
+					if _, err := c.Read(buf); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			b.ReportMetric(each, "B/stream")
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/event")
+		})
+	}
+}
+
+// heap returns the bytes of heap and stacks in use.
+func heap() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapInuse + m.StackInuse
 }

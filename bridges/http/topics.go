@@ -67,13 +67,18 @@ func (b *Bridge) readTopic(c *call) error {
 	if err != nil {
 		return err
 	}
-	h := c.w.Header()
+	writeMessage(c.w, m)
+	return nil
+}
+
+// writeMessage answers with a message: its payload is the body.
+func writeMessage(w http.ResponseWriter, m *loopmq.Message) {
+	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	// Anybody may have published a page with a script: it is not to run as one of ours.
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
-	write(c.w, http.StatusOK, writeProperties(h, m), m.Payload)
-	return nil
+	write(w, http.StatusOK, writeProperties(h, m), m.Payload)
 }
 
 // readQuery reads the parameters of a URL, of which only those named may be there.
@@ -90,10 +95,10 @@ func readQuery(r *http.Request, m *loopmq.Message, allowed ...string) error {
 		switch {
 		case !ok:
 			return badRequest("parameter %q: allowed: %s, once each", name, strings.Join(allowed, ", "))
-		case name == "qos" && (len(value) != 1 || value[0] < '0' || value[0] > '2'):
-			return badRequest("qos is %q: allowed: 0, 1, 2", value)
 		case name == "qos":
-			m.QoS = value[0] - '0'
+			if m.QoS, err = parseQoS(value, 0); err != nil {
+				return err
+			}
 		case value != "true" && value != "false":
 			return badRequest("retain is %q: allowed: true, false", value)
 		default:
@@ -101,6 +106,17 @@ func readQuery(r *http.Request, m *loopmq.Message, allowed ...string) error {
 		}
 	}
 	return nil
+}
+
+// parseQoS reads a QoS, which has a default.
+func parseQoS(text string, standard byte) (byte, error) {
+	switch {
+	case text == "":
+		return standard, nil
+	case len(text) == 1 && '0' <= text[0] && text[0] <= '2':
+		return text[0] - '0', nil
+	}
+	return 0, badRequest("qos is %q: allowed: 0, 1, 2", text)
 }
 
 // readProperties reads the properties of a message that headers have.

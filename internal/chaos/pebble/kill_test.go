@@ -38,13 +38,14 @@ func rounds(t *testing.T) int {
 type broker struct {
 	path, dir string
 	addr      atomic.Value // string: where the last one listens
+	http      atomic.Value // string: where it answers HTTP
 	cmd       *exec.Cmd
 }
 
 // start starts the program. listening is closed when it says where it listens,
 // or has ended.
 func (b *broker) start(t *testing.T) (listening chan struct{}) {
-	b.cmd = exec.Command(b.path, "serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--http", "off", "--admin", "off", "--log-format", "json", "--store", "pebble:"+b.dir)
+	b.cmd = exec.Command(b.path, "serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--http", "127.0.0.1:0", "--admin", "off", "--log-format", "json", "--store", "pebble:"+b.dir)
 	log, err := b.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -57,12 +58,13 @@ func (b *broker) start(t *testing.T) (listening chan struct{}) {
 		var once sync.Once
 		defer once.Do(func() { close(listening) })
 		for lines := bufio.NewScanner(log); lines.Scan(); {
-			var line struct{ Level, Msg, TCP string }
+			var line struct{ Level, Msg, TCP, HTTP string }
 			if json.Unmarshal(lines.Bytes(), &line) != nil || line.Level == "ERROR" {
 				fmt.Fprintln(os.Stderr, lines.Text())
 			}
 			if line.Msg == "listening" {
 				b.addr.Store(line.TCP)
+				b.http.Store(line.HTTP)
 				once.Do(func() { close(listening) })
 			}
 		}
@@ -71,7 +73,8 @@ func (b *broker) start(t *testing.T) (listening chan struct{}) {
 }
 
 // TestKill kills a broker at random moments, also while it starts, and lets
-// publishers and durable subscribers of QoS 1 and 2, 3.1.1 and 5.0, connect again
+// publishers, durable subscribers of QoS 1 and 2, 3.1.1 and 5.0, and streams of
+// server-sent events connect again
 // each time. Afterwards each acknowledged message has reached each subscriber, at
 // QoS 2 once, and in order.
 func TestKill(t *testing.T) {
@@ -113,6 +116,14 @@ func TestKill(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+	for i := range 2 {
+		s := &chaos.Stream{
+			URL: func() string { return "http://" + b.http.Load().(string) }, Session: fmt.Sprint("stream", i), TopicFilter: "chaos/#",
+			Ledger: &ledger, OnSubscribed: subscribed.Done,
+		}
+		subscribed.Add(1)
+		gone.Go(func() { s.Run(receiving) })
 	}
 	subscribed.Wait()
 	for i := range 4 {
