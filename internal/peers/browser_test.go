@@ -35,7 +35,10 @@ type site struct {
 	told chan string  // what it tells
 }
 
-func newSite(t *testing.T) *site {
+func newSite(t *testing.T) *site { return newSiteOf(t, page) }
+
+// newSiteOf makes one of another page, which has a URL in it.
+func newSiteOf(t *testing.T, page string) *site {
 	t.Helper()
 	s := &site{told: make(chan string, 100)}
 	mux := http.NewServeMux()
