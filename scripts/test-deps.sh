@@ -19,6 +19,7 @@ missing() {
 	has redis-server || echo redis-server
 	has haproxy || echo haproxy
 	has openssl || echo openssl
+	has curl || echo curl
 	{ has nginx && [ -e /usr/lib/nginx/modules/ngx_stream_module.so ]; } || echo nginx libnginx-mod-stream
 	has chromium || echo chromium
 }

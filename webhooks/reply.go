@@ -2,6 +2,7 @@ package webhooks
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
@@ -83,9 +84,9 @@ func (r *Replier) Reply(ctx context.Context, data []byte, resp *Response) (sent 
 		return false, fmt.Errorf("%w: the Response Topic %q is none of those that replies may go to", ErrReply, topic)
 	}
 	m := r.message(&of, topic, resp)
-	err = r.publish(ctx, m)
+	err = r.publish(ctx, &of, m)
 	if errors.Is(err, loopmq.ErrTooLarge) {
-		err = r.publish(ctx, r.message(&of, topic, &Response{Status: resp.Status, Truncated: true}))
+		err = r.publish(ctx, &of, r.message(&of, topic, &Response{Status: resp.Status, Truncated: true}))
 	}
 	return err == nil, err
 }
@@ -146,11 +147,15 @@ func replyReasonCode(status int) codec.ReasonCode {
 	return codec.UnspecifiedError
 }
 
-// publish publishes a reply.
-func (r *Replier) publish(ctx context.Context, m *loopmq.Message) error {
+// replyWindow is for how long an event that is delivered again isn't answered again.
+const replyWindow = time.Hour
+
+// publish publishes a reply, once for an event: its function may be called more than once.
+func (r *Replier) publish(ctx context.Context, of *record, m *loopmq.Message) error {
 	c, err := r.who(ctx)
 	if err == nil {
-		_, err = c.Publish(ctx, m)
+		key := "webhook/" + r.endpoint.Name + "/" + hex.EncodeToString(of.id[:])
+		_, _, err = c.PublishOnce(ctx, m, key, replyWindow, func(loopmq.Published) []byte { return nil })
 	}
 	if errors.Is(err, loopmq.ErrTooLarge) {
 		return err

@@ -138,6 +138,47 @@ func TestRefuses(t *testing.T) {
 	}
 }
 
+// The lines for curl in docs/webhooks.md work with either function.
+func TestCurlLines(t *testing.T) {
+	text, err := os.ReadFile("../../docs/webhooks.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, ok := strings.Cut(string(text), "```console\n$ export LOOPMQ_SECRET="+secret+"\n$ node function.mjs 9090 &\nlistening on 127.0.0.1:9090\n")
+	block, _, closed := strings.Cut(block, "```")
+	if !ok || !closed {
+		t.Fatal("docs/webhooks.md has no lines for curl")
+	}
+	var script, want strings.Builder
+	for line := range strings.Lines(block) {
+		if command, is := strings.CutPrefix(line, "$ "); is {
+			script.WriteString(command)
+			if strings.HasPrefix(command, "curl ") {
+				script.WriteString("echo\n")
+			}
+		} else {
+			want.WriteString(line)
+		}
+	}
+	for language, args := range functions {
+		t.Run(language, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.CommandContext(t.Context(), "bash", "-ec", strings.ReplaceAll(script.String(), "http://127.0.0.1:9090/", startFunction(t, args)))
+			cmd.Env = append(os.Environ(), "LOOPMQ_SECRET="+secret)
+			out, err := cmd.CombinedOutput()
+			got := strings.ReplaceAll(string(out), "\n\n", "\n") // Go's answers of errors end in one of their own
+			if language == "Go" {
+				want := strings.ReplaceAll(want.String(), "the signature is wrong", "the request is too old, or too new")
+				if err != nil || got != want {
+					t.Errorf("%v, got\n%s\nwant\n%s", err, got, want)
+				}
+			} else if err != nil || got != want.String() {
+				t.Errorf("%v, got\n%s\nwant\n%s", err, got, want.String())
+			}
+		})
+	}
+}
+
 // post sends a signed request, as loopmq does.
 func post(t *testing.T, url, body, secret string, at time.Time) (status int, answer string) {
 	t.Helper()
