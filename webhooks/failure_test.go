@@ -165,9 +165,10 @@ func TestRecordThatCantBeRead(t *testing.T) {
 // An event is tried until it is too old. What came back by Replay is new.
 func TestTooOld(t *testing.T) {
 	t.Parallel()
-	var takes atomic.Bool
+	var failures atomic.Int64
+	failures.Store(1 << 30)
 	rc := mustReceive(t, func(http.ResponseWriter, *http.Request, []got) int {
-		if takes.Load() {
+		if failures.Add(-1) < 0 {
 			return http.StatusOK
 		}
 		return http.StatusBadGateway
@@ -186,12 +187,30 @@ func TestTooOld(t *testing.T) {
 	if l := letters[1]; l.Status != http.StatusBadGateway || l.Attempts < 2 {
 		t.Errorf("%+v", l)
 	}
-	takes.Store(true)
+	failures.Store(0)
 	b.settled(e, 1, 2)
+	failures.Store(10)
 	if _, err := b.hooks.Replay(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
 	b.settled(e, 3, 0)
+}
+
+// What gets too old while its breaker is open leaves the outbox, so that others have room; so does what came later and is
+// older.
+func TestTooOldWhileOpen(t *testing.T) {
+	t.Parallel()
+	rc := mustReceive(t, func(http.ResponseWriter, *http.Request, []got) int { return http.StatusBadGateway })
+	e := endpointAt("a", rc.URL)
+	e.BreakerFailures, e.BreakerDelay, e.MaxAge = 1, time.Hour, time.Hour
+	b := mustDeliver(t, e)
+	b.publish(e, "t", 1)
+	b.until("it opened", func() bool { return b.hooks.metrics["a"].Open.Load() })
+	b.enqueue(e, time.Now().Add(-e.MaxAge+200*time.Millisecond), "t", 2*heldMin)
+	b.until("they have left", func() bool { return b.state(e).Dead == 2*heldMin })
+	if n := rc.requests.Load(); n != 1 {
+		t.Errorf("%d requests", n)
+	}
 }
 
 // While its breaker is open an endpoint gets nothing, and what is too old leaves the outbox all the same. Then one

@@ -75,21 +75,14 @@ func newTerm(d *deliverer, consumer string) *term {
 	}
 }
 
-// run delivers until the deliverer halts, and what is under way has ended, or ctx ends.
+// run delivers until the deliverer halts and what is under way has ended, or until ctx ends.
 func (t *term) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	halt := t.halt
-	for ctx.Err() == nil {
-		var wake time.Time
-		if halt != nil {
-			t.take(ctx)
-			wake = t.begin(ctx, time.Now())
-		}
+	for halted := false; !halted && ctx.Err() == nil; {
+		t.take(ctx)
+		wake := t.begin(ctx, time.Now())
 		t.settle(ctx)
-		if halt == nil && t.flying == 0 && !t.settling {
-			break
-		}
 		if wake.IsZero() {
 			timer.Stop()
 		} else {
@@ -112,8 +105,8 @@ func (t *term) run(ctx context.Context) {
 			}
 		case <-t.poked:
 		case <-timer.C:
-		case <-halt:
-			halt = nil
+		case <-t.halt:
+			halted = true
 		case <-ctx.Done():
 		}
 	}
