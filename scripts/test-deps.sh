@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes sure that what the tests need is there: a C compiler for the race detector, a redis-server, HAProxy, nginx, openssl, Chromium, and the MQTT clients and brokers that
+# Makes sure that what the tests need is there: a C compiler for the race detector, a redis-server, HAProxy, nginx, openssl, curl, Chromium, and the MQTT clients and brokers that
 # others wrote.
 # On Debian and Ubuntu, as root or where sudo asks for no password, it installs what is missing; elsewhere it says what to install.
 # Exits 1 when something is still missing: tests against real clients are never skipped silently.

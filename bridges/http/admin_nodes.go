@@ -58,10 +58,31 @@ func (a *Admin) node(w *answer, r *http.Request, do func(ctx context.Context, b 
 	a.call(w, r, func(ctx context.Context, b *loopmq.Broker) error {
 		err := do(ctx, b, node)
 		if errors.Is(err, loopmq.ErrNoNode) {
-			return refused(http.StatusNotFound, "no node is called %q: allowed: node of /api/v1/nodes", node)
+			if instance := instanceOf(ctx, b, node); instance != "" {
+				w.note("node", instance)
+				err = do(ctx, b, instance)
+			}
+		}
+		if errors.Is(err, loopmq.ErrNoNode) {
+			return refused(http.StatusNotFound, "no node that is alive is called %q: allowed: node, or node_id if one node has it, of /api/v1/nodes", node)
 		}
 		return noContent(w, err)
 	})
+}
+
+// instanceOf returns the instance of the node with a node_id, which is what people know;
+// empty: none has it, or several.
+func instanceOf(ctx context.Context, b *loopmq.Broker, nodeID string) (instance string) {
+	nodes, err := b.Nodes(ctx)
+	for i := range nodes {
+		if n := &nodes[i]; err == nil && n.NodeID == nodeID && n.State != loopmq.NodeDead {
+			if instance != "" {
+				return ""
+			}
+			instance = n.Node
+		}
+	}
+	return instance
 }
 
 func (a *Admin) showCounters(w *answer, r *http.Request) {

@@ -160,6 +160,8 @@ func (a *apiClient) unreachable(err error) error {
 		hint = "--ca FILE says whose certificates to believe"
 	case errors.As(err, &record):
 		hint = "it doesn't speak TLS: use http://"
+	case errors.Is(err, io.EOF) && !strings.HasPrefix(a.where, "https"):
+		hint = "it may speak TLS: use https://"
 	case errors.Is(err, os.ErrPermission):
 		hint = "run it as a user who may open the socket"
 	case errors.Is(err, os.ErrDeadlineExceeded):

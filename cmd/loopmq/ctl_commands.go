@@ -45,7 +45,7 @@ func (c *ctl) command(words []string) (func(context.Context) error, error) {
 		return c.bans(rest)
 	case "nodes":
 		return c.without(rest, func(ctx context.Context) error {
-			return c.list(ctx, "/nodes", nil, column{"node", "node", nil}, column{"state", "state", nil}, column{"clients", "connections", nil},
+			return c.list(ctx, "/nodes", nil, column{"node", "node", nil}, column{"id", "node_id", nil}, column{"state", "state", nil}, column{"clients", "connections", nil},
 				column{"sessions", "sessions", nil}, column{"up", "since", age}, column{"said", "reported_at", age}, column{"version", "version", nil},
 				column{"admin", "admin_address", nil}, column{"reason", "reason", nil})
 		})

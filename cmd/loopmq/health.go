@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"loopmq/config"
@@ -25,7 +26,9 @@ Usage:
   loopmq health [flags]
 
 Flags:
-  --admin ADDR   the broker's --admin, as host:port (default 127.0.0.1:8081)
+  --admin ADDR   the broker's --admin, as host:port, https://host:port or unix:PATH
+                 (default 127.0.0.1:8081)
+  --ca FILE      authorities of its certificate, PEM (default: those of the system)
 
 Prints "ok" and exits with 0 if it does, else says why not and exits with 1.
 `
@@ -33,9 +36,11 @@ Prints "ok" and exits with 0 if it does, else says why not and exits with 1.
 // runHealth is the command health.
 func runHealth(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	address := "127.0.0.1:8081"
+	var t target
 	flags := flag.NewFlagSet("health", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.StringVar(&address, "admin", address, "")
+	flags.StringVar(&t.ca, "ca", "", "")
 	err := flags.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		fmt.Fprint(stdout, healthUsage)
@@ -44,14 +49,24 @@ func runHealth(ctx context.Context, args []string, stdout, stderr io.Writer) int
 	if err == nil && flags.NArg() > 0 {
 		err = fmt.Errorf("argument %q: allowed: --admin host:port", flags.Arg(0))
 	}
-	if err == nil && !config.IsHostPort(address) {
-		err = fmt.Errorf("--admin %q: allowed: host:port with a port from 0 to 65535", address)
+	where, encrypted := strings.CutPrefix(address, "https://")
+	switch isSocket := strings.HasPrefix(address, "unix:"); {
+	case err != nil:
+	case !isSocket && !config.IsHostPort(where):
+		err = fmt.Errorf("--admin %q: allowed: host:port with a port from 0 to 65535, https:// with that, unix:PATH", address)
+	case isSocket:
+		t.url = address
+	default:
+		t.url = "http://" + withHost(where)
+		if encrypted {
+			t.url = "https://" + withHost(where)
+		}
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "loopmq: health: %s\n", err)
 		return exitUsage
 	}
-	if err := askReady(ctx, address); err != nil {
+	if err := askReady(ctx, t, where); err != nil {
 		fmt.Fprintf(stderr, "loopmq: health: %s\n", oneLine(err))
 		return exitFailed
 	}
@@ -59,27 +74,36 @@ func runHealth(ctx context.Context, args []string, stdout, stderr io.Writer) int
 	return exitOK
 }
 
-// askReady returns nil if /readyz of the admin listener at address says that the
-// broker takes connections, or why it doesn't.
-func askReady(ctx context.Context, address string) error {
-	host, port, _ := net.SplitHostPort(address)
-	if host == "" { // What listens on all addresses is asked at one of them.
-		address = net.JoinHostPort("127.0.0.1", port)
+// withHost returns an address to ask at: what listens on all addresses is asked at one
+// of them.
+func withHost(address string) string {
+	if host, port, _ := net.SplitHostPort(address); host == "" {
+		return net.JoinHostPort("127.0.0.1", port)
 	}
-	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
-	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/readyz", nil)
+	return address
+}
+
+// askReady returns nil if /readyz of an admin listener says that the broker takes
+// connections, or why it doesn't.
+func askReady(ctx context.Context, t target, where string) error {
+	api, err := t.connect(nil)
 	if err != nil {
 		return err
 	}
-	// A client of its own: a proxy in the environment isn't meant for this.
-	resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(r)
+	defer api.close()
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, api.base+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := api.http.Do(r)
 	if err != nil {
 		var e *url.Error
 		if errors.As(err, &e) { // Leaves out "Get" and the URL.
 			err = e.Err
 		}
-		return fmt.Errorf("%s: %w", address, err)
+		return fmt.Errorf("%s: %w", where, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusOK {
@@ -87,5 +111,5 @@ func askReady(ctx context.Context, address string) error {
 	}
 	var problem struct{ Detail string }
 	_ = json.NewDecoder(io.LimitReader(resp.Body, 4096)).Decode(&problem) // Without it the status says enough.
-	return fmt.Errorf("%s: /readyz: %s: %s", address, resp.Status, problem.Detail)
+	return fmt.Errorf("%s: /readyz: %s: %s", where, resp.Status, problem.Detail)
 }
