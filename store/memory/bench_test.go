@@ -125,3 +125,32 @@ func BenchmarkQueue(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkEnqueue is what an event costs in batches of publications of which each has
+// one, and the same batches without.
+func BenchmarkEnqueue(b *testing.B) {
+	for _, events := range []bool{false, true} {
+		b.Run(fmt.Sprintf("events=%t", events), func(b *testing.B) {
+			const ops = 100
+			s := New(Options{})
+			se := claim(b, s, store.Claim{ClientID: "c", Durable: true})
+			w := s.NewWriter("w")
+			data := make([]byte, 300)
+			var batch store.Batch
+			b.ReportAllocs()
+			b.ResetTimer()
+			for n := 0; n < b.N; n += ops {
+				batch.Reset()
+				for range ops {
+					batch.Add(publish("message", se))
+					if events {
+						batch.Add(store.Op{Kind: store.OpEnqueue, IfPublished: true, Event: &store.Event{Endpoint: "e", Data: data, MaxEntries: 1 << 30}})
+					}
+				}
+				if err := w.Commit(b.Context(), &batch); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
