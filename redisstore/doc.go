@@ -21,6 +21,13 @@
 // holds the message, or, if a large one goes to many queues, names it: then it is
 // stored once, until a sweep finds that no queue has it any more (lua/sweep.lua).
 //
+// An outbox is a stream with a consumer group, where what a consumer has taken is
+// pending; its totals are in a hash, its dead letters in a sorted set in the order of
+// their ids, see lua/outbox.lua. Consumers that live are in a sorted set, with the
+// time until which they do. A node that waits for events isn't asking: the script that
+// adds one where nobody had left any to take writes a record to a stream of bells,
+// which each instance reads on a connection of its own.
+//
 // Limits of a queue are looked at when every 64th number is given out, and after
 // each large message. A queue that has reached them is noted in a hash, and looked
 // at for each message until it has room again. Its bytes are the number of its

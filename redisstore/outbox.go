@@ -74,8 +74,18 @@ func (v outboxView) tell(ctx context.Context, what string, script *redis.Script,
 	return reply, err
 }
 
+// takenBytes bounds how much data a script reads: Redis does nothing else meanwhile.
+const takenBytes = 1 << 20
+
+func boundBytes(maxBytes int) int {
+	if maxBytes <= 0 {
+		return takenBytes
+	}
+	return min(maxBytes, takenBytes)
+}
+
 func (v outboxView) Take(ctx context.Context, endpoint, consumer string, limit, maxBytes int) ([]store.Taken, error) {
-	reply, err := v.ask(ctx, "take events", takeScript, endpoint, consumer, limit, maxBytes)
+	reply, err := v.ask(ctx, "take events", takeScript, endpoint, consumer, limit, boundBytes(maxBytes))
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +93,7 @@ func (v outboxView) Take(ctx context.Context, endpoint, consumer string, limit, 
 }
 
 func (v outboxView) Resume(ctx context.Context, endpoint, consumer string, after store.EventID, limit, maxBytes int) ([]store.Taken, error) {
-	reply, err := v.ask(ctx, "resume events", resumeScript, endpoint, consumer, eventID(after), limit, maxBytes)
+	reply, err := v.ask(ctx, "resume events", resumeScript, endpoint, consumer, eventID(after), limit, boundBytes(maxBytes))
 	if err != nil {
 		return nil, err
 	}

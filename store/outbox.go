@@ -116,8 +116,8 @@ type OutboxState struct {
 type Outbox interface {
 	// Take gives the consumer up to limit events that no living one has, oldest first:
 	// those that dead consumers hold, then those that nobody had. It stops early once
-	// their Data exceeds maxBytes (0: no bound), but returns at least one if there is
-	// one. What the consumer itself has taken before is not among them: Resume has that,
+	// their Data exceeds maxBytes (0: no bound), or a bound of the store's, but returns
+	// at least one if there is one. What the consumer itself has taken before is not among them: Resume has that,
 	// and what was taken where Take has failed nevertheless. It doesn't wait: see Notify.
 	Take(ctx context.Context, endpoint, consumer string, limit, maxBytes int) ([]Taken, error)
 	// Resume returns up to limit events behind after that the consumer has taken

@@ -5,7 +5,7 @@
 -- ARGV[3] consumer
 -- ARGV[4] id of the event behind which it begins
 -- ARGV[5] how many
--- ARGV[6] how many bytes of data, 0: no bound
+-- ARGV[6] how many bytes of data
 --
 -- Returns what take.lua does.
 local key, limit, max_bytes = P .. 'out:' .. ARGV[2], tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -16,7 +16,7 @@ for _, p in ipairs(call('XPENDING', key, 'd', '(' .. ARGV[4], '+', limit, ARGV[3
   if entry then
     local data = entry[2][2]
     bytes = bytes + #data
-    if #reply > 1 and max_bytes > 0 and bytes > max_bytes then break end
+    if #reply > 1 and bytes > max_bytes then break end
     reply[#reply + 1] = {entry[1], data, entry[2][4]}
   end
 end

@@ -4,7 +4,7 @@
 -- ARGV[2] endpoint
 -- ARGV[3] consumer
 -- ARGV[4] how many
--- ARGV[5] how many bytes of data, 0: no bound
+-- ARGV[5] how many bytes of data
 --
 -- Returns how many of them may have been taken before, and for each its id, its data and when it came.
 local endpoint, consumer, limit, max_bytes = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -20,11 +20,21 @@ local reply, bytes, room = {0}, 0, true
 local function take(entry)
   local data = entry[2][2]
   bytes = bytes + #data
-  room = #reply == 1 or max_bytes == 0 or bytes <= max_bytes
+  room = #reply == 1 or bytes <= max_bytes
   if room then
     reply[#reply + 1] = {entry[1], data, entry[2][4]}
     room = #reply <= limit
     return true
+  end
+end
+
+-- claim(ids) notes that the consumer has them, whoever had them, or if nobody had.
+local function claim(ids)
+  for i = 1, #ids, 1000 do
+    local part = {key, 'd', consumer, 0, unpack(ids, i, math.min(i + 999, #ids))}
+    part[#part + 1] = 'FORCE'
+    part[#part + 1] = 'JUSTID'
+    call('XCLAIM', unpack(part))
   end
 end
 
@@ -54,7 +64,7 @@ for _, id in ipairs(orphans) do
   local entry = call('XRANGE', key, id, id)[1]
   if entry and take(entry) then ids[#ids + 1] = id end
 end
-in_parts(function(...) call('XCLAIM', key, 'd', consumer, 0, ...) end, ids, 1, #ids)
+claim(ids)
 reply[1] = #ids
 
 -- What nobody has. XREADGROUP would take as many as it is told to, however large they are.
@@ -77,11 +87,6 @@ while room do
 end
 if last ~= former then
   call('XGROUP', 'SETID', key, 'd', last)
-  for i = 1, #ids, 1000 do
-    local part = {key, 'd', consumer, 0, unpack(ids, i, math.min(i + 999, #ids))}
-    part[#part + 1] = 'FORCE'
-    part[#part + 1] = 'JUSTID'
-    call('XCLAIM', unpack(part))
-  end
+  claim(ids)
 end
 return reply

@@ -25,10 +25,10 @@ type lease struct {
 	until  time.Time
 }
 
-// NewLeases returns a table without leases. Fences are microseconds of the clock now, or
-// larger, so that they grow over a restart too.
-func NewLeases(now func() time.Time) *Leases {
-	return &Leases{now: now, held: make(map[string]lease)}
+// NewLeases returns a table without leases. Its fences are larger than fence, which is to
+// be larger than those of any process before.
+func NewLeases(now func() time.Time, fence uint64) *Leases {
+	return &Leases{now: now, fence: fence, held: make(map[string]lease)}
 }
 
 // Acquire implements store.Leases.
@@ -47,7 +47,7 @@ func (l *Leases) Acquire(ctx context.Context, name, holder string, ttl time.Dura
 	h, taken := l.held[name]
 	switch {
 	case !taken:
-		l.fence = max(l.fence+1, uint64(now.UnixMicro()))
+		l.fence++
 		h = lease{holder: holder, fence: l.fence}
 	case h.holder != holder:
 		return 0, false, nil

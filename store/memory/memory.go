@@ -84,7 +84,7 @@ func New(opts Options) *Store {
 		onces:      make(map[string]*once),
 		outboxes:   make(map[string]*outbox),
 		consumers:  make(local.Consumers),
-		leases:     local.NewLeases(now),
+		leases:     local.NewLeases(now, 0),
 	}
 	s.bells = []*local.Bell{&s.bell}
 	return s

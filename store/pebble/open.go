@@ -52,7 +52,6 @@ func Open(o Options) (*Store, error) {
 		onceDue:     dueIndex{prefix: keyOnceDue},
 		outboxes:    make(map[string]*outbox),
 		consumers:   make(local.Consumers),
-		leases:      local.NewLeases(o.Now),
 	}
 	s.syncs.moved = sync.NewCond(&s.syncs.mu)
 	if err := refuseForeign(o.FS, o.Dir); err != nil {
@@ -94,6 +93,7 @@ func (s *Store) start() error {
 	s.peak = 2*s.used + 1 // nobody knows what was deleted before
 	s.ids.begin(block + 1)
 	s.generation = s.ids.last
+	s.leases = local.NewLeases(s.now, s.ids.last) // durably larger than what any process before gave out
 	s.mu.Lock()
 	t := s.begin()
 	t.setBlock(block + 1)

@@ -25,8 +25,9 @@ type outbox struct {
 	// former is the last event that the process before may have had: whoever gets one
 	// up to here gets it again.
 	former store.EventID
-	saving bool // in tx.boxes
-	behind bool // the record is not as it is here, and nobody writes it
+	commit uint64 // that brought the last event
+	saving bool   // in tx.boxes
+	behind bool   // the record is not as it is here, and nobody writes it
 
 	// The record.
 	live, bytes                 uint64
@@ -133,6 +134,7 @@ func (t *tx) addEvent(o *outbox, data []byte) {
 	o.live++
 	o.bytes += uint64(len(data))
 	t.s.used += len(data)
+	o.commit = t.s.commit + 1
 	t.changed(o)
 	t.s.bell.Ring(o.endpoint)
 }
@@ -174,21 +176,34 @@ func (t *tx) removeEvent(o *outbox, e *store.Taken) {
 	t.changed(o)
 }
 
-// Take reads under the lock, so that no two consumers get the same; what is read is
-// bounded by the caller.
+// takenBytes bounds how much data is read at a time.
+const takenBytes = 1 << 20
+
+func boundBytes(maxBytes int) int {
+	if maxBytes <= 0 {
+		return takenBytes
+	}
+	return min(maxBytes, takenBytes)
+}
+
+// Take reads under the lock, so that no two consumers get the same. What is not durable
+// yet is not given out.
 func (v outboxView) Take(_ context.Context, endpoint, consumer string, limit, maxBytes int) (taken []store.Taken, err error) {
 	if err := v.enter(); err != nil {
 		return nil, err
 	}
 	defer v.leave()
+	var commit uint64
+	maxBytes = boundBytes(maxBytes)
 	err = v.look(func(t *tx) {
 		o := v.outboxes[endpoint]
 		if o == nil || limit <= 0 {
 			return
 		}
+		commit = o.commit
 		size := 0
 		take := func(e store.Taken) bool {
-			if size += len(e.Data); len(taken) > 0 && maxBytes > 0 && size > maxBytes {
+			if size += len(e.Data); len(taken) > 0 && size > maxBytes {
 				return false
 			}
 			o.book.Take(e.ID, consumer)
@@ -215,6 +230,9 @@ func (v outboxView) Take(_ context.Context, endpoint, consumer string, limit, ma
 			return take(e)
 		})
 	})
+	if err == nil {
+		err = v.waitSynced(commit)
+	}
 	return taken, err
 }
 
@@ -223,6 +241,7 @@ func (v outboxView) Resume(_ context.Context, endpoint, consumer string, after s
 		return nil, err
 	}
 	defer v.leave()
+	maxBytes = boundBytes(maxBytes)
 	err = v.look(func(t *tx) {
 		o := v.outboxes[endpoint]
 		if o == nil {
@@ -234,7 +253,7 @@ func (v outboxView) Resume(_ context.Context, endpoint, consumer string, after s
 			if !ok {
 				return
 			}
-			if size += len(e.Data); len(taken) > 0 && maxBytes > 0 && size > maxBytes {
+			if size += len(e.Data); len(taken) > 0 && size > maxBytes {
 				return
 			}
 			e.Again = true
