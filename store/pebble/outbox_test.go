@@ -329,3 +329,91 @@ func BenchmarkEnqueue(b *testing.B) {
 		}
 	}
 }
+
+// slowDisk is a file system whose syncs wait while gate is held.
+type slowDisk struct {
+	vfs.FS
+	gate sync.RWMutex
+}
+
+func (d *slowDisk) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := d.FS.Create(name, c)
+	return &slowFile{f, d}, err
+}
+
+func (d *slowDisk) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := d.FS.ReuseForWrite(from, to, c)
+	return &slowFile{f, d}, err
+}
+
+type slowFile struct {
+	vfs.File
+	d *slowDisk
+}
+
+func (f *slowFile) wait() {
+	f.d.gate.RLock()
+	defer f.d.gate.RUnlock()
+}
+
+func (f *slowFile) Sync() error     { f.wait(); return f.File.Sync() }
+func (f *slowFile) SyncData() error { f.wait(); return f.File.SyncData() }
+
+// What isn't on the disk yet is given to nobody: a crash would take it back.
+func TestTakeWaitsForTheDisk(t *testing.T) {
+	t.Parallel()
+	d := &slowDisk{FS: vfs.NewMem()}
+	s := mustOpen(t, pebble.Options{Dir: "data", FS: d})
+	news := s.Outbox().Notify("e")
+	<-news
+	d.gate.Lock()
+	committed := make(chan error, 1)
+	go func() {
+		committed <- s.NewWriter("w").Commit(context.Background(), &store.Batch{Ops: []store.Op{enqueue("e", "1")}})
+	}()
+	<-news
+	taken := make(chan []store.Taken, 1)
+	go func() {
+		events, err := s.Outbox().Take(context.Background(), "e", "a", 10, 0)
+		if err != nil {
+			t.Error(err)
+		}
+		taken <- events
+	}()
+	select {
+	case events := <-taken:
+		t.Errorf("%d events were taken before they were durable", len(events))
+		taken <- events
+	case <-time.After(50 * time.Millisecond):
+	}
+	d.gate.Unlock()
+	if err := <-committed; err != nil {
+		t.Fatal(err)
+	}
+	if events := <-taken; len(events) != 1 {
+		t.Errorf("%d events were taken", len(events))
+	}
+}
+
+func TestFencesGrowWhateverTheClockSays(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	o := inMemory()
+	o.Now = func() time.Time { return now }
+	var last uint64
+	for range 3 {
+		s := mustOpen(t, o)
+		for _, holder := range []string{"a", "b"} {
+			fence, ok, err := s.Leases().Acquire(t.Context(), "name", holder, time.Second)
+			if err != nil || !ok || fence <= last {
+				t.Errorf("fence %d after %d, %t, error %v", fence, last, ok, err)
+			}
+			last = fence
+			now = now.Add(time.Second)
+		}
+		now = now.Add(-time.Hour)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
