@@ -225,28 +225,28 @@ func (e *Endpoint) check() error {
 	u, err := url.Parse(e.URL)
 	switch {
 	case !validName(e.Name):
-		return fmt.Errorf("Name: %q: allowed: up to 32 letters, digits, - and _", e.Name)
+		return wrong("Name", e.Name, "up to 32 letters, digits, - and _")
 	case err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "":
-		return fmt.Errorf("URL: %q: allowed: an http or https URL", redacted(u))
+		return wrong("URL", redacted(u), "an http or https URL")
 	case u.Scheme == "http" && !e.AllowPlainHTTP && !isLoopback(u.Hostname()):
-		return fmt.Errorf("URL: %q: allowed: https, or http with AllowPlainHTTP", redacted(u))
+		return wrong("URL", redacted(u), "https, or http with AllowPlainHTTP")
 	case !oneOf(e.Payload, Payloads) || !oneOf(e.Format, Formats) || !oneOf(e.Mode, Modes) || !oneOf(e.Order, Orders) || !oneOf(e.Durability, Durabilities):
 		return fmt.Errorf("Payload, Format, Mode, Order, Durability: %q: allowed: the constants of their types",
 			[]string{string(e.Payload), string(e.Format), string(e.Mode), string(e.Order), string(e.Durability)})
 	case !validSource(e.Source):
-		return fmt.Errorf("Source: %q: allowed: a URI reference", e.Source)
+		return wrong("Source", e.Source, "a URI reference")
 	case e.Mode == Binary && (e.Format != CloudEvents || e.Batch.Count != 1):
-		return fmt.Errorf("Mode: %q: allowed: with CloudEvents that are sent one by one", e.Mode)
+		return wrong("Mode", string(e.Mode), "with CloudEvents that are sent one by one")
 	case min(e.Batch.Count, e.Batch.Bytes, e.Concurrency, e.ResponseBytes, e.BreakerFailures, e.MaxQueued, e.MaxDead) < 1 || e.MaxQueuedBytes < 1:
 		return fmt.Errorf("Batch, Concurrency, ResponseBytes, BreakerFailures, MaxQueued, MaxQueuedBytes, MaxDead: allowed: 1 or more")
 	case e.Batch.Wait < 0 || min(e.Timeout, e.MaxAge, e.RetryMin, e.BreakerDelay) <= 0 || e.RetryMax < e.RetryMin:
 		return fmt.Errorf("Batch.Wait, Timeout, MaxAge, RetryMin, RetryMax, BreakerDelay: allowed: more than 0, and RetryMax not below RetryMin")
 	case len(e.Events) == 0:
-		return fmt.Errorf("Events: is empty: allowed: kinds of events")
+		return wrong("Events", "", "kinds of events")
 	}
 	for _, pattern := range e.Events {
 		if !slices.ContainsFunc(Kinds(), func(kind string) bool { return matchesKind(pattern, kind) }) {
-			return fmt.Errorf("Events: %q: allowed: *, %s", pattern, strings.Join(Kinds(), ", "))
+			return wrong("Events", pattern, "*, "+strings.Join(Kinds(), ", "))
 		}
 	}
 	if err := validFilters("TopicFilters", e.TopicFilters); err != nil {
@@ -263,7 +263,7 @@ func (e *Endpoint) checkReplies() error {
 	case e.Batch.Count != 1:
 		return fmt.Errorf("Batch.Count: %d: allowed: 1 with Replies: an answer is that to one message", e.Batch.Count)
 	case len(r.TopicFilters) == 0:
-		return fmt.Errorf("Replies.TopicFilters: is empty: allowed: Topic Filters that Response Topics have to match")
+		return wrong("Replies.TopicFilters", "", "Topic Filters that Response Topics have to match")
 	case r.QoS > 2:
 		return fmt.Errorf("Replies.QoS: %d: allowed: 0, 1, 2", r.QoS)
 	case r.Timeout < 0 || r.Expiry < time.Second:
@@ -275,10 +275,15 @@ func (e *Endpoint) checkReplies() error {
 func validFilters(field string, filters []string) error {
 	for _, f := range filters {
 		if !codec.ValidTopicFilter([]byte(f)) || strings.HasPrefix(f, "$share/") {
-			return fmt.Errorf("%s: %q: allowed: Topic Filters that aren't shared", field, f)
+			return wrong(field, f, "Topic Filters that aren't shared")
 		}
 	}
 	return nil
+}
+
+// wrong is an error about a field.
+func wrong(field, value, allowed string) error {
+	return fmt.Errorf("%s: %q: allowed: %s", field, value, allowed)
 }
 
 // Kinds are the kinds of events.

@@ -171,8 +171,9 @@ func TestBatch(t *testing.T) {
 		req, _ := sent(t, e, records...)
 		return req.Header.Get("webhook-id")
 	}
-	ids := map[string]bool{id(a, b): true, id(a): true, id(b): true, id(b, a): true, id(a, b, a): true}
-	if len(ids) != 5 || id(a, b) != id(a, b) || id(a) != "010200000000000000000000000000ff" {
+	first, again := id(a, b), id(a, b)
+	ids := map[string]bool{first: true, id(a): true, id(b): true, id(b, a): true, id(a, b, a): true}
+	if len(ids) != 5 || again != first || id(a) != "010200000000000000000000000000ff" {
 		t.Errorf("ids %v", slices.Collect(maps.Keys(ids)))
 	}
 }
@@ -280,10 +281,12 @@ func TestOtherEvents(t *testing.T) {
 			`{"event": "session.subscribed", "clientid": "c1", "username": "ada", "peername": "192.0.2.1:4711", "proto_name": "MQTT", "proto_ver": 4, "topic": "a/+", "qos": 1,
 				"timestamp": 1795352400123, "node": "n"}`,
 		}, {
-			record{id: [16]byte{1}, kind: "session.taken_over", at: happened, node: "n", clientID: "c1"}, "c1", `{"node": "n", "client_id": "c1"}`,
+			record{id: [16]byte{1}, kind: "session.taken_over", at: happened, node: "n", clientID: "c1"},
+			"c1", `{"node": "n", "client_id": "c1"}`,
 			`{"event": "session.takenover", "clientid": "c1", "username": null, "timestamp": 1795352400123, "node": "n"}`,
 		}, {
-			record{id: [16]byte{1}, kind: "node.up", at: happened, node: "n"}, "n", `{"node": "n"}`,
+			record{id: [16]byte{1}, kind: "node.up", at: happened, node: "n"},
+			"n", `{"node": "n"}`,
 			`{"event": "node.up", "timestamp": 1795352400123, "node": "n"}`,
 		},
 	} {
@@ -348,7 +351,7 @@ func TestEndpointRefuses(t *testing.T) {
 		"Mode:":                 func(e *Endpoint) { e.Mode, e.Batch.Count = Binary, 2 },
 		"Batch, Concurrency":    func(e *Endpoint) { e.Concurrency = -1 },
 		"Batch.Wait, Timeout":   func(e *Endpoint) { e.RetryMin, e.RetryMax = time.Hour, time.Second },
-		"Events: is empty":      func(e *Endpoint) { e.Events = nil },
+		"Events: \"\"":          func(e *Endpoint) { e.Events = nil },
 		"Events: \"message\"":   func(e *Endpoint) { e.Events = []string{"message"} },
 		"Events: \"mess*\"":     func(e *Endpoint) { e.Events = []string{"mess*"} },
 		"TopicFilters: \"a#\"":  func(e *Endpoint) { e.TopicFilters = []string{"a", "a#"} },

@@ -182,7 +182,7 @@ func TestWebhookProblems(t *testing.T) {
 		`webhooks[0].secret_files, tls: open /none`:                                 "secret_files: /none",
 		`webhooks[0].topic_filters: "a#": allowed`:                                  "topic_filters: [a, a#]",
 		`webhooks[0].events: "message": allowed: *, client.connected`:               "events: message",
-		`webhooks[0].replies.topic_filters: is empty`:                               "replies: {}",
+		`webhooks[0].replies.topic_filters: "": allowed`:                            "replies: {}",
 		`webhooks[0].url: "http://fn.example": allowed: https`:                      "url: \"http://fn.example\"",
 		`webhooks[0].tls: certificate: `:                                            "tls: {certificate: " + secret + "}",
 		`webhooks[0].mode: "binary": allowed`:                                       "mode: binary, batch: {count: 2}",
