@@ -41,7 +41,7 @@ func mustDeliverFrom(t *testing.T, s store.Store, endpoints ...*Endpoint) *bench
 	t.Helper()
 	b := &bench{T: t, store: s, metrics: metrics.New(1), writer: s.NewWriter("test")}
 	var err error
-	b.hooks, err = New(Options{Store: s, Endpoints: endpoints, Metrics: b.metrics, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	b.hooks, err = New(Options{Store: s, Endpoints: endpoints, Metrics: b.metrics, TTL: time.Second, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}

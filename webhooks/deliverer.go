@@ -16,8 +16,6 @@ import (
 )
 
 const (
-	// watchEvery is how often an outbox is asked for its state.
-	watchEvery = 2 * time.Second
 	// storeTimeout bounds a call of the store, storePause is between two if the first fails.
 	storeTimeout = 10 * time.Second
 	storePause   = time.Second
@@ -116,7 +114,7 @@ func (d *deliverer) start() {
 		defer d.abort()
 		d.look(ctx)
 		watching.Go(func() {
-			for d.sleep(ctx, watchEvery) {
+			for d.sleep(ctx, d.ttl*2/5) {
 				d.look(ctx)
 			}
 		})

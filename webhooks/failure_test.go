@@ -393,7 +393,9 @@ func TestCloseWaits(t *testing.T) {
 		if s.Delivered == 0 || s.Delivered > 2 {
 			t.Errorf("%+v", s)
 		}
-		next := mustDeliverFrom(t, b.store, endpointAt("a", rc.URL))
+		again := endpointAt("a", rc.URL)
+		again.Order = order
+		next := mustDeliverFrom(t, b.store, again)
 		next.settled(e, 20, 0)
 		release = make(chan struct{})
 		if _, again := rc.count(); again != 0 {

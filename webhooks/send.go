@@ -70,7 +70,9 @@ func newClient(e *Endpoint) *http.Client {
 			IdleConnTimeout:        90 * time.Second,
 			MaxResponseHeaderBytes: headerBytes,
 			ForceAttemptHTTP2:      true,
-			DisableCompression:     true, // an answer is bounded as it comes
+			// A connection of HTTP/2 that is dead would be used for ever: requests that time out don't end it.
+			HTTP2:              &http.HTTP2Config{SendPingTimeout: keepAlive, PingTimeout: e.Timeout},
+			DisableCompression: true, // an answer is bounded as it comes
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}

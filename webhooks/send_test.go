@@ -108,3 +108,16 @@ func TestControl(t *testing.T) {
 		t.Error("it is allowed")
 	}
 }
+
+// Whatever a receiver writes there, an endpoint waits for a bounded time.
+func FuzzRetryAfter(f *testing.F) {
+	for _, text := range []string{"", "0", "120", "-1", "9999999999999999999999", "Fri, 02 Jan 2026 03:04:35 GMT", "Friday, 02-Jan-26 03:04:15 GMT", "Fri Jan  2 03:04:05 2026"} {
+		f.Add(text)
+	}
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	f.Fuzz(func(t *testing.T, text string) {
+		if d := retryAfter(text, now); d < 0 || d > maxRetryAfter {
+			t.Errorf("%q: %v", text, d)
+		}
+	})
+}
