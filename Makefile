@@ -17,7 +17,7 @@ DURATION ?= 5m
 EVENTS   ?= 100000
 
 .DEFAULT_GOAL := help
-.PHONY: run build cluster test test-chaos cover fuzz bench bench-compare bench-regress conformance lint fmt vuln clean help
+.PHONY: run build cluster test test-chaos cover fuzz bench bench-compare bench-regress bench-http conformance lint fmt vuln clean help
 
 run: build ## Build, then start the broker on 127.0.0.1:1883 (ARGS="--tcp :1883" for other flags)
 	bin/loopmq serve $(ARGS)
@@ -49,6 +49,9 @@ bench: ## Run the Go benchmarks (PKG=./trie BENCH=Match for some of them)
 
 bench-compare: build ## Measure the broker beside mosquitto and COMPARE="'NAME=COMMAND {port}' …"
 	go run ./benchmarks/compare $(COMPARE)
+
+bench-http: ## Measure the broker's CPU per message by HTTP, beside MQTT
+	go run ./benchmarks/httpcost
 
 bench-regress: ## Compare the Go benchmarks with those of commit REF=… over COUNT=10 rounds
 	scripts/bench-regress.sh '$(REF)' '$(BENCH)' '$(COUNT)' $(PKG)

@@ -121,6 +121,7 @@ type Bridge struct {
 	loopback   atomic.Bool  // the listener can be reached from this machine only
 	underWay   atomic.Int64 // requests
 	bodies     atomic.Int64 // bytes of their bodies
+	deadlines  deadlines
 	served     sync.WaitGroup
 	streams    streams
 	replies    replies
@@ -145,7 +146,10 @@ func New(o Options) *Bridge {
 		WriteTimeout: 2 * o.Timeout,
 		IdleTimeout:  idleTimeout,
 		Protocols:    new(http.Protocols),
-		HTTP2:        &http.HTTP2Config{MaxConcurrentStreams: streamsMax},
+		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
+			return context.WithValue(ctx, lastKey{}, new(lastCaller))
+		},
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: streamsMax},
 		// What a client does wrong is no news to the operator.
 		ErrorLog: slog.NewLogLogger(b.log.Handler(), slog.LevelDebug),
 	}
@@ -250,6 +254,7 @@ type bridgeRoute struct {
 func (b *Bridge) table() []route[bridgeRoute] {
 	return []route[bridgeRoute]{
 		{"POST", "/publish", bridgeRoute{serve: (*Bridge).publish}},
+		{"GET", "/openapi.json", bridgeRoute{serve: (*Bridge).serveDocument, open: true}},
 		{"GET", "/subscribe", bridgeRoute{serve: (*Bridge).subscribe, stream: true, token: true}},
 		{"POST", "/subscribe", bridgeRoute{serve: (*Bridge).acknowledge, token: true}},
 		{"DELETE", "/subscribe", bridgeRoute{serve: (*Bridge).endSession, token: true}},
@@ -265,8 +270,11 @@ func (b *Bridge) table() []route[bridgeRoute] {
 
 // call is one request.
 type call struct {
-	w      http.ResponseWriter
-	r      *http.Request
+	w http.ResponseWriter
+	r *http.Request
+	// ctx bounds the time that answering may take. That the client goes away doesn't end
+	// it, unless the route is a stream: the message is on its way.
+	ctx    context.Context
 	route  bridgeRoute
 	caller *loopmq.Caller // nil if the route is open
 	// identity makes what belongs to a caller distinct: whoever has the same is the same
@@ -274,10 +282,37 @@ type call struct {
 	identity string
 }
 
+// deadlines are contexts that many requests share, since one of its own, with a timer,
+// is a good part of what a request costs.
+type deadlines struct{ current atomic.Pointer[deadline] }
+
+type deadline struct {
+	context.Context
+	cancel context.CancelFunc
+	until  time.Time // it is given out
+}
+
+// next returns a context that ends after a timeout, or up to an eighth of it later.
+func (d *deadlines) next(timeout time.Duration) context.Context {
+	now := time.Now()
+	last := d.current.Load()
+	if last != nil && now.Before(last.until) {
+		return last
+	}
+	share := timeout / 8
+	fresh := &deadline{until: now.Add(share)}
+	fresh.Context, fresh.cancel = context.WithDeadline(context.Background(), now.Add(timeout+share)) // its timer ends it
+	if !d.current.CompareAndSwap(last, fresh) {
+		fresh.cancel()
+		return d.current.Load()
+	}
+	return fresh
+}
+
 // ServeHTTP answers one request.
 func (b *Bridge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.metrics.HTTPRequests.Inc()
-	c := &call{w: w, r: r}
+	c := &call{w: w, r: r, ctx: r.Context()}
 	if err := b.answer(c); err != nil {
 		b.fail(c, err)
 	}
@@ -307,9 +342,7 @@ func (b *Bridge) answer(c *call) error {
 		if b.underWay.Add(1) > int64(b.opts.Requests) {
 			return errBusy
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), b.opts.Timeout)
-		defer cancel()
-		c.r = r.WithContext(ctx)
+		c.ctx = b.deadlines.next(b.opts.Timeout)
 	}
 	if found.token {
 		bearer(c.r)

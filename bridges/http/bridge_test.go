@@ -20,6 +20,7 @@ import (
 	"loopmq"
 	"loopmq/codec"
 	"loopmq/internal/brokertest"
+	"loopmq/internal/openapitest"
 	"loopmq/metrics"
 	"loopmq/rate"
 	"loopmq/store/memory"
@@ -62,6 +63,8 @@ type bridge struct {
 	addr   string
 	client *http.Client
 	header http.Header // of each request
+
+	document *openapitest.Document
 }
 
 func mustBridge(t *testing.T, o Options, options ...func(*loopmq.Options)) *bridge {
@@ -72,7 +75,7 @@ func mustBridge(t *testing.T, o Options, options ...func(*loopmq.Options)) *brid
 		o.Settings = &loopmq.Settings{Authenticator: users{}, Authorizer: users{}}
 	}
 	o.Logger = slog.New(slog.DiscardHandler)
-	b := &bridge{Bridge: New(o), t: t, broker: s, client: &http.Client{Transport: &http.Transport{}, Timeout: 20 * time.Second}, header: http.Header{}}
+	b := &bridge{Bridge: New(o), t: t, broker: s, client: &http.Client{Transport: &http.Transport{}, Timeout: 20 * time.Second}, header: http.Header{}, document: mustDocument(t)}
 	addr, err := b.Start("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -115,6 +118,11 @@ func (b *bridge) do(method, path, body string, headers ...string) (*http.Respons
 	text, err := io.ReadAll(resp.Body)
 	if err != nil {
 		b.t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusNotFound && resp.StatusCode != http.StatusMethodNotAllowed && method != "OPTIONS" { // or there may be no such operation
+		if err := b.document.Check(r, []byte(body), resp.StatusCode, resp.Header, text); err != nil {
+			b.t.Error(err)
+		}
 	}
 	return resp, string(text)
 }

@@ -93,7 +93,7 @@ func (b *Bridge) publishAll(c *call, messages []loopmq.Message) ([]published, er
 		}
 		return results, nil
 	}
-	outcomes, err := c.caller.PublishAll(c.r.Context(), messages)
+	outcomes, err := c.caller.PublishAll(c.ctx, messages)
 	if err != nil {
 		return nil, bulkFault(err)
 	}

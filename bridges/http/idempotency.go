@@ -144,7 +144,7 @@ func (b *Bridge) publishOnce(c *call, key string, messages []loopmq.Message) ([]
 	for i := range ids {
 		ids[i] = newID()
 	}
-	noted, first, err := c.caller.PublishAllOnce(c.r.Context(), messages, key, b.opts.IdempotencyWindow, func(i int, p loopmq.Published) []byte {
+	noted, first, err := c.caller.PublishAllOnce(c.ctx, messages, key, b.opts.IdempotencyWindow, func(i int, p loopmq.Published) []byte {
 		n := note{print, ids[i], p.Matched}
 		return n.marshal()
 	}, func(noted []byte) bool { return bytes.HasPrefix(noted, print[:]) })

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -26,7 +27,7 @@ import (
 
 // identities are callers that were authenticated lately, by what they showed.
 type identities struct {
-	known   *lru.Cache[identityKey, known]
+	known   *lru.Cache[identityKey, *known]
 	asking  singleflight.Group
 	ttl     time.Duration
 	hashers sync.Pool
@@ -39,13 +40,33 @@ type identityKey [sha256.Size]byte
 type known struct {
 	caller *loopmq.Caller
 	until  time.Time
+	closed atomic.Bool // Caller.Close was called
 }
+
+// holds reports whether the caller needn't be authenticated again.
+func (k *known) holds() bool {
+	return !k.closed.Load() && time.Now().Before(k.until) && k.caller.Err() == nil
+}
+
+// lastCaller is who sent the last request of a connection. Most often it is the same
+// again, and comparing is cheaper than hashing.
+type lastCaller struct{ atomic.Pointer[shown] }
+
+// shown is what a request showed of its sender.
+type shown struct {
+	authorization, apiKey, clientID, forwarded string
+	known                                      *known
+}
+
+// lastKey finds the lastCaller in the context of a connection.
+type lastKey struct{}
 
 func newIdentities(o *Options) *identities {
 	var secret [32]byte
 	_, _ = rand.Read(secret[:]) // It can't fail.
 	// An error would be a size below 1.
-	cache, _ := lru.NewWithEvict(max(1, o.Identities), func(_ identityKey, k known) {
+	cache, _ := lru.NewWithEvict(max(1, o.Identities), func(_ identityKey, k *known) {
+		k.closed.Store(true)
 		k.caller.Close()
 		o.Metrics.HTTPIdentities.Dec()
 	})
@@ -61,19 +82,50 @@ const headerClientID = "Mqtt-Client-Id"
 // authenticate returns who sends a request.
 func (b *Bridge) authenticate(c *call) (*loopmq.Caller, error) {
 	r := c.r
+	show := shown{authorization: first(r, "Authorization"), apiKey: first(r, headerAPIKey), clientID: first(r, headerClientID)}
+	if len(b.opts.Forwarders) > 0 {
+		show.forwarded = strings.Join(r.Header["X-Forwarded-For"], ",")
+	}
+	last, _ := r.Context().Value(lastKey{}).(*lastCaller)
+	if last != nil {
+		if l := last.Load(); l != nil && l.authorization == show.authorization && l.apiKey == show.apiKey && l.clientID == show.clientID && l.forwarded == show.forwarded && l.known.holds() {
+			return l.known.caller, nil
+		}
+	}
+	k, err := b.identify(c, &show)
+	if err != nil {
+		return nil, err
+	}
+	if last != nil {
+		show.known = k
+		last.Store(&show)
+	}
+	return k.caller, nil
+}
+
+// first is Header.Get for a name in its canonical form.
+func first(r *http.Request, name string) string {
+	if v := r.Header[name]; len(v) > 0 {
+		return v[0]
+	}
+	return ""
+}
+
+// identify is authenticate for who isn't known by the connection.
+func (b *Bridge) identify(c *call, show *shown) (*known, error) {
+	r, clientID := c.r, show.clientID
 	from, err := b.clientAddr(r)
 	if err != nil {
 		return nil, err
 	}
-	clientID := r.Header.Get(headerClientID)
 	i := b.identities
 	h := i.hashers.Get().(hash.Hash)
 	h.Reset()
-	key := identityOf(h, r, from.Addr(), clientID)
+	key := identityOf(h, r, from.Addr(), show)
 	i.hashers.Put(h)
 	if k, ok := i.known.Get(key); ok {
-		if time.Now().Before(k.until) && k.caller.Err() == nil {
-			return k.caller, nil
+		if k.holds() {
+			return k, nil
 		}
 		i.known.Remove(key)
 	}
@@ -89,30 +141,32 @@ func (b *Bridge) authenticate(c *call) (*loopmq.Caller, error) {
 	// One of many requests with the same credentials asks for all of them.
 	v, err, _ := i.asking.Do(string(key[:]), func() (any, error) {
 		caller, err := b.broker.Authenticate(context.WithoutCancel(r.Context()), request, b.opts.Settings)
-		if err == nil {
-			i.known.Add(key, known{caller, time.Now().Add(i.ttl)})
-			b.metrics.HTTPIdentities.Inc()
+		if err != nil {
+			return nil, err
 		}
-		return caller, err
+		k := &known{caller: caller, until: time.Now().Add(i.ttl)}
+		i.known.Add(key, k)
+		b.metrics.HTTPIdentities.Inc()
+		return k, nil
 	})
 	if err != nil {
 		return nil, b.unauthenticated(c, err)
 	}
-	return v.(*loopmq.Caller), nil
+	return v.(*known), nil
 }
 
 // identityOf hashes what a request shows of its sender. Each part has its length
 // before it.
-func identityOf(h hash.Hash, r *http.Request, from netip.Addr, clientID string) (key identityKey) {
+func identityOf(h hash.Hash, r *http.Request, from netip.Addr, show *shown) (key identityKey) {
 	var buf [256]byte
 	b := buf[:0]
 	part := func(s string) {
 		b = append(b, byte(len(s)>>24), byte(len(s)>>16), byte(len(s)>>8), byte(len(s)))
 		b = append(b, s...)
 	}
-	part(r.Header.Get("Authorization"))
-	part(r.Header.Get(headerAPIKey))
-	part(clientID)
+	part(show.authorization)
+	part(show.apiKey)
+	part(show.clientID)
 	address := from.As16()
 	b = append(append(b, address[:]...), from.Zone()...)
 	if r.TLS != nil {

@@ -168,6 +168,9 @@ func (b *Bridge) publishBody(c *call) (published, error) {
 
 // decodeMessage reads a message that is JSON.
 func decodeMessage(text []byte, to *loopmq.Message) error {
+	if quickMessage(text, to) {
+		return nil
+	}
 	var m message
 	if err := decodeJSON(text, &m); err != nil {
 		return err
@@ -202,11 +205,14 @@ type published struct {
 	Message    string `json:"message,omitempty"`
 }
 
-const noSubscribers = "no_matching_subscribers"
+const (
+	noSubscribers    = "no_matching_subscribers"
+	nobodySubscribed = "nobody is subscribed to the topic"
+)
 
 func publishedAs(id string, p loopmq.Published) published {
 	if p.Matched == 0 {
-		return published{noSubscribers, id, 0, int(codec.NoMatchingSubscribers), "nobody is subscribed to the topic"}
+		return published{noSubscribers, id, 0, int(codec.NoMatchingSubscribers), nobodySubscribed}
 	}
 	return published{Status: "ok", ID: id, Matched: p.Matched}
 }
@@ -230,8 +236,13 @@ func (p *published) append(b []byte) []byte {
 	b = strconv.AppendInt(append(b, `","matched":`...), int64(p.Matched), 10)
 	if p.ReasonCode != 0 {
 		b = strconv.AppendInt(append(b, `,"reason_code":`...), int64(p.ReasonCode), 10)
-		text, _ := json.Marshal(p.Message) // It can't fail on a string.
-		b = append(append(b, `,"message":`...), text...)
+		b = append(b, `,"message":`...)
+		if p.Message == nobodySubscribed {
+			b = append(append(append(b, '"'), nobodySubscribed...), '"')
+		} else {
+			text, _ := json.Marshal(p.Message) // It can't fail on a string.
+			b = append(b, text...)
+		}
 	}
 	return append(b, '}')
 }
@@ -253,7 +264,7 @@ func (b *Bridge) publishOne(c *call, m *loopmq.Message) (published, error) {
 		}
 		return publishedAs(notes[0].id, loopmq.Published{Matched: notes[0].matched}), nil
 	}
-	p, err := c.caller.Publish(c.r.Context(), m)
+	p, err := c.caller.Publish(c.ctx, m)
 	if err != nil {
 		return published{}, err
 	}

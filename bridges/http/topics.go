@@ -63,7 +63,7 @@ func (b *Bridge) clearTopic(c *call) error {
 
 // readTopic is GET /topics/{topic}: the retained message.
 func (b *Bridge) readTopic(c *call) error {
-	m, err := c.caller.Retained(c.r.Context(), c.r.PathValue("topic"))
+	m, err := c.caller.Retained(c.ctx, c.r.PathValue("topic"))
 	if err != nil {
 		return err
 	}

@@ -157,11 +157,15 @@ func (d *Document) checkContent(o map[string]any, at, contentType string, body [
 		}
 		return nil
 	}
+	_, anyType := content["*/*"]
 	t, _, err := mime.ParseMediaType(contentType)
-	if err != nil {
+	if err != nil && !anyType {
 		return fmt.Errorf("the type %q: %w", contentType, err)
 	}
 	media, ok := content[t]
+	if anyType && !ok {
+		return nil
+	}
 	if !ok {
 		return fmt.Errorf("the type is %q, which the document doesn't have", t)
 	}
