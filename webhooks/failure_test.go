@@ -52,6 +52,26 @@ func TestOneBadEventOfABatch(t *testing.T) {
 	}
 }
 
+// A topic whose first event is tried again and again keeps no other back, though many events wait behind it.
+func TestOneBadTopic(t *testing.T) {
+	t.Parallel()
+	rc := mustReceive(t, func(_ http.ResponseWriter, _ *http.Request, events []got) int {
+		if events[0].Subject == "bad" {
+			return http.StatusInternalServerError
+		}
+		return http.StatusOK
+	})
+	e := endpointAt("a", rc.URL)
+	e.Order, e.Concurrency = OrderTopic, 2
+	b := mustDeliver(t, e)
+	b.publish(e, "bad", 2000)
+	b.publish(e, "good", 300)
+	b.until("the good ones came", func() bool { return b.state(e).Delivered == 300 })
+	if s := b.state(e); s.Dead != 0 || s.Taken+s.Queued != 2000 {
+		t.Errorf("%+v", s)
+	}
+}
+
 // 4xx makes dead letters at once, which are listed, shown, replayed and dropped.
 func TestDeadLetters(t *testing.T) {
 	t.Parallel()

@@ -66,9 +66,13 @@ type result struct {
 
 func newTerm(d *deliverer, consumer string) *term {
 	e := d.endpoint
+	limit := min(max(4*e.Concurrency*e.Batch.Count, heldMin), heldMax)
+	if e.Order != OrderNone {
+		limit = heldMax // What waits behind an event that is tried again is not to keep others back.
+	}
 	return &term{
 		deliverer: d, consumer: consumer, backlog: newBacklog(e.Batch, e.Order != OrderNone),
-		limit:   min(max(4*e.Concurrency*e.Batch.Count, heldMin), heldMax),
+		limit:   limit,
 		results: make(chan result, e.Concurrency), // Nobody waits to hand over what there is a place for.
 		taken:   make(chan []store.Taken, 1), settled: make(chan settlement, 1),
 		behind: true,
