@@ -287,7 +287,7 @@ func TestRoles(t *testing.T) {
 		if status, _ := f.ask(t, method, path, "", "Authorization: Basic "+reader); status != 401 {
 			t.Errorf("%s with another scheme: %d, want 401", operation, status)
 		}
-		f.Admin.failures = newFailures() // or it would soon be 429
+		f.failures = newFailures() // or it would soon be 429
 		want := 403
 		if role == "read" {
 			want = 0
