@@ -141,6 +141,10 @@ func TestBinary(t *testing.T) {
 		if got := req.Header.Get("Content-Type"); got != "application/octet-stream" {
 			t.Errorf("Content Type %q: got %q", said, got)
 		}
+		req, _ = sent(t, e, aMessage(`{"specversion":"1.0"}`, said))
+		if got := req.Header.Get("Content-Type"); got != "application/json" {
+			t.Errorf("Content Type %q of JSON: got %q", said, got)
+		}
 	}
 	e.Payload = PayloadNone
 	if req, body := sent(t, e, r); body != "" || req.Header["Content-Type"] != nil {
