@@ -115,7 +115,7 @@ type nodes struct {
 func (n *nodes) addr(i int) string { return n.servers[i].Addr }
 
 // onNodes runs a test with brokers on each kind of store.
-func onNodes(t *testing.T, count int, test func(n *nodes)) {
+func onNodes(t *testing.T, count int, test func(n *nodes), options ...func(*loopmq.Options)) {
 	t.Parallel()
 	for _, kind := range sharedStores {
 		t.Run(kind.name, func(t *testing.T) {
@@ -123,7 +123,7 @@ func onNodes(t *testing.T, count int, test func(n *nodes)) {
 			views, expel := kind.open(t, count)
 			n := &nodes{T: t, expel: expel, stores: views}
 			for _, v := range views {
-				n.servers = append(n.servers, brokertest.Start(t, func(o *loopmq.Options) { o.Store = v }))
+				n.servers = append(n.servers, brokertest.Start(t, slices.Concat(options, []func(*loopmq.Options){func(o *loopmq.Options) { o.Store = v }})...))
 			}
 			test(n)
 		})

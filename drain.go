@@ -190,6 +190,9 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 		b.workers.stop()
 	}))
 	b.recordNode(EventNodeDown, b.node(), "shutdown")
+	for _, l := range b.loops { // events that still wait get a last chance
+		l.el.Post(l.commits.retryHeld)
+	}
 	// A claim that has returned since is given up, which is a commit.
 	err = errors.Join(err, b.drained(ctx))
 	for _, l := range b.loops {
