@@ -9,6 +9,7 @@ import (
 	"loopmq"
 	"loopmq/codec"
 	"loopmq/internal/brokertest"
+	"loopmq/store"
 )
 
 // mallocs returns how many objects the process has allocated so far.
@@ -78,26 +79,40 @@ func TestPublishQoS0DoesNotAlloc(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector makes pools forget")
 	}
+	others := loopmq.NewTopicSet("other/+")
 	for name, test := range map[string]struct {
 		loops, subscribers int
 		publish            codec.Publish
 		authorizer         loopmq.Authorizer
+		recorder           *loopmq.Recorder
 	}{
-		"same loop":    {1, 1, codec.Publish{TopicName: []byte("some/topic"), Payload: make([]byte, 64)}, nil},
-		"across loops": {2, 2, codec.Publish{TopicName: []byte("some/topic"), Payload: make([]byte, 64)}, nil},
-		"fan-out":      {2, 50, codec.Publish{TopicName: []byte("some/topic"), Payload: make([]byte, 64)}, nil},
+		"same loop":    {1, 1, codec.Publish{TopicName: []byte("some/topic"), Payload: make([]byte, 64)}, nil, nil},
+		"across loops": {2, 2, codec.Publish{TopicName: []byte("some/topic"), Payload: make([]byte, 64)}, nil, nil},
+		"fan-out":      {2, 50, codec.Publish{TopicName: []byte("some/topic"), Payload: make([]byte, 64)}, nil, nil},
+		// Nor do events that nobody has stored.
+		"told": {2, 2, codec.Publish{TopicName: []byte("some/topic"), Payload: make([]byte, 64)}, nil, loopmq.OnEvent(func(*loopmq.Event) {})},
+		"other topic": {2, 2, codec.Publish{TopicName: []byte("some/topic"), Payload: make([]byte, 64)}, nil, &loopmq.Recorder{
+			Wants:  func(loopmq.EventKind) bool { return true },
+			Topics: func(loopmq.EventKind) *loopmq.TopicSet { return others },
+			Record: func(e *loopmq.Event, to []store.Event) ([]store.Event, bool) {
+				if e.Message != nil && e.Kind != loopmq.EventMessageAcked {
+					t.Errorf("%v of %s is told", e.Kind, e.Message.TopicName)
+				}
+				return to, false
+			},
+		}},
 		"alias set": {1, 1, codec.Publish{
 			Payload: make([]byte, 64), TopicName: []byte("some/topic"),
 			Properties: brokertest.Properties(codec.PropTopicAlias, 1),
-		}, nil},
-		"alias used": {1, 1, codec.Publish{Payload: make([]byte, 64), Properties: brokertest.Properties(codec.PropTopicAlias, 1)}, nil},
+		}, nil, nil},
+		"alias used": {1, 1, codec.Publish{Payload: make([]byte, 64), Properties: brokertest.Properties(codec.PropTopicAlias, 1)}, nil, nil},
 		// Decisions that are kept cost nothing.
-		"authorized": {1, 1, codec.Publish{TopicName: []byte("some/topic"), Payload: make([]byte, 64)}, newRules(true)},
+		"authorized": {1, 1, codec.Publish{TopicName: []byte("some/topic"), Payload: make([]byte, 64)}, newRules(true), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := brokertest.Start(t, func(o *loopmq.Options) {
 				o.Engine = "gnet" // netpoll allocates for each read
-				o.Loops, o.Authorizer = test.loops, test.authorizer
+				o.Loops, o.Authorizer, o.Recorder = test.loops, test.authorizer, test.recorder
 			})
 			p := test.publish
 			if got := publishAllocs(t, s, &p, test.subscribers); got > 0.01 {

@@ -46,6 +46,7 @@ type commit struct {
 	batch        store.Batch
 	additions    uint64           // of all publications that have an Additions
 	bytes        int              // of the messages in it
+	loose        int              // how many of the operations are events of no message
 	done         []doneFunc       // one per operation; nil for publications
 	publications []commitUnderWay // of its OpPublish, in their order
 	targets      []store.Target   // of the publications
@@ -142,7 +143,11 @@ func (c *commit) enqueue(events []store.Event, done doneFunc, ifPublished bool) 
 	for i := range added {
 		op := c.batch.Next()
 		op.Kind, op.Event, op.IfPublished = store.OpEnqueue, &added[i], ifPublished
-		c.bytes += len(added[i].Data)
+		if ifPublished {
+			c.bytes += len(added[i].Data)
+		} else {
+			c.loose++
+		}
 		c.done = append(c.done, done)
 	}
 	return added
@@ -236,18 +241,18 @@ func (k *committer) putFirst(after []func()) (moved bool) {
 	}
 	f.batch.Ops, f.done = append(f.batch.Ops, c.batch.Ops...), append(f.done, c.done...)
 	f.publications, f.numbers, f.events = append(f.publications, c.publications...), c.numbers, c.events
-	f.additions, f.bytes = cmp.Or(c.additions, f.additions), f.bytes+c.bytes
+	f.additions, f.bytes, f.loose = cmp.Or(c.additions, f.additions), f.bytes+c.bytes, f.loose+c.loose
 	f.after = append(append(f.after, after...), c.after...)
 	*c = *f
 	k.front = commit{}
 	return true
 }
 
-// full reports whether publishers must wait.
+// full reports whether publishers must wait. They don't for events, see enqueue.
 func (k *committer) full() bool {
-	ops, bytes := len(k.collecting.batch.Ops), k.collecting.bytes
+	ops, bytes := len(k.collecting.batch.Ops)-k.collecting.loose, k.collecting.bytes
 	for _, c := range k.sealed {
-		ops, bytes = ops+len(c.batch.Ops), bytes+c.bytes
+		ops, bytes = ops+len(c.batch.Ops)-c.loose, bytes+c.bytes
 	}
 	return ops >= collectMax || bytes >= collectBytes
 }
@@ -412,7 +417,7 @@ func (c *commit) reset() bool {
 	c.batch.Reset()
 	c.done, c.publications, c.after = emptied(c.done), emptied(c.publications), emptied(c.after)
 	c.targets, c.deliveries, c.numbers, c.events = emptied(c.targets), emptied(c.deliveries), c.numbers[:0], emptied(c.events)
-	c.err, c.bytes, c.additions = nil, 0, 0
+	c.err, c.bytes, c.loose, c.additions = nil, 0, 0, 0
 	return true
 }
 

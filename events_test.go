@@ -2,6 +2,7 @@ package loopmq_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -421,7 +422,9 @@ type eventGate struct {
 	held chan struct{}
 }
 
-func (g *eventGate) NewWriter(name string) store.Writer { return &eventGateWriter{g.Store.NewWriter(name), g} }
+func (g *eventGate) NewWriter(name string) store.Writer {
+	return &eventGateWriter{g.Store.NewWriter(name), g}
+}
 
 type eventGateWriter struct {
 	store.Writer
@@ -499,5 +502,131 @@ func TestAcknowledgementWaitsForEvent(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// Events wait for a store that fails, in their order, whoever publishes; a message whose event it is to wait for is refused as if it had
+// to be stored itself.
+func TestEventsWhileTheStoreFails(t *testing.T) {
+	t.Parallel()
+	for _, wait := range []bool{false, true} {
+		t.Run(fmt.Sprintf("wait=%t", wait), func(t *testing.T) {
+			t.Parallel()
+			f := &faultyStore{Store: memory.New(memory.Options{})}
+			t.Cleanup(func() { _ = f.Close() })
+			s := brokertest.Start(t, func(o *loopmq.Options) { o.Store, o.Recorder, o.Loops = f, messages(wait, 0), 1 })
+			sub := brokertest.Connect(t, s.Addr, codec.V5)
+			sub.Subscribe("t", 1)
+			pub := brokertest.Connect(t, s.Addr, codec.V5)
+			pub.Publish("t", "before", 1)
+			sub.Acknowledge(sub.ExpectPublish("t", "before"))
+			f.failCommits(hasOp(store.OpEnqueue))
+			want := []string{"before"}
+			for i := range 5 { // QoS 0 has nobody to tell
+				pub.Publish("t", fmt.Sprint(i), 0)
+				sub.ExpectPublish("t", fmt.Sprint(i))
+				want = append(want, fmt.Sprint(i))
+			}
+			reason := codec.Success
+			if wait {
+				reason = codec.QuotaExceeded
+			} else {
+				want = append(want, "1")
+			}
+			pub.Send(&codec.Publish{TopicName: []byte("t"), Payload: []byte("1"), QoS: 1, PacketID: 1})
+			pub.ExpectAck(codec.TypePuback, 1, reason)
+			sub.Acknowledge(sub.ExpectPublish("t", "1"))
+			_, err := s.Broker.Publish(t.Context(), loopmq.Message{TopicName: "t", Payload: []byte("own"), QoS: 0})
+			if wait != errors.Is(err, loopmq.ErrNotStored) {
+				t.Errorf("Publish: %v", err)
+			}
+			if !wait {
+				want = append(want, "own")
+			}
+			sub.ExpectPublish("t", "own")
+			expectMetric(t, s.Broker, `loopmq_events_dropped_total{reason="store_unavailable"}`, map[bool]float64{true: 2}[wait])
+			f.failCommits(nil)
+			pub.Publish("t", "after", 2)
+			sub.Acknowledge(sub.ExpectPublish("t", "after"))
+			if got := outboxOf(t, f, len(want)+1); !slices.Equal(got, append(want, "after")) {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
+}
+
+// An endpoint whose outbox is full holds up nobody; what doesn't get in is counted.
+func TestEventsBeyondTheOutbox(t *testing.T) {
+	t.Parallel()
+	for _, wait := range []bool{false, true} {
+		s := brokertest.Start(t, func(o *loopmq.Options) { o.Recorder = messages(wait, 2) })
+		pub := brokertest.Connect(t, s.Addr, codec.V5)
+		for qos := range byte(3) {
+			for range 2 {
+				pub.Publish("t", "x", qos)
+			}
+		}
+		expectMetric(t, s.Broker, `loopmq_events_dropped_total{reason="outbox_full"}`, 4)
+		expectMetric(t, s.Broker, `loopmq_events_recorded_total{event="message.published"}`, 6)
+	}
+}
+
+// What waits for a store that hangs is bounded, and nobody is held up for it.
+func TestEventsBeyondTheBacklog(t *testing.T) {
+	t.Parallel()
+	f := &faultyStore{Store: memory.New(memory.Options{})}
+	t.Cleanup(func() { _ = f.Close() })
+	s := brokertest.Start(t, func(o *loopmq.Options) { o.Store, o.Recorder, o.Loops = f, messages(false, 0), 1 })
+	sub := brokertest.Connect(t, s.Addr, codec.V5)
+	sub.Subscribe("t", 0)
+	pub := brokertest.Connect(t, s.Addr, codec.V5)
+	release := f.hold()
+	t.Cleanup(release)
+	const sent = 20_000
+	go func() {
+		for range sent / 100 {
+			packets := make([]brokertest.Packet, 100)
+			for i := range packets {
+				packets[i] = &codec.Publish{TopicName: []byte("t"), Payload: []byte("x")}
+			}
+			pub.Send(packets...)
+		}
+	}()
+	for range sent {
+		sub.ExpectPublish("t", "x")
+	}
+	dropped := metricsOf(t, s.Broker)[`loopmq_events_dropped_total{reason="backlog_full"}`]
+	if dropped == 0 || dropped > sent/4 {
+		t.Errorf("%v of %d events were dropped", dropped, sent)
+	}
+	release()
+	eventually(t, "the others", func() bool {
+		st, err := f.Outbox().State(t.Context(), endpoint)
+		return err == nil && st.Matched == sent-uint64(dropped)
+	})
+	pub.Publish("t", "again", 1) // there is room again
+	eventually(t, "one more", func() bool {
+		st, err := f.Outbox().State(t.Context(), endpoint)
+		return err == nil && st.Matched == sent-uint64(dropped)+1
+	})
+}
+
+// A message that a client sends again since nobody told it that it was stored is told once.
+func TestEventOfADuplicate(t *testing.T) {
+	t.Parallel()
+	f := &faultyStore{Store: memory.New(memory.Options{})}
+	t.Cleanup(func() { _ = f.Close() })
+	s := brokertest.Start(t, func(o *loopmq.Options) { o.Store, o.Recorder = f, messages(true, 0) })
+	pub := brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("pub"))
+	f.loseAnswers(hasOp(store.OpEnqueue))
+	pub.Send(&codec.Publish{TopicName: []byte("t"), Payload: []byte("x"), QoS: 2, PacketID: 1})
+	pub.ExpectDisconnect(codec.ServerBusy)
+	f.loseAnswers(nil)
+	pub = brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("pub"), brokertest.Resume)
+	pub.Send(&codec.Publish{TopicName: []byte("t"), Payload: []byte("x"), QoS: 2, PacketID: 1, Dup: true})
+	pub.ExpectAck(codec.TypePubrec, 1, codec.Success)
+	outboxOf(t, f, 1)
+	if st, err := f.Outbox().State(t.Context(), endpoint); err != nil || st.Matched != 1 {
+		t.Errorf("got %+v, %v", st, err)
 	}
 }
