@@ -520,7 +520,14 @@ func TestEventsWhileTheStoreFails(t *testing.T) {
 			pub := brokertest.Connect(t, s.Addr, codec.V5)
 			pub.Publish("t", "before", 1)
 			sub.Acknowledge(sub.ExpectPublish("t", "before"))
-			f.failCommits(hasOp(store.OpEnqueue))
+			var tries atomic.Int32
+			f.failCommits(func(b *store.Batch) bool {
+				if !hasOp(store.OpEnqueue)(b) {
+					return false
+				}
+				tries.Add(1)
+				return true
+			})
 			want := []string{"before"}
 			for i := range 5 { // QoS 0 has nobody to tell
 				pub.Publish("t", fmt.Sprint(i), 0)
@@ -545,6 +552,7 @@ func TestEventsWhileTheStoreFails(t *testing.T) {
 			}
 			sub.ExpectPublish("t", "own")
 			expectMetric(t, s.Broker, `loopmq_events_dropped_total{reason="store_unavailable"}`, map[bool]float64{true: 2}[wait])
+			eventually(t, "commits that are given up", func() bool { return tries.Load() > 10 }) // each is tried four times
 			f.failCommits(nil)
 			pub.Publish("t", "after", 2)
 			sub.Acknowledge(sub.ExpectPublish("t", "after"))
