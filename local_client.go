@@ -109,7 +109,7 @@ func (id DeliveryID) Append(b []byte) []byte {
 	return strconv.AppendUint(b, id.number.Seq, 16)
 }
 
-// ErrDeliveryID: a text is not a DeliveryID.
+// ErrDeliveryID is returned for a text that is not a DeliveryID.
 var ErrDeliveryID = errors.New("loopmq: not a DeliveryID")
 
 // ParseDeliveryID reads what DeliveryID.String returned, also that of another process.

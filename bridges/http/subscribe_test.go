@@ -213,13 +213,6 @@ func (s *sse) expectEnd(code codec.ReasonCode) {
 	}
 }
 
-func (s *sse) expectClosed() {
-	s.t.Helper()
-	if e := s.next(); e.name != "closed" {
-		s.t.Fatalf("got %+v, want the end of the stream", e)
-	}
-}
-
 func TestSubscribe(t *testing.T) {
 	t.Parallel()
 	s := brokertest.Start(t)
