@@ -33,7 +33,7 @@ func TestEventsBroker(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := brokertest.Start(t, func(o *loopmq.Options) { o.Store, o.Recorder = st, messages(true, 0) })
-	fmt.Println("listening", s.Addr)
+	_, _ = fmt.Fprintln(os.Stdout, "listening", s.Addr)
 	select {}
 }
 
