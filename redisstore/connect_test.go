@@ -401,6 +401,22 @@ func TestRightsOfTheUser(t *testing.T) {
 	if clients, err := dies.Sessions().List(t.Context(), store.SessionQuery{Connected: true, Limit: 10}); err != nil || len(clients.Sessions) != 2 {
 		t.Errorf("clients: got %v, %v", clients, err)
 	}
+	if _, err := dies.Ask(t.Context(), stays.Instance(), []byte("?")); err != nil {
+		t.Error(err)
+	}
+	if list, err := dies.Instances(t.Context()); err != nil || len(list) != 2 {
+		t.Errorf("instances: got %v, %v", list, err)
+	}
+	ban := store.Ban{Kind: "k", Value: "v"}
+	if err := stays.Bans().Put(t.Context(), ban, 1); err != nil {
+		t.Error(err)
+	}
+	if bans, err := stays.Bans().List(t.Context(), "", 10); err != nil || len(bans) != 1 {
+		t.Errorf("bans: got %v, %v", bans, err)
+	}
+	if removed, err := stays.Bans().Remove(t.Context(), ban.Name(), time.Time{}); err != nil || !removed {
+		t.Errorf("ban: removed %t, %v", removed, err)
+	}
 	stays.claim(t, "d")
 	dies.node.awaitSaid(t, "yield d *")
 	dies.Released("d", 1, stays.Instance())

@@ -111,6 +111,9 @@ func FuzzDecode(f *testing.F) {
 	f.Add("m0:h5:{c}:11:15:1-100r" + "g1:a1:b")
 	f.Add(string(appendDelivery(nil, 1, true, []uint32{1, 300}, "s", "t")))
 	f.Add(strings.Repeat("0", 40) + "14:400 3 1000 why" + "data")
+	f.Add("5 60 1 1700000000000 3:ann14:127.0.0.1:18833:tcp")
+	f.Add("1700000000000 no packet within the Keep Alive")
+	f.Add("1700000000000 operator scans")
 	f.Fuzz(func(t *testing.T, s string) {
 		_, _, _ = decodeNews(s)
 		if m, err := decodeMessage(s); err == nil {
@@ -124,5 +127,20 @@ func FuzzDecode(f *testing.F) {
 		_, _ = decodeChange(s)
 		_, _ = decodeWill("c", 1, time.Time{}, s)
 		_, _ = decodeLetter(s)
+		if c, err := decodeConnection(s); err == nil && s != "" {
+			if again, err := decodeConnection(string(encodeConnection(&c))); err != nil || again != c {
+				t.Errorf("%+v came back as %+v, %v", c, again, err)
+			}
+		}
+		if d, err := decodeDisconnected(s); err == nil && s != "" {
+			if again, err := decodeDisconnected(encodeDisconnected(d)); err != nil || again != d {
+				t.Errorf("%+v came back as %+v, %v", d, again, err)
+			}
+		}
+		if b, err := decodeBan("kind/value", s); err == nil {
+			if again, err := decodeBan("kind/value", encodeBan(&b)); err != nil || again != b {
+				t.Errorf("%+v came back as %+v, %v", b, again, err)
+			}
+		}
 	})
 }

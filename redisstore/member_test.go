@@ -82,12 +82,21 @@ func (n *node) Reread()                            { n.say("reread") }
 func (n *node) Released(clientID string, e uint64) { n.say("released %s %d", clientID, e) }
 func (n *node) Dead(instance string)               { n.say("dead %s", instance) }
 func (n *node) Expelled()                          { n.say("expelled") }
-func (n *node) Report() []byte                     { return []byte(n.reports) }
+
+func (n *node) Report() []byte {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return []byte(n.reports)
+}
+
 func (n *node) Asked(question []byte) []byte {
-	if n.asked != nil {
-		return n.asked(question)
+	n.mu.Lock()
+	asked := n.asked
+	n.mu.Unlock()
+	if asked == nil {
+		return question
 	}
-	return question
+	return asked(question)
 }
 
 func (n *node) Kicked(clientID string) {

@@ -1,8 +1,11 @@
 package memory
 
 import (
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/RaduBerinde/btreemap"
 
 	"loopmq/store"
 	"loopmq/store/local"
@@ -40,6 +43,7 @@ type Store struct {
 	generation uint64
 
 	sessions map[string]*session
+	inOrder  *btreemap.BTreeMap[string, *session] // the same, in the order of ClientIDs
 	groups   map[groupID]*queue
 	retained map[string]*retained
 	wills    map[willID]*will
@@ -77,6 +81,7 @@ func New(opts Options) *Store {
 		now:        now,
 		generation: sessionGeneration,
 		sessions:   make(map[string]*session),
+		inOrder:    btreemap.New[string, *session](16, strings.Compare),
 		groups:     make(map[groupID]*queue),
 		retained:   make(map[string]*retained),
 		wills:      make(map[willID]*will),
@@ -131,7 +136,7 @@ func (s *Store) Close() error {
 	}
 	defer s.mu.Unlock()
 	s.closed = true
-	s.sessions, s.groups, s.retained, s.wills = nil, nil, nil, nil
+	s.inOrder, s.sessions, s.groups, s.retained, s.wills = nil, nil, nil, nil, nil
 	s.outboxes, s.onces = nil, nil
 	s.sessionExpiry, s.retainedExpiry, s.willDue, s.onceExpiry = nil, nil, nil, nil
 	s.used = 0

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/RaduBerinde/btreemap"
+
 	"loopmq/store"
 )
 
@@ -65,6 +67,7 @@ func (v sessionsView) Claim(_ context.Context, c store.Claim) (store.Claimed, er
 			se.state = &state{queue: queue{generation: sessionGeneration}}
 		}
 		v.sessions[c.ClientID] = se
+		v.inOrder.ReplaceOrInsert(c.ClientID, se)
 	}
 	v.epoch++
 	se.Epoch = v.epoch
@@ -102,22 +105,28 @@ func (v sessionsView) Lookup(_ context.Context, clientID string) (store.Session,
 	return se.Session, nil
 }
 
-func (v sessionsView) List(_ context.Context, q store.SessionQuery) (found store.SessionPage, err error) {
+func (v sessionsView) List(_ context.Context, q store.SessionQuery) (page store.SessionPage, err error) {
 	if err := v.lock(); err != nil {
-		return found, err
+		return page, err
 	}
 	defer v.mu.Unlock()
-	clientIDs := page(v.sessions, q.After, q.Limit, func(se *session) bool {
-		return (se.Owner != "" || se.Durable && !q.Connected) && strings.HasPrefix(se.ID.ClientID, q.Prefix)
-	})
-	found.Sessions = make([]store.Session, len(clientIDs))
-	for i, clientID := range clientIDs {
-		found.Sessions[i] = v.sessions[clientID].Session
+	from := btreemap.GT(q.After)
+	if q.Prefix > q.After {
+		from = btreemap.GE(q.Prefix)
 	}
-	if n := len(clientIDs); n > 0 && n == q.Limit {
-		found.Next = clientIDs[n-1]
+	looked := 0
+	for clientID, se := range v.inOrder.Ascend(from, btreemap.Max[string]()) {
+		if looked == q.Limit || !strings.HasPrefix(clientID, q.Prefix) {
+			break
+		}
+		if se.Owner != "" || se.Durable && !q.Connected {
+			page.Sessions = append(page.Sessions, se.Session)
+		}
+		if looked++; looked == q.Limit {
+			page.Next = clientID
+		}
 	}
-	return found, nil
+	return page, nil
 }
 
 func (v sessionsView) Expired(_ context.Context, now time.Time, limit int) ([]store.Session, error) {
@@ -218,6 +227,7 @@ func (s *Store) endSession(se *session, sent store.Number) (dropped [3]int) {
 		s.dropAll(&se.state.queue)
 	}
 	delete(s.sessions, se.ID.ClientID)
+	s.inOrder.Delete(se.ID.ClientID)
 	return dropped
 }
 
