@@ -31,7 +31,7 @@ func pageLimit(limit int) int {
 	return limit
 }
 
-// ErrNoSession: no session has that Client Identifier.
+// ErrNoSession means that no session has that Client Identifier.
 var ErrNoSession = errors.New("loopmq: there is no such session")
 
 // ClientStatus is one client, as anybody knows it who shares the store: it is

@@ -248,7 +248,7 @@ func doneOr(err error) done {
 	return done{}
 }
 
-// ErrNoNode: no node that is alive has that name.
+// ErrNoNode means that no node that is alive has that name.
 var ErrNoNode = errors.New("loopmq: there is no such node")
 
 // DrainNode drains a node (NodeStatus.Node) from any other, or this one: it fails its

@@ -12,7 +12,7 @@ import (
 	"loopmq/trie"
 )
 
-// ErrNotRetained: the topic has no retained message.
+// ErrNotRetained means that the topic has no retained message.
 var ErrNotRetained = errors.New("loopmq: the topic has no retained message")
 
 // RetainedStatus is one retained message.

@@ -130,7 +130,7 @@ func parseSubscriptionCursor(s string) (c subscriptionCursor, err error) {
 	return subscriptionCursor{rest[:n], rest[n:]}, nil
 }
 
-// ErrCursor: what is said to be the Next of a page isn't.
+// ErrCursor means that what is said to be the Next of a page isn't.
 var ErrCursor = errors.New("loopmq: not the Next of a page")
 
 // subscriptionList is a page that is being made.

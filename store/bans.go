@@ -34,10 +34,10 @@ func (b *Ban) Fits() bool {
 	return len(b.Kind)+len(b.Value) < MaxBanValue && len(b.Reason) <= MaxBanReason && !strings.Contains(b.Kind, "/") && !strings.Contains(b.Source, " ")
 }
 
-// ErrTooManyBans: there are as many as are allowed.
+// ErrTooManyBans means that there are as many as are allowed.
 var ErrTooManyBans = errors.New("there are as many bans as are allowed")
 
-// ErrBanTooLarge: a ban exceeds its bounds.
+// ErrBanTooLarge means that a ban exceeds its bounds.
 var ErrBanTooLarge = errors.New("a ban is too large")
 
 // Bans keeps who is banned, for all nodes. In a Shared store each change is a Change,
