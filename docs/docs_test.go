@@ -269,9 +269,9 @@ func TestFirstPublishAndSubscribe(t *testing.T) {
 	if len(commands) != 2 || len(outputs) == 0 {
 		t.Fatalf("README.md has %d commands and %d outputs, want to subscribe, to publish, and what comes of it", len(commands), len(outputs))
 	}
+	tcp, admin := serve(t) // builds it first, which may take long
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	tcp, admin := serve(t)
 
 	// What waits for Ctrl-C in a terminal ends after one message here, and both go to the port that was free.
 	port := tcp[strings.LastIndexByte(tcp, ':')+1:]
