@@ -610,6 +610,23 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// A body that doesn't come is a fault of the client [RFC 9110, 15.5.9].
+func TestBodyThatDoesNotCome(t *testing.T) {
+	t.Parallel()
+	b := mustBridge(t, Options{Timeout: 200 * time.Millisecond})
+	for _, head := range []string{"/publish HTTP/1.1\r\nContent-Length: 5", "/api/v5/publish HTTP/1.1\r\nContent-Length: 5", "/publish HTTP/1.1\r\nTransfer-Encoding: chunked"} {
+		conn, err := net.Dial("tcp", b.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "POST "+head+"\r\nHost: localhost\r\nContent-Type: application/json\r\n\r\n")
+		if answer, _ := io.ReadAll(conn); !bytes.HasPrefix(answer, []byte("HTTP/1.1 408 ")) || !bytes.Contains(answer, []byte("within 200ms")) {
+			t.Errorf("%s: %s", head, answer)
+		}
+	}
+}
+
 // A broker that has shut down doesn't leave requests without an answer.
 func TestBrokerThatHasStopped(t *testing.T) {
 	t.Parallel()

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"mime"
 	"net/http"
+	"os"
 	"strconv"
 	"sync/atomic"
 	"unicode/utf8"
@@ -319,6 +320,8 @@ func (b *Bridge) readBody(c *call, types ...string) (body []byte, done func(), e
 	switch {
 	case errors.As(err, &large):
 		return nil, done, errBodyTooLarge(limit)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, done, faulty(http.StatusRequestTimeout, metrics.HTTPBadRequest, "the body has not come within %v", b.opts.Timeout)
 	case err != nil:
 		return nil, done, badRequest("the body could not be read: %v", err)
 	}

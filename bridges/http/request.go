@@ -128,6 +128,9 @@ func (b *Bridge) request(c *call) error {
 	if err != nil {
 		return err
 	}
+	if len(c.r.Header[headerKey]) > 0 {
+		return badRequest("a request to a device has no Idempotency-Key: its reply isn't kept")
+	}
 	m := &loopmq.Message{TopicName: c.r.PathValue("topic")}
 	if m.QoS, err = parseQoS(q.Get("qos"), 1); err != nil {
 		return err

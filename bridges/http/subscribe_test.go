@@ -675,6 +675,7 @@ func TestRequest(t *testing.T) {
 		b.expect(status, "POST", "/request/device/1?"+query, "x")
 	}
 	b.expect(400, "POST", "/request/a%23", "x")
+	b.expect(400, "POST", "/request/device/1", "x", "Idempotency-Key", "k1")
 }
 
 // No more than Replies.Max requests wait.
