@@ -318,7 +318,7 @@ func (c *Caller) PublishAll(ctx context.Context, messages []Message) ([]Outcome,
 
 // PublishOnce is Publish, unless a message was published by the same user under the
 // same key within the window: at whichever node, and though that one has died since.
-// answer says what is to be noted with the message, at most onceAnswerMax bytes; it is
+// answer says what is to be noted with the message, at most 4,088 bytes; it is
 // called on an event loop, and must not block. PublishOnce returns what was noted, and
 // whether this call did. The user is the identity's Username; who has none shares the
 // keys with all others who have none.
@@ -400,13 +400,10 @@ func (c *Caller) onceKey(key string) string {
 	return "publish/" + hex.EncodeToString(h.Sum(nil))
 }
 
-const (
-	// onceMark is how many bytes before what is noted tell one call from others: a batch
-	// that the store has already, and is sent again, answers as if it were another's.
-	onceMark = 8
-	// onceAnswerMax is how much can be noted with a message.
-	onceAnswerMax = store.MaxOnceAnswer - onceMark
-)
+// onceMark is how many bytes before what is noted tell one call from others: a batch
+// that the store has already, and is sent again, answers as if it were another's. They
+// count towards store.MaxOnceAnswer.
+const onceMark = 8
 
 // publishOnce is publishOwn for a message that happens once under a key. As with a Will,
 // nothing goes out before it is stored.

@@ -313,6 +313,7 @@ func overHTTP(conn net.Conn, host string) exchanger {
 		if err != nil {
 			return err
 		}
+		defer resp.Body.Close()
 		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 			return err
 		}

@@ -277,9 +277,6 @@ type call struct {
 	ctx    context.Context
 	route  bridgeRoute
 	caller *loopmq.Caller // nil if the route is open
-	// identity makes what belongs to a caller distinct: whoever has the same is the same
-	// user, from wherever.
-	identity string
 }
 
 // deadlines are contexts that many requests share, since one of its own, with a timer,

@@ -393,8 +393,10 @@ func TestEMQX(t *testing.T) {
 		{"/api/v5/publish", body, 401, `{"code":"BAD_API_KEY_OR_SECRET","message":"not authenticated: wrong password","reason_code":134}`, []string{"Authorization: Basic a2V5Ong="}},
 		{"/api/v5/publish/bulk", "[" + body + `]`, 200, `[{}]`, []string{"Authorization: Basic a2V5OnJpZ2h0"}},
 		{"/api/v5/publish/bulk", "[" + body + `,{"topic":"/n","payload":""}]`, 202, `[{},{"reason_code":16,"message":"no_matching_subscribers"}]`, nil},
-		{"/api/v5/publish/bulk", "[" + body + `,{"topic":"t/+","payload":""}]`, 400,
-			`{"code":"BAD_REQUEST","message":"nothing was published: some of the messages can't be","reason_code":144,"errors":[{"index":1,"status":400,"detail":"not a valid Topic Name","reason_code":144}]}`, nil},
+		{
+			"/api/v5/publish/bulk", "[" + body + `,{"topic":"t/+","payload":""}]`, 400,
+			`{"code":"BAD_REQUEST","message":"nothing was published: some of the messages can't be","reason_code":144,"errors":[{"index":1,"status":400,"detail":"not a valid Topic Name","reason_code":144}]}`, nil,
+		},
 	} {
 		status, text := b.post(c.path, c.body, c.headers...)
 		if text = strings.ReplaceAll(withoutIDs(text), "\n", ""); status != c.status || text != c.want {

@@ -27,7 +27,6 @@ func quickMessage(text []byte, to *loopmq.Message) (ok bool) {
 		}
 		var field int
 		var value []byte
-		ok = true
 		switch string(name) {
 		case "topic":
 			value, ok = q.text()
