@@ -354,6 +354,13 @@ func TestMain(m *testing.M) {
 // serve starts the program on free ports, and stops it when the test ends: it has to exit with 0.
 func serve(t *testing.T) (tcp, admin string) {
 	t.Helper()
+	tcp, _, admin = serveAll(t)
+	return tcp, admin
+}
+
+// serveAll is serve, with the address for HTTP.
+func serveAll(t *testing.T) (tcp, http, admin string) {
+	t.Helper()
 	path, err := command()
 	if err != nil {
 		t.Fatal(err)
@@ -374,11 +381,11 @@ func serve(t *testing.T) (tcp, admin string) {
 			t.Errorf("loopmq serve: %v", err)
 		}
 	})
-	var first struct{ TCP, Admin string }
+	var first struct{ TCP, HTTP, Admin string }
 	if err := json.NewDecoder(log).Decode(&first); err != nil {
 		t.Fatalf("the first line of the log: %v", err)
 	}
-	return first.TCP, first.Admin
+	return first.TCP, first.HTTP, first.Admin
 }
 
 // docs/cli.md has each flag of serve with its default, and each exit code.
