@@ -159,11 +159,13 @@ func TestTLS_Mosquitto(t *testing.T) {
 		if !mutual {
 			continue
 		}
-		for i, cert := range []string{"revoked", ""} {
+		for _, cert := range []string{"revoked", ""} {
+			before := counted(s, refusals(metrics.RefuseTLSCertificate))
 			if out, err := client("mosquitto_pub", "tlsv1.3", cert, "-m", "x"); err == nil {
 				t.Errorf("with certificate %q: accepted\n%s", cert, out)
 			}
-			awaitCount(t, s, refusals(metrics.RefuseTLSCertificate), strconv.Itoa(i+1))
+			// Once or twice: in TLS 1.3 the client is refused when it takes itself for connected, and may try again.
+			eventually(t, "a refusal", func() bool { return counted(s, refusals(metrics.RefuseTLSCertificate)) != before })
 		}
 		awaitCount(t, s, "loopmq_tls_handshakes_total", "4")
 	}
