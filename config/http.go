@@ -41,7 +41,7 @@ func (h *HTTPListener) keys() []*node {
 		key("requests", &h.Requests, 4096, whole(1, 1_000_000), "requests that are answered at one time; more are refused with 503"),
 		key("header_size", &h.HeaderSize, 16<<10, size(1024, 1<<20), "the largest header of a request"),
 		key("body_size", &h.BodySize, 8<<20, size(1024, 1<<30), "the largest body of a request"),
-		key("bodies_size", &h.BodiesSize, 256<<20, size(1024, 1<<40), "the bodies of all requests under way; what goes beyond is refused with 503"),
+		key("bodies_size", &h.BodiesSize, 256<<20, size(1024, 1<<40), "the bodies of all requests under way, of which one user may have a quarter; what goes beyond is refused with 503"),
 		key("bulk_messages", &h.BulkMessages, 1000, whole(1, 100_000), "messages in one request"),
 		key("timeout", &h.Timeout, 30*time.Second, span(100*time.Millisecond, time.Hour), "how long a request may take"),
 		key("idempotency_window", &h.IdempotencyWindow, day, span(time.Second, 7*day), "for how long a request with the same Idempotency-Key is the same one"),

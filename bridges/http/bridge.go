@@ -55,8 +55,8 @@ type Options struct {
 	HeaderBytes int
 	// BodyBytes bounds the body of a request. Default 8 MiB.
 	BodyBytes int
-	// BodiesBytes bounds the bodies of all requests under way; what goes beyond is
-	// refused (503). Default 256 MiB.
+	// BodiesBytes bounds the bodies of all requests under way, of which one user may have
+	// a quarter; what goes beyond is refused (503). Default 256 MiB.
 	BodiesBytes int
 	// BulkMessages bounds the messages of one request. Default 1000.
 	BulkMessages int
@@ -120,7 +120,7 @@ type Bridge struct {
 	server     *http.Server
 	loopback   atomic.Bool  // the listener can be reached from this machine only
 	underWay   atomic.Int64 // requests
-	bodies     atomic.Int64 // bytes of their bodies
+	bodies     bodyBudget   // of their bodies
 	deadlines  deadlines
 	served     sync.WaitGroup
 	streams    streams
@@ -135,6 +135,8 @@ func New(o Options) *Bridge {
 	for _, s := range o.Origins {
 		b.origins = append(b.origins, parseOrigin(s))
 	}
+	b.bodies.limit = int64(o.BodiesBytes)
+	b.bodies.share = max(b.bodies.limit/bodyShares, int64(o.BodyBytes))
 	b.loopback.Store(true)
 	b.routes = b.table()
 	b.server = &http.Server{

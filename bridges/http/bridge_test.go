@@ -3,8 +3,10 @@ package httpbridge
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -575,6 +577,49 @@ func TestIdempotencyKey(t *testing.T) {
 	}
 }
 
+// Who sends bodies that don't come holds no room that others need: what is announced isn't held, and of what has come a
+// user holds a share.
+func TestBodiesOfOneUser(t *testing.T) {
+	t.Parallel()
+	b := mustBridge(t, Options{BodyBytes: 64 << 10, BodiesBytes: 256 << 10, Timeout: 20 * time.Second})
+	stall := func(length string, sent int) {
+		conn, err := net.Dial("tcp", b.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		fmt.Fprintf(conn, "POST /topics/bob/x HTTP/1.1\r\nHost: %s\r\nAuthorization: Basic %s\r\n%s\r\n\r\n%s",
+			b.addr, base64.StdEncoding.EncodeToString([]byte("bob:right")), length, strings.Repeat("x", sent))
+	}
+	held := func() int64 {
+		b.bodies.mu.Lock()
+		defer b.bodies.mu.Unlock()
+		return b.bodies.mu.all
+	}
+	for range 8 {
+		stall("Transfer-Encoding: chunked", 0)
+		stall("Content-Length: 65536", 1)
+	}
+	until := func(what string, cond func() bool) {
+		t.Helper()
+		for late := time.After(20 * time.Second); !cond(); {
+			select {
+			case <-late:
+				t.Fatalf("waited in vain for %s", what)
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}
+	until("bodies under way", func() bool { return held() == 16*bodyStep })
+	stall("Content-Length: 65536", 60000) // is refused: bob has his share
+	until("a refusal", func() bool { return b.refused(metrics.HTTPBusy) == 1 })
+	for range 3 {
+		if status, text := b.post("/topics/t/a", strings.Repeat("x", 60000), "Content-Type: text/plain"); status != 202 {
+			t.Errorf("another: %d %s", status, text)
+		}
+	}
+}
+
 func TestBounds(t *testing.T) {
 	t.Parallel()
 	b := mustBridge(t, Options{Requests: 1, BodyBytes: 1000, BodiesBytes: 1000, Timeout: 5 * time.Second})
@@ -584,9 +629,9 @@ func TestBounds(t *testing.T) {
 	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "1" {
 		t.Errorf("too many requests: %d", resp.StatusCode)
 	}
-	b.bodies.Add(995)
+	b.bodies.take("other", 995)
 	resp, _ = b.do("POST", "/topics/t/a", "123456")
-	b.bodies.Add(-995)
+	b.bodies.give("other", 995)
 	if resp.StatusCode != 503 || b.refused(metrics.HTTPBusy) != 2 {
 		t.Errorf("too many bytes: %d", resp.StatusCode)
 	}
@@ -598,7 +643,7 @@ func TestBounds(t *testing.T) {
 	if resp, err := b.client.Do(r); err != nil || resp.StatusCode != 202 {
 		t.Errorf("chunks: %v, %v", resp, err)
 	}
-	if n := b.bodies.Load(); n != 0 {
+	if n := b.bodies.mu.all; n != 0 || len(b.bodies.mu.of) != 0 {
 		t.Errorf("%d bytes under way", n)
 	}
 	conn, err := net.Dial("tcp", b.addr)

@@ -7,11 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"mime"
 	"net/http"
-	"os"
 	"strconv"
 	"sync/atomic"
 	"unicode/utf8"
@@ -285,47 +283,6 @@ func newID() string {
 		b[i], b[8+i] = byte(idPrefix>>(56-8*i)), byte(serial>>(56-8*i))
 	}
 	return hex.EncodeToString(b[:])
-}
-
-// readBody reads the body of a request, which has to be of one of some media types;
-// none: of any. What it returns is valid until done is called, which has to be in any
-// case.
-func (b *Bridge) readBody(c *call, types ...string) (body []byte, done func(), err error) {
-	r, limit := c.r, int64(b.opts.BodyBytes)
-	done = func() {}
-	if len(types) > 0 && !isOfType(r.Header.Get("Content-Type"), types) {
-		return nil, done, faulty(http.StatusUnsupportedMediaType, metrics.HTTPMediaType, "Content-Type is %q: allowed: %q", r.Header.Get("Content-Type"), types)
-	}
-	if r.Header.Get("Content-Encoding") != "" {
-		return nil, done, faulty(http.StatusUnsupportedMediaType, metrics.HTTPMediaType, "Content-Encoding is %q: allowed: none", r.Header.Get("Content-Encoding"))
-	}
-	size := r.ContentLength
-	if size > limit {
-		return nil, done, errBodyTooLarge(limit)
-	}
-	if size < 0 { // it doesn't say
-		size = limit
-	}
-	done = func() { b.bodies.Add(-size) }
-	if b.bodies.Add(size) > int64(b.opts.BodiesBytes) {
-		return nil, done, errBusy
-	}
-	if r.ContentLength >= 0 {
-		body = make([]byte, size)
-		_, err = io.ReadFull(r.Body, body)
-	} else {
-		body, err = io.ReadAll(http.MaxBytesReader(c.w, r.Body, limit))
-	}
-	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &large):
-		return nil, done, errBodyTooLarge(limit)
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, done, faulty(http.StatusRequestTimeout, metrics.HTTPBadRequest, "the body has not come within %v", b.opts.Timeout)
-	case err != nil:
-		return nil, done, badRequest("the body could not be read: %v", err)
-	}
-	return body, done, nil
 }
 
 func errBodyTooLarge(limit int64) error {
