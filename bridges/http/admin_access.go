@@ -126,16 +126,20 @@ func (a *Admin) admit(w *answer, r *http.Request, x *Access, needed Role) (who s
 // authenticate is admit for who has to say who they are.
 func (a *Admin) authenticate(w *answer, r *http.Request, x *Access, needed Role) (who string, ok bool) {
 	now, from := time.Now(), addressOf(r)
-	if wait := a.failures.wait(from, now); wait > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)+1))
-		a.refuse(w, http.StatusTooManyRequests, metrics.AdminRate, "too many wrong tokens came from this address: try again later")
-		return "", false
+	if hasToken(r) { // A certificate can't be guessed: others' wrong tokens are not its concern.
+		if wait := a.failures.wait(from, now); wait > 0 {
+			w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)+1))
+			a.refuse(w, http.StatusTooManyRequests, metrics.AdminRate, "too many wrong tokens came from this address: try again later")
+			return "", false
+		}
 	}
 	who, role, err := x.identify(r)
 	switch {
 	case err != nil:
-		if !errors.Is(err, errNoToken) {
+		if errors.Is(err, errWrongToken) {
 			a.failures.add(from, now)
+		}
+		if !errors.Is(err, errNoToken) {
 			a.log.Warn("admin_refused", "remote_addr", r.RemoteAddr, "method", r.Method, "path", r.URL.EscapedPath(), "error", err)
 		}
 		w.Header().Set("WWW-Authenticate", `Bearer realm="loopmq"`)
@@ -159,11 +163,14 @@ var (
 	errWrongToken = errors.New("no such token")
 )
 
+// hasToken reports whether a request says with a token who sent it, right or wrong.
+func hasToken(r *http.Request) bool { return r.Header.Get("Authorization") != "" }
+
 // identify returns who sent the request, and their role: that of the token, if there is
 // one, else that of the certificate.
 func (x *Access) identify(r *http.Request) (who string, role Role, err error) {
-	if header := r.Header.Get("Authorization"); header != "" {
-		scheme, secret, _ := strings.Cut(header, " ")
+	if hasToken(r) {
+		scheme, secret, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 		hash := sha256.Sum256([]byte(strings.TrimSpace(secret)))
 		for i := range x.Tokens { // each, so that the time says nothing of which it was
 			if t := &x.Tokens[i]; subtle.ConstantTimeCompare(hash[:], t.SHA256[:]) == 1 {
@@ -219,8 +226,9 @@ func addressOf(r *http.Request) netip.Addr {
 }
 
 // Wrong tokens from one address: after so many, one more in a while. An address that
-// was too fast is refused without being looked at, however right the next token is:
-// else it could go on guessing.
+// was too fast is refused without its token being looked at, however right that is: else
+// it could go on guessing. Requests without a token, such as those with a certificate
+// only, neither wait nor count.
 const (
 	failuresAtOnce    = 10
 	failuresEvery     = 6 * time.Second

@@ -40,6 +40,42 @@ func TestCertificateNames(t *testing.T) {
 	}
 }
 
+// Wrong tokens keep out tokens from their address, right ones too, but no certificates; and
+// certificates without a role keep out nobody.
+func TestWrongTokensKeepOutTokensOnly(t *testing.T) {
+	t.Parallel()
+	secret, token := NewToken("alice", RoleRead)
+	f := mustStartWith(t, nil, nil)
+	f.SetAccess(Access{Tokens: []Token{token}, Certificates: []CertificateName{{"cn", "ops", RoleRead}}})
+	ask := func(name, secret string, want int) {
+		t.Helper()
+		r := httptest.NewRequest("GET", "http://localhost/metrics", nil)
+		if name != "" {
+			r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{Subject: pkix.Name{CommonName: name}}}}
+		}
+		if secret != "" {
+			r.Header.Set("Authorization", "Bearer "+secret)
+		}
+		w := httptest.NewRecorder()
+		if f.ServeHTTP(w, r); w.Code != want || (w.Header().Get("Retry-After") != "") != (want == 429) {
+			t.Errorf("certificate %q, token %q: %d %v, want %d", name, secret, w.Code, w.Header(), want)
+		}
+	}
+	for range failuresAtOnce + 1 {
+		ask("stranger", "", 401)
+	}
+	ask("", secret, 200)
+	for range failuresAtOnce {
+		ask("", "wrong", 401)
+	}
+	ask("", "wrong", 429)
+	ask("", secret, 429)
+	ask("ops", secret, 429)
+	ask("ops", "", 200)
+	ask("stranger", "", 401)
+	ask("", "", 401)
+}
+
 func TestFailuresAreForgotten(t *testing.T) {
 	f, now := newFailures(), time.Now()
 	r := &http.Request{RemoteAddr: "[2001:db8::1]:1"}
