@@ -462,7 +462,7 @@ func (c *cast) unsettled(ctx context.Context) string {
 }
 
 // stranger matches the keys that may be in Redis when no session is: docs/cluster.md lists them.
-var stranger = regexp.MustCompile(`^(meta|feed|leases|(ctl|in|wr|routes):[^:]+)$`)
+var stranger = regexp.MustCompile(`^(meta|feed|leases|reports|(ctl|in|wr|routes):[^:]+)$`)
 
 func environment[T any](t *testing.T, name string, otherwise T, parse func(string) (T, error)) T {
 	text := os.Getenv(name)
