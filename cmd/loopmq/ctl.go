@@ -29,6 +29,7 @@ Commands:
   subscriptions [CLIENT_ID]
                            subscriptions, of all clients or of one
   sessions                 sessions that outlive their connections
+  sessions show CLIENT_ID  one of them
   sessions delete CLIENT_ID...
                            end sessions, and the connections that have them
   retained [TOPIC_FILTER]  retained messages

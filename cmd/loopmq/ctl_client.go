@@ -40,6 +40,9 @@ type apiClient struct {
 
 // connect reads what the target needs. Nothing is asked yet.
 func (t target) connect(stdin io.Reader) (*apiClient, error) {
+	if (t.cert == "") != (t.key == "") {
+		return nil, usagef("--cert and --key, or their variables: allowed: both or neither")
+	}
 	a := &apiClient{base: strings.TrimSuffix(t.url, "/"), token: t.token, http: http.Client{Timeout: apiTimeout}}
 	if a.base == "" {
 		a.base = "http://127.0.0.1:8081"

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"loopmq"
 )
 
 // at returns the path below one for a name.
@@ -106,7 +108,7 @@ func (c *ctl) sessions(words []string) (func(context.Context) error, error) {
 		maps.Copy(q, c.query("connected", "connected"))
 		return c.without(rest, func(ctx context.Context) error {
 			return c.list(ctx, "/sessions", q, column{"client id", "client_id", nil}, column{"connected", "connected", yes}, column{"node", "node", nil},
-				column{"user", "username", nil}, column{"offline for", "disconnected_at", age}, column{"expires", "expires_at", age}, column{"last error", "last_error", nil})
+				column{"user", "username", nil}, column{"offline for", "", offline}, column{"expires", "expires_at", age}, column{"last error", "last_error", nil})
 		})
 	case "show":
 		return c.one("sessions show CLIENT_ID", "/sessions", rest)
@@ -213,9 +215,19 @@ func (c *ctl) counters(ctx context.Context, node string) error {
 	}
 	counters := all.Sum
 	if node != "" {
-		i := slices.IndexFunc(all.Items, func(n nodeCounters) bool { return n.Node == node })
+		find := func(instance string) int {
+			return slices.IndexFunc(all.Items, func(n nodeCounters) bool { return n.Node == instance })
+		}
+		i := find(node)
 		if i < 0 {
-			return &statusError{http.StatusNotFound, "no node is called " + strconv.Quote(node) + ": loopmq ctl nodes lists them"}
+			instance, err := c.instanceOf(ctx, node)
+			if err != nil {
+				return err
+			}
+			i = find(instance)
+		}
+		if i < 0 {
+			return &statusError{http.StatusNotFound, "no node is called " + strconv.Quote(node) + ": allowed: node, or id if one node has it, of loopmq ctl nodes"}
 		}
 		counters = all.Items[i].Counters
 	}
@@ -227,6 +239,30 @@ func (c *ctl) counters(ctx context.Context, node string) error {
 		_, _ = w.Write([]byte(name + "\t" + strconv.FormatUint(counters[name], 10) + "\n"))
 	}
 	return w.Flush()
+}
+
+// instanceOf returns the instance of the node with a node_id, as the API does for drain;
+// empty: none that is alive has it, or several.
+func (c *ctl) instanceOf(ctx context.Context, nodeID string) (instance string, err error) {
+	var all struct {
+		Items []struct {
+			Node   string
+			NodeID string `json:"node_id"`
+			State  string
+		}
+	}
+	if err := c.api.ask(ctx, http.MethodGet, "/nodes", nil, &all); err != nil {
+		return "", err
+	}
+	for _, n := range all.Items {
+		if n.NodeID == nodeID && n.State != string(loopmq.NodeDead) {
+			if instance != "" {
+				return "", nil
+			}
+			instance = n.Node
+		}
+	}
+	return instance, nil
 }
 
 func (c *ctl) webhooks(words []string) (func(context.Context) error, error) {

@@ -14,7 +14,8 @@ import (
 	"unicode"
 )
 
-// column is a column of a table: its title, and the key of its value.
+// column is a column of a table: its title, and the key of its value; without a key its
+// value is the element.
 type column struct {
 	title, key string
 	format     func(value any) string // nil: as it is
@@ -62,7 +63,11 @@ func row(w *tabwriter.Writer, item json.RawMessage, columns []column) error {
 		if format == nil {
 			format = plain
 		}
-		if cells[i] = format(values[columns[i].key]); cells[i] == "" {
+		var value any = values
+		if key := columns[i].key; key != "" {
+			value = values[key]
+		}
+		if cells[i] = format(value); cells[i] == "" {
 			cells[i] = "-"
 		}
 	}
@@ -149,6 +154,16 @@ func age(v any) string {
 		return ""
 	}
 	return roughly(time.Since(at))
+}
+
+// offline writes how long a session has been offline. One that is connected again still
+// says when its connection before ended.
+func offline(session any) string {
+	values, _ := session.(map[string]any)
+	if values["connected"] == true {
+		return ""
+	}
+	return age(values["disconnected_at"])
 }
 
 // roughly writes a duration in its two largest units.

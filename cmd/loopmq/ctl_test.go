@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"text/tabwriter"
+	"time"
 
 	httpbridge "loopmq/bridges/http"
 	"loopmq/internal/redistest"
@@ -73,6 +75,16 @@ func TestCtlOnTwoNodes(t *testing.T) {
 	one.wantCtl(t, "nodes", "NODE ", " n1  serving ", two.admin)
 	one.awaitCtl(t, "counters", "loopmq_messages_received_total", "  1\n")
 	one.wantCtl(t, "counters --json", `"loopmq_messages_received_total":1`)
+	one.awaitCtl(t, "counters --json --node n2", `"loopmq_messages_received_total":1`)
+	if stdout, _ := one.ctl(t, exitOK, "counters", "--json", "--node", "n1"); strings.Contains(stdout, "loopmq_messages_received_total") {
+		t.Errorf("the counters of n1 are %s, want none of what n2 received", stdout)
+	}
+	listed, _ := one.ctl(t, exitOK, "nodes")
+	for line := range strings.Lines(listed) {
+		if fields := strings.Fields(line); len(fields) > 1 && fields[1] == "n2" {
+			one.wantCtl(t, "counters --json --node "+fields[0], `"loopmq_messages_received_total":1`)
+		}
+	}
 	one.wantCtl(t, "clients", "\nc  ")
 	one.wantCtl(t, "clients --json --prefix c --address 127.0.0.1", `{"client_id":"c","connected":true,"node":"`)
 	one.wantCtl(t, "client c", "protocol ", "5.0")
@@ -113,7 +125,7 @@ func TestCtlOnTwoNodes(t *testing.T) {
 		"counters --node x": 3, "webhooks show x": 3, "webhooks show orders 1-1": 3,
 		"": 2, "x": 2, "clients x": 2, "kick": 2, "client": 2, "sessions x": 2, "bans add x": 2, "bans x": 2, "bans remove x": 2, "webhooks x": 2, "webhooks show": 2,
 		"webhooks enable x y": 2, "webhooks drop x": 2, "webhooks drop x 1-1 --all": 2, "drain x --rate y": 2, "bans add username x --for y": 2, "token": 2,
-		"token a b": 2, "token x --role king": 2, "clients --wait 1s": 2, "clients --colour": 2, "nodes --url ftp://x": 2, "retained x y": 2,
+		"token a b": 2, "token x --role king": 2, "clients --wait 1s": 2, "clients --colour": 2, "clients --cert x": 2, "clients --key x": 2, "nodes --url ftp://x": 2, "retained x y": 2,
 		"bans add color red": 1, "webhooks show orders x": 1,
 	} {
 		one.ctl(t, code, strings.Fields(args)...)
@@ -263,6 +275,26 @@ func (p *process) hup(t *testing.T, want string) {
 		t.Fatal(err)
 	}
 	p.awaitLine(t, want)
+}
+
+// A session that is connected again is not offline, whenever its connection before ended.
+func TestOffline(t *testing.T) {
+	t.Parallel()
+	at := time.Now().Add(-90 * time.Second).Format(time.RFC3339Nano)
+	for item, want := range map[string]string{
+		`{"client_id":"c","connected":true,"disconnected_at":"` + at + `"}`:  "-\n",
+		`{"client_id":"c","connected":false,"disconnected_at":"` + at + `"}`: "1m30s\n",
+		`{"client_id":"c","connected":false}`:                                "-\n",
+	} {
+		var b strings.Builder
+		w := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
+		if err := row(w, json.RawMessage(item), []column{{"offline for", "", offline}}); err != nil {
+			t.Fatal(err)
+		}
+		if _ = w.Flush(); b.String() != want {
+			t.Errorf("%s: %q, want %q", item, b.String(), want)
+		}
+	}
 }
 
 // Names that clients choose don't reach the terminal as they are.
