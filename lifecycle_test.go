@@ -479,7 +479,10 @@ func TestClients(t *testing.T) {
 		brokertest.Connect(t, s.Addr, codec.V5, brokertest.ClientID(id))
 	}
 	brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("offline")).Disconnect()
-	eventually(t, "four are connected", func() bool { return s.Broker.Health().Connections == 4 })
+	eventually(t, "the fifth is offline", func() bool {
+		c, err := s.Broker.Client(t.Context(), "offline")
+		return err == nil && !c.Connected
+	})
 	for _, tt := range []struct {
 		after string
 		limit int
