@@ -38,6 +38,7 @@ type flow struct {
 	behind   bool
 	reading  bool
 	heard    store.Number   // the largest number there was news of
+	missed   bool           // while reading there was news without a number: the read may have come before it
 	lastSent store.Number   // the last one that an earlier connection of this process sent
 	possibly int            // how many of the next entries may have been sent by an earlier process
 	released []store.Number // whose PUBREL must be sent again
@@ -421,7 +422,7 @@ func (c *Client) sendReleased(limit store.Number) bool {
 // readQueue reads on in the store, off the loop.
 func (c *Client) readQueue() {
 	f, l, b := c.flow, c.loop, c.loop.b
-	f.reading = true
+	f.reading, f.missed = true, false
 	id, after := store.QueueOf(c.session.id), f.cursor
 	limit, heard := min(readEntries, int(c.receiveMaximum)), f.heard
 	b.workers.do(func() {
@@ -446,7 +447,7 @@ func (c *Client) queueRead(entries []store.Entry, heard store.Number, err error)
 	for i := range entries {
 		f.ahead = append(f.ahead, &entries[i])
 	}
-	if len(entries) == 0 && !heard.Less(f.heard) {
+	if len(entries) == 0 && !heard.Less(f.heard) && !f.missed {
 		// The end of the queue: what is stored from now on comes as news.
 		f.behind = false
 		f.possibly = 0

@@ -279,7 +279,8 @@ func (l *loop) rereads(s *Session) {
 	}
 	c.loop.el.Post(func() {
 		if c.state == stateConnected && c.session == s {
-			c.flows().behind = true
+			f := c.flows()
+			f.behind, f.missed = true, f.reading
 			c.advance()
 		}
 	})

@@ -69,11 +69,10 @@ func checkSample(t *testing.T, s scenario, got sample) {
 	if got.Delivered == 0 || got.Delivered != got.Expected {
 		t.Errorf("got %d of %d deliveries, want all", got.Delivered, got.Expected)
 	}
-	if got.Rate <= 0 || got.BrokerMicros <= 0 || got.GenMicros <= 0 || got.GenCalls <= 0 {
-		t.Errorf("got %+v, want a rate and costs above 0", got)
-	}
-	if got.Value <= 0 && s.shape != idle { // 8 clients can fit into pages that are there
-		t.Errorf("got %v %s, want more than 0", got.Value, s.figure)
+	// A kernel may count a process's time when a tick or a switch comes, and a round may be shorter; 8 clients can fit into pages
+	// that are there.
+	if got.Rate <= 0 || got.BrokerMicros < 0 || got.GenMicros < 0 || got.GenCalls <= 0 || got.Value < 0 {
+		t.Errorf("got %+v, want a rate, and costs that are not below 0", got)
 	}
 	if s.rate > 0 && (got.P50Micros <= 0 || got.P50Micros > got.P99Micros || got.P99Micros > got.P999Micros) {
 		t.Errorf("got percentiles %v, %v, %v", got.P50Micros, got.P99Micros, got.P999Micros)
