@@ -67,6 +67,8 @@ type Chart struct {
 	Title string
 	X, Y  Axis
 	Lines []Line
+	// Marks are places of X where something happened.
+	Marks []Tick
 	// Width and Height are pixels; 0 means 760 by 280.
 	Width, Height int
 	// Points marks each point with a dot, for few of them.
@@ -84,6 +86,7 @@ func (c Chart) WriteSVG(w io.Writer) error {
 	fmt.Fprintf(&b, `<text x="%d" y="20" font-size="14" font-weight="600">%s</text>`, marginLeft, escape(c.Title))
 	if x, y, ok := c.scales(); ok {
 		c.axes(&b, x, y)
+		c.marks(&b, x)
 		c.lines(&b, x, y)
 		c.legend(&b)
 		c.hovers(&b, x)
@@ -141,6 +144,17 @@ func (c *Chart) axes(b *bytes.Buffer, x, y scale) {
 	fmt.Fprintf(b, `<path d="M%d %dH%d" stroke="#999"/>`, marginLeft, bottom, right)
 	fmt.Fprintf(b, `<text x="%d" y="%d" text-anchor="end" fill="#777">%s</text>`, right, c.Height-8, escape(c.X.Label))
 	fmt.Fprintf(b, `<text x="%d" y="20" text-anchor="end" fill="#777">%s</text>`, right, escape(c.Y.Label))
+}
+
+func (c *Chart) marks(b *bytes.Buffer, x scale) {
+	for _, m := range c.Marks {
+		if c.X.Log && m.At <= 0 || m.At < x.low || m.At > x.high {
+			continue
+		}
+		at := x.at(m.At)
+		fmt.Fprintf(b, `<path d="M%.1f %dV%d" stroke="#bbb" stroke-dasharray="2 3"/><text x="%.1f" y="%d" font-size="10" fill="#777">%s</text>`,
+			at, marginTop, c.Height-marginBottom, at+3, marginTop+9, escape(m.Label))
+	}
 }
 
 func (c *Chart) lines(b *bytes.Buffer, x, y scale) {

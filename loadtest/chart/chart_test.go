@@ -55,6 +55,7 @@ func TestChartLinesFitTheirAxes(t *testing.T) {
 			{Name: "sent", Points: []Point{{0, 0}, {10, 1000}}},
 			{Name: "delivered", Points: []Point{{0, 0}, {10, 500}}, Dashed: true},
 		},
+		Marks: []Tick{{5, "half"}, {11, "beyond"}},
 	}
 	got := lines(t, c)
 	want := []string{"M70.0 156.0L70.0 156.0L484.0 54.0", "M70.0 156.0L70.0 156.0L484.0 105.0"}
@@ -62,10 +63,13 @@ func TestChartLinesFitTheirAxes(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	svg := c.SVG()
-	for _, text := range []string{"a &lt; b &amp; c", ">sent<", ">delivered<", ">1k<", "10 s&#xA;sent 1k&#xA;delivered 500", "stroke-dasharray"} {
+	for _, text := range []string{"a &lt; b &amp; c", ">sent<", ">delivered<", ">1k<", ">half<", "10 s&#xA;sent 1k&#xA;delivered 500", "stroke-dasharray"} {
 		if !strings.Contains(svg, text) {
 			t.Errorf("no %q in %s", text, svg)
 		}
+	}
+	if strings.Contains(svg, "beyond") {
+		t.Error("there is a mark where no axis is")
 	}
 	if strings.Contains(strings.ReplaceAll(svg, "http://www.w3.org/2000/svg", ""), "http") {
 		t.Error("it refers to another address")
