@@ -200,7 +200,8 @@ configure() {
 	if $prometheus; then
 		free_port
 		PROMETHEUS=127.0.0.1:$port
-		sed -e "s/\"node1:.*\"\]/$targets]/" -e "s/haproxy:8404/$STATS/" "$here/prometheus.yml" >"$dir/prometheus.yml"
+		# Who tries it out looks at once, not in 15 seconds.
+		sed -e 's/: 15s$/: 1s/' -e "s/\"node1:.*\"\]/$targets]/" -e "s/haproxy:8404/$STATS/" -e "s|\[prometheus/|[$here/prometheus/|" "$here/prometheus.yml" >"$dir/prometheus.yml"
 	fi
 	{
 		printf '%s=%q\n' DIR "$dir" BIN "$bin" MQTT "$MQTT" STATS "$STATS" STORE "$STORE" NODES "$nodes"

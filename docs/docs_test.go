@@ -22,6 +22,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/goccy/go-yaml"
+
 	"loopmq"
 	"loopmq/internal/brokertest"
 	"loopmq/metrics"
@@ -50,11 +52,6 @@ func mentions(t *testing.T, document string, words ...string) {
 	}
 }
 
-const (
-	familiesBegin = "<!-- families -->\n"
-	familiesEnd   = "<!-- end of families -->\n"
-)
-
 func TestMetricsTable(t *testing.T) {
 	var table strings.Builder
 	table.WriteString("| name | type | labels | what |\n|---|---|---|---|\n")
@@ -62,22 +59,52 @@ func TestMetricsTable(t *testing.T) {
 		labels := strings.ReplaceAll(f.Labels, ",", ", ")
 		fmt.Fprintf(&table, "| `%s` | %s | %s | %s |\n", f.Name, f.Type, labels, f.Help)
 	}
-	text := read(t, "docs/metrics.md")
-	before, rest, ok := strings.Cut(text, familiesBegin)
-	got, after, ok2 := strings.Cut(rest, familiesEnd)
+	held(t, "docs/metrics.md", "families", table.String(), "metrics/names.go")
+}
+
+// held fails if the part of a document between <!-- name --> and <!-- end of name --> isn't want, which is made from another file; with
+// -rewrite it writes it.
+func held(t *testing.T, document, name, want, from string) {
+	t.Helper()
+	begin, end := "<!-- "+name+" -->\n", "<!-- end of "+name+" -->\n"
+	before, rest, ok := strings.Cut(read(t, document), begin)
+	got, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
-		t.Fatalf("docs/metrics.md lacks %q or %q", familiesBegin, familiesEnd)
+		t.Fatalf("%s lacks %q or %q", document, begin, end)
 	}
 	if *rewrite {
-		text = before + familiesBegin + table.String() + familiesEnd + after
-		if err := os.WriteFile("metrics.md", []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join("..", document), []byte(before+begin+want+end+after), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return
 	}
-	if got != table.String() {
-		t.Error("the table of docs/metrics.md isn't that of metrics/names.go: run go test ./docs -rewrite")
+	if got != want {
+		t.Errorf("the part %q of %s isn't that of %s: run go test ./docs -rewrite", name, document, from)
 	}
+}
+
+// The alerts are those of the rules.
+func TestAlertsTable(t *testing.T) {
+	var rules struct {
+		Groups []struct {
+			Rules []struct {
+				Alert, Expr, For string
+				Annotations      map[string]string
+			}
+		}
+	}
+	if err := yaml.Unmarshal([]byte(read(t, "deploy/prometheus/loopmq.rules.yml")), &rules); err != nil {
+		t.Fatal(err)
+	}
+	var table strings.Builder
+	table.WriteString("| alert | if | for | says |\n|---|---|---|---|\n")
+	for _, g := range rules.Groups {
+		for _, r := range g.Rules {
+			expr := strings.ReplaceAll(r.Expr, "|", `\|`)
+			fmt.Fprintf(&table, "| %s | `%s` | %s | %s |\n", r.Alert, expr, r.For, r.Annotations["description"])
+		}
+	}
+	held(t, "docs/metrics.md", "alerts", table.String(), "deploy/prometheus/loopmq.rules.yml")
 }
 
 // The list is that of a broker: each metric that one writes is listed, and the other way round.
@@ -130,6 +157,24 @@ func TestReasonsAreExplained(t *testing.T) {
 	}
 	for r := range metrics.NumWebhookResults {
 		mentions(t, "docs/metrics.md", metrics.WebhookResult(r).String())
+	}
+	for e := range metrics.NumStreamEnds {
+		mentions(t, "docs/metrics.md", metrics.StreamEnd(e).String())
+	}
+	for r := range metrics.NumAdminReasons {
+		mentions(t, "docs/metrics.md", metrics.AdminReason(r).String())
+	}
+	for r := range metrics.NumHTTPReasons {
+		mentions(t, "docs/metrics.md", metrics.HTTPReason(r).String())
+	}
+	for m := range metrics.NumAuthMethods {
+		mentions(t, "docs/metrics.md", metrics.AuthMethod(m).String())
+	}
+	for r := range metrics.NumAuthResults {
+		mentions(t, "docs/metrics.md", metrics.AuthResult(r).String())
+	}
+	for s := range metrics.NumBanSources {
+		mentions(t, "docs/metrics.md", metrics.BanSource(s).String())
 	}
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes sure that what the tests need is there: a C compiler for the race detector, a redis-server, HAProxy, nginx, openssl, curl, Chromium, and the MQTT clients and brokers that
+# Makes sure that what the tests need is there: a C compiler for the race detector, a redis-server, HAProxy, nginx, openssl, curl, Chromium, Prometheus, and the MQTT clients and brokers that
 # others wrote.
 # On Debian and Ubuntu, as root or where sudo asks for no password, it installs what is missing; elsewhere it says what to install.
 # Exits 1 when something is still missing: tests against real clients are never skipped silently.
@@ -23,6 +23,7 @@ missing() {
 	has jq || echo jq
 	{ has nginx && [ -e /usr/lib/nginx/modules/ngx_stream_module.so ]; } || echo nginx libnginx-mod-stream
 	has chromium || echo chromium
+	{ has prometheus && has promtool; } || echo prometheus
 }
 
 # as_root runs a command as root, or fails if that takes a password.
@@ -41,7 +42,7 @@ install_packages() {
 	# program only. A masked service can be had back with `systemctl unmask mosquitto`.
 	# The same goes for redis-server on port 6379.
 	if [ -d /run/systemd/system ]; then
-		for service in mosquitto redis-server haproxy nginx; do
+		for service in mosquitto redis-server haproxy nginx prometheus prometheus-node-exporter; do
 			if [[ " $* " == *" $service "* ]]; then as_root systemctl mask "$service.service"; fi
 		done
 	fi
