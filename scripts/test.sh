@@ -3,7 +3,8 @@
 #  1. as shipped, those that count allocations or memory, which the race detector and the coverage counters falsify, and those that move
 #     so many bytes that they would take minutes with the detector;
 #  2. with the race detector and the debug checks of internal/invariants, also in the modules inside this repository;
-#  3. for the coverage. Its counters have to be atomic under the race detector, and then cost more than a run of their own.
+#  3. for the coverage. Its counters have to be atomic under the race detector, and then cost more than a run of their own. What starts the
+#     broker as a process, or looks at files, covers nothing and is left out.
 #  4. those that show how connections behave on the other engine, netpoll, with the race detector.
 # Arguments: packages of the root module, all modules if none.
 set -euo pipefail
@@ -30,5 +31,6 @@ if [ $# -eq 0 ]; then
 	LOOPMQ_TEST_ENGINE=netpoll go test -timeout 10m -race -tags invariants ./eventloop ./conformance/v5
 fi
 modules=()
+[ $# -gt 0 ] || mapfile -t packages < <(go list ./... | grep -vE '^loopmq/(benchmarks|cmd|deploy|docs|internal/chaos/webhooks)(/|$)')
 run_tests -timeout 10m -tags invariants -coverpkg ./... -coverprofile coverage/cover.out
 scripts/coverage.sh coverage/cover.out
