@@ -36,7 +36,6 @@ test: ## Run all tests with the race detector, and hold each package to its cove
 test-chaos: ## Kill a broker on Pebble ROUNDS=200 times, nodes and their Redis for DURATION=5m, and both while EVENTS=100000 webhooks are sent; account for every message (CHAOS_SEED=…)
 	scripts/test-deps.sh
 	CHAOS_ROUNDS='$(ROUNDS)' CHAOS_DURATION='$(DURATION)' CHAOS_EVENTS='$(EVENTS)' go test -count=1 -v -p 1 -timeout 3h ./internal/chaos/...
-	CHAOS_DURATION='$(DURATION)' go test -count=1 -v -race -run TestClusterDeleteSessionWhileItReconnects .
 
 cover: ## Show the coverage of the last `make test` per package, and write coverage/cover.html
 	go tool cover -html=coverage/cover.out -o coverage/cover.html

@@ -597,6 +597,12 @@ func (c *Client) attach(s *Session, res *store.Claimed) {
 	}
 	// First the owner, then the queue: what is stored in between comes as news.
 	s.client.Store(c)
+	if s.over.Load() { // and forgotten: the Yield that follows may not find c
+		c.takenOver = &takeover{cleanStart: true}
+		c.disconnect(codec.SessionTakenOver, errTakenOver)
+		l.recordClient(EventSessionTakenOver, &c.info, codec.SessionTakenOver, "")
+		return
+	}
 	if s.epoch.Load() < c.epoch { // else another instance has claimed it, and is about to say so
 		s.epoch.Store(c.epoch)
 	}

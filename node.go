@@ -31,7 +31,7 @@ func (n node) apply(ch *store.Change) {
 	switch ch.Kind {
 	case store.ChangeSubscribed:
 		s := b.durableSession(ch.Session, ch.Instance)
-		if s.held.Load() != 0 {
+		if s == nil || s.held.Load() != 0 {
 			return
 		}
 		s.changed()
@@ -56,12 +56,7 @@ func (n node) apply(ch *store.Change) {
 			}
 		}
 	case store.ChangeEnded:
-		s := b.registry.known(ch.Session)
-		switch {
-		case s == nil:
-		case s.client.Load() != nil: // it is about to be told
-			s.over.Store(true)
-		default:
+		if s := b.registry.ended(ch.Session); s != nil && s.client.Load() == nil { // else that one is about to be told
 			s.forget(b)
 		}
 	case store.ChangeRouted:
@@ -123,13 +118,17 @@ func (n node) memberMayHaveCome(topicFilter string) {
 }
 
 // durableSession returns the session, which may be new here and is held by an
-// instance then.
+// instance then; nil if it is over: the feed may be behind a claim of this instance,
+// which has ended it.
 func (b *Broker) durableSession(id store.SessionID, instance string) *Session {
 	s := b.registry.session(id.ClientID)
-	if s != nil && s.id == id {
+	switch {
+	case s == nil:
+	case s.id == id:
 		return s
-	}
-	if s != nil && s.client.Load() == nil {
+	case s.id.Incarnation > id.Incarnation:
+		return nil
+	case s.client.Load() == nil:
 		s.forget(b)
 	}
 	s = &Session{id: id, durable: true}
@@ -199,7 +198,7 @@ func (b *Broker) resync(l *loop, id store.SessionID) {
 		case err != nil:
 			l.el.Post(func() { l.repeat(func() { b.resync(l, id) }) })
 		default:
-			if s = b.durableSession(id, ""); !s.become(b, subscriptions, before) {
+			if s = b.durableSession(id, ""); s != nil && !s.become(b, subscriptions, before) {
 				b.resync(l, id)
 			}
 		}

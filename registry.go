@@ -42,7 +42,9 @@ type Session struct {
 	// denied says what the session may not get of shared subscriptions; nil: nothing.
 	denied atomic.Pointer[denials]
 
-	// over: the session was ended elsewhere while a connection here still had it.
+	// over: the session was ended elsewhere. It is set before client is looked at, and
+	// looked at after client was set: a connection that is given a session which is over
+	// ends, and nobody forgets one that a connection has.
 	over atomic.Bool
 
 	mu struct {
@@ -84,6 +86,7 @@ type attempt struct {
 	current   *Client
 	next      *Client
 	deletions []*Client // see DeleteSession; they come before next
+	ended     uint64    // the last incarnation that was ended elsewhere meanwhile: a claim may be about to return it
 }
 
 func (r *registry) shard(clientID string) *registryShard {
@@ -180,6 +183,25 @@ func (r *registry) put(s *Session) {
 		sh.mu.sessions = make(map[string]*Session)
 	}
 	sh.mu.sessions[s.id.ClientID] = s
+	if a := sh.mu.attempts[s.id.ClientID]; a != nil && 0 < s.id.Incarnation && s.id.Incarnation <= a.ended {
+		s.over.Store(true)
+	}
+}
+
+// ended notes that a session was ended elsewhere, and returns it, nil if it isn't known.
+func (r *registry) ended(id store.SessionID) *Session {
+	sh := r.shard(id.ClientID)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if a := sh.mu.attempts[id.ClientID]; a != nil {
+		a.ended = max(a.ended, id.Incarnation)
+	}
+	s := sh.mu.sessions[id.ClientID]
+	if s == nil || s.id != id {
+		return nil
+	}
+	s.over.Store(true)
+	return s
 }
 
 // remove forgets s, if it is still the session of its ClientID.
