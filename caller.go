@@ -528,6 +528,24 @@ func (c *Caller) Authorize(ctx context.Context, a Action, topic string, qos byte
 	return c.decide(ctx, question{topic, a, qos, retain})
 }
 
+// MayGet reports whether a LocalClient of the Caller that has a ClientID may be sent the
+// messages of a Topic Name. Without a DeliveryAuthorizer it may: its subscriptions decide.
+func (c *Caller) MayGet(ctx context.Context, clientID, topicName string, qos byte) bool {
+	topic, ok := c.settings.mountFilter(topicName)
+	if !ok || c.Err() != nil {
+		return false
+	}
+	a, ok := c.settings.Authorizer.(DeliveryAuthorizer)
+	if !ok || !a.AuthorizesDeliveries() {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, authTimeout)
+	defer cancel()
+	info := c.info // decisions that are kept are those on another ClientID
+	info.ClientID = clientID
+	return a.Authorize(ctx, &info, ActionDeliver, topic, qos, false) && ctx.Err() == nil
+}
+
 // decide asks the Authorizer, unless the answer is known. It is asked in the
 // goroutine that waits for the answer.
 func (c *Caller) decide(ctx context.Context, q question) bool {

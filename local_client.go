@@ -66,8 +66,8 @@ type LocalOptions struct {
 	Acknowledged DeliveryID
 }
 
-// LocalHandler are the functions that a LocalClient calls. They are called on an event
-// loop, one call at a time, and must not block.
+// LocalHandler are the functions that a LocalClient calls. All but OnAcknowledge are called
+// on an event loop, one call at a time, and must not block.
 type LocalHandler struct {
 	// OnMessage is given a message. What m points to stays valid and may be shared with
 	// others: it must not be changed. m's QoS and Retain are those of the delivery. A
@@ -82,6 +82,10 @@ type LocalHandler struct {
 	// the store has begun a new generation of the queue, which goes out when all of the one
 	// before is acknowledged. It may be nil.
 	OnWindowFull func()
+	// OnAcknowledge is called by Broker.AcknowledgeUpTo, at any time and by any goroutine:
+	// it is to acknowledge a message and all before it, and reports whether it has. nil: it
+	// never does.
+	OnAcknowledge func(id DeliveryID) bool
 	// OnClosed is called once, at the end of a connection that was accepted. reason is why;
 	// of a DISCONNECT that the server would send a client it is a *codec.Error.
 	OnClosed func(reason error)
@@ -316,6 +320,59 @@ func (lc *LocalClient) AcknowledgeUpTo(id DeliveryID) {
 		}
 		c.advance()
 	})
+}
+
+// acknowledgeQuestion asks a node for what Broker.AcknowledgeUpTo does.
+type acknowledgeQuestion struct {
+	ClientID string `json:"client_id"`
+	ID       string `json:"id"`
+}
+
+type acknowledgeAnswer struct {
+	Done bool `json:"done"`
+}
+
+// AcknowledgeUpTo has the LocalClient with a ClientID acknowledge a message and all before
+// it, at whichever node it is connected, by its LocalHandler.OnAcknowledge. It returns what
+// that did, or false if there is no such LocalClient. store.ErrUnavailable: another node
+// may have it, and can't be asked. It is safe for concurrent use.
+func (b *Broker) AcknowledgeUpTo(ctx context.Context, clientID string, id DeliveryID) (bool, error) {
+	q := &acknowledgeQuestion{clientID, id.String()}
+	if b.localClient(clientID) != nil || b.cluster == nil || b.cluster.joined.Load() == nil {
+		return b.acknowledgeHere(q), nil
+	}
+	stored, err := b.store.Sessions().Lookup(ctx, clientID)
+	switch {
+	case errors.Is(err, store.ErrGone):
+		return false, nil
+	case err != nil:
+		return false, err
+	case stored.Owner == "" || stored.Owner == b.owner():
+		return false, nil
+	}
+	var answer acknowledgeAnswer
+	err = b.ask(ctx, stored.Owner, inquiry{Acknowledge: q}, &answer)
+	if errors.Is(err, store.ErrGone) { // it has died, and the connection with it
+		return false, nil
+	}
+	return answer.Done, err
+}
+
+// localClient returns the LocalClient that is connected here with a ClientID, or nil.
+func (b *Broker) localClient(clientID string) *LocalClient {
+	if s := b.registry.session(clientID); s != nil {
+		if c := s.client.Load(); c != nil {
+			return c.local
+		}
+	}
+	return nil
+}
+
+// acknowledgeHere is AcknowledgeUpTo at the node that has the connection.
+func (b *Broker) acknowledgeHere(q *acknowledgeQuestion) bool {
+	id, err := ParseDeliveryID(q.ID)
+	lc := b.localClient(q.ClientID)
+	return err == nil && lc != nil && lc.handler.OnAcknowledge != nil && lc.handler.OnAcknowledge(id)
 }
 
 // acknowledgeLocal is the PUBACK or PUBREC of a message.

@@ -184,6 +184,7 @@ type inquiry struct {
 	Drain         *DrainOptions         `json:"drain,omitempty"`
 	DrainByOwn    bool                  `json:"drain_by_own,omitempty"` // as Options.Drain says
 	Undrain       bool                  `json:"undrain,omitempty"`
+	Acknowledge   *acknowledgeQuestion  `json:"acknowledge,omitempty"`
 }
 
 // done is the answer to a question that asks for something to be done.
@@ -229,6 +230,8 @@ func (n node) Asked(data []byte) []byte {
 		answer = doneOr(n.b.park(*q.Drain))
 	case q.DrainByOwn:
 		answer = doneOr(n.b.park(*n.b.drainDefaults.Load()))
+	case q.Acknowledge != nil:
+		answer = acknowledgeAnswer{n.b.acknowledgeHere(q.Acknowledge)}
 	case q.Undrain:
 		answer = doneOr(n.b.unpark())
 	default:

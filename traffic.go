@@ -136,12 +136,42 @@ func (m *meter) arrived() bool {
 	if m.address = a; ok {
 		return true
 	}
-	b.refusedConnects[reason].Add(1)
-	m.refused = errAddressLimit
-	if reason == metrics.RefuseAddressRate {
-		m.refused = errAddressRate
-	}
+	m.refused = b.refuseAddress(reason)
 	return a != nil
+}
+
+// EnterAddress counts a connection that isn't the Broker's, such as one of HTTP, against
+// Limits.Address. The error is a *codec.Error, and counted, if that is beyond the limit
+// (Quota exceeded, 0x97, or Connection rate exceeded, 0x9F). leave is to be called once
+// when the connection is gone; it is nil if that has to be at once, since too many
+// connections of the address wait to be told already. EnterAddress is safe for concurrent
+// use.
+func (b *Broker) EnterAddress(addr net.Addr) (leave func(), err error) {
+	q := &b.limits.Load().Address
+	if !q.isLimit() {
+		return func() {}, nil
+	}
+	a, reason, ok := b.addresses.enter(addr, q, b.engine.Nanotime())
+	if !ok {
+		err = b.refuseAddress(reason)
+	}
+	if a == nil {
+		if ok { // such as a unix socket's
+			return func() {}, nil
+		}
+		return nil, err
+	}
+	return func() { b.addresses.leave(a, err != nil, b.engine.Nanotime()) }, err
+}
+
+// refuseAddress counts a connection beyond the limit of its address, and returns what it is
+// told.
+func (b *Broker) refuseAddress(reason metrics.RefuseReason) *codec.Error {
+	b.refusedConnects[reason].Add(1)
+	if reason == metrics.RefuseAddressRate {
+		return errAddressRate
+	}
+	return errAddressLimit
 }
 
 // leave is called when the connection is gone.

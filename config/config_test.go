@@ -163,9 +163,15 @@ func TestProblems(t *testing.T) {
 		{text: "listeners: [{name: admin, address: localhost:1}]", want: []string{`loopmq.yaml:1: listeners[0].name: "admin": allowed: a name that logs`}},
 		{text: "authentication: [{http: {url: ftp://x/, headers: [nothing, \"X: secret\\nY: 1\"]}}]\nbans: {exempt: [10.0.0.0/8, 1.2.3]}\n", want: []string{
 			`loopmq.yaml:1: authentication[0].http.url: "ftp://x/": allowed: an http or https URL`,
-			`loopmq.yaml:1: authentication[0].http.headers[0]: "***": allowed: NAME: VALUE`,
-			`loopmq.yaml:1: authentication[0].http.headers[1]: "***": allowed: NAME: VALUE`,
+			`loopmq.yaml:1: authentication[0].http.headers[0]: "***": allowed: "NAME: VALUE", in quotes`,
+			`loopmq.yaml:1: authentication[0].http.headers[1]: "***": allowed: "NAME: VALUE", in quotes`,
 			`loopmq.yaml:2: bans.exempt[1]: "1.2.3": allowed: a network such as 10.0.0.0/8, or an address`,
+		}},
+		{text: "webhooks:\n  - name: a\n    url: https://x/\n    events: node.up\n    headers: {Authorization: Bearer x}\n", want: []string{
+			`loopmq.yaml:5: webhooks[0].headers: is a mapping: allowed: a list of "NAME: VALUE", in quotes`,
+		}},
+		{text: "webhooks:\n  - name: a\n    url: https://x/\n    events: node.up\n    headers:\n      - Authorization: Bearer x\n", want: []string{
+			`loopmq.yaml:6: webhooks[0].headers[0]: is a mapping: allowed: "NAME: VALUE", in quotes`,
 		}},
 		{text: "webhooks: [{name: a b, url: \"mqtt://x\", payload: xml, events: [], batch: {count: 0}}, {name: c, url: \"https://x/\"}, {name: c, url: \"https://y/\", replies: {qos: 3}}]", want: []string{
 			`loopmq.yaml:1: webhooks[0].name: "a b": allowed: up to 32 letters`,

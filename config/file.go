@@ -218,6 +218,10 @@ func (r *reader) value(v ast.Node, n *node, path string, at int) {
 // values reads a list of values. One value by itself is a list, too.
 func (r *reader) values(v ast.Node, n *node, path string, at int) {
 	sequence, ok := v.(*ast.SequenceNode)
+	if _, mapping := entriesOf(v); mapping {
+		r.problem(at, path, "is a mapping: allowed: a list of "+n.leaf.allowed)
+		return
+	}
 	if !ok {
 		if text, ok := r.scalar(v, n, path, at); ok && !n.leaf.set([]string{text}) {
 			r.problem(at, path, n.wrong(text))

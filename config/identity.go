@@ -263,7 +263,7 @@ var webURL = kind[string]{
 
 // header is a field of an HTTP request.
 var header = kind[string]{
-	name: "header", allowed: "NAME: VALUE", takes: takesText,
+	name: "header", allowed: `"NAME: VALUE", in quotes`, takes: takesText,
 	parse: func(s string) (string, bool) {
 		name, _, ok := strings.Cut(s, ":")
 		return s, ok && isText(s) && !strings.ContainsAny(s, "\r\n") && name != "" && strings.Trim(name, tokenLetters) == ""

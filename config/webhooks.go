@@ -60,7 +60,7 @@ func (w *Webhook) keys() []*node {
 			"None given: requests aren't signed"),
 		key("order", &w.Order, "none", oneOf("none", "client", "topic"), "what is kept in order: nothing, the events of each client, or those of each topic. One node at a time delivers what has an order"),
 		key("concurrency", &w.Concurrency, 8, whole(1, 1024), "requests of a node under way"),
-		key("timeout", &w.Timeout, 10*time.Second, span(10*time.Millisecond, 10*time.Minute), "bound of a request, to the last byte of the answer"),
+		key("timeout", &w.Timeout, 10*time.Second, span(10*time.Millisecond, 10*time.Minute), "bound of a request, to the status of the answer; with replies, to its last byte"),
 		key("response_bytes", &w.ResponseBytes, 64<<10, size(1, 16<<20), "how much is read of an answer"),
 		key("max_age", &w.MaxAge, 3*day, span(time.Second, 365*day), "for how long an event is tried"),
 		key("retry_min", &w.RetryMin, time.Second, span(10*time.Millisecond, day), "the longest wait before the second attempt; it doubles"),

@@ -148,10 +148,8 @@ func New(o Options) *Bridge {
 		WriteTimeout: 2 * o.Timeout,
 		IdleTimeout:  idleTimeout,
 		Protocols:    new(http.Protocols),
-		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
-			return context.WithValue(ctx, lastKey{}, new(lastCaller))
-		},
-		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: streamsMax},
+		ConnContext:  withConnection,
+		HTTP2:        &http.HTTP2Config{MaxConcurrentStreams: streamsMax},
 		// What a client does wrong is no news to the operator.
 		ErrorLog: slog.NewLogLogger(b.log.Handler(), slog.LevelDebug),
 	}
@@ -206,6 +204,7 @@ func (b *Bridge) Start(addr string) (net.Addr, error) {
 	if len(b.opts.ProxyProtocol) > 0 {
 		inner = &proxyproto.Listener{Listener: inner, ReadHeaderTimeout: readHeaderTimeout, ConnPolicy: b.proxyPolicy}
 	}
+	inner = connectionListener{inner, b}
 	b.served.Go(func() {
 		var err error
 		if b.opts.TLS != nil {
@@ -319,6 +318,14 @@ func (b *Bridge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (b *Bridge) answer(c *call) error {
 	w, r := c.w, c.r
+	if s := stateOf(r); s != nil && s.connection != nil {
+		if err := s.over(); err != nil {
+			w.Header().Set("Connection", "close")
+			f := *faultOf(err) // of a quota: the client can do something about it
+			f.status, f.reason, f.retryAfter = http.StatusTooManyRequests, metrics.HTTPRate, busyRetry
+			return &f
+		}
+	}
 	if b.loopback.Load() && !hostAllowed(r, b.opts.Hosts) {
 		return faulty(http.StatusForbidden, metrics.HTTPHost, "the Host header is %q: allowed: an address, localhost, or a name that http.hosts lists", r.Host)
 	}

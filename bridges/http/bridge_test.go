@@ -1,6 +1,7 @@
 package httpbridge
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/base64"
@@ -203,6 +204,13 @@ func TestPublishRefused(t *testing.T) {
 		{"no JSON", "POST", "/publish", `{"topic":`, 400, "not the JSON", []string{js}},
 		{"more behind", "POST", "/publish", `{"topic":"t/a","payload":"x"}{}`, 400, "behind", []string{js}},
 		{"unknown field", "POST", "/publish", `{"topic":"t/a","payload":"x","Retained":true}`, 400, "Retained", []string{js}},
+		{"topic twice", "POST", "/publish", `{"topic":"t/a","topic":"t/b","payload":"x"}`, 400, `\"topic\" comes twice`, []string{js}},
+		{"topic twice, by an escape", "POST", "/publish", `{"topic":"t/a","t\u006fpic":"t/b","payload":"x"}`, 400, `\"topic\" comes twice`, []string{js}},
+		{"topic in capitals", "POST", "/publish", `{"topic":"t/a","Topic":"t/b","payload":"x"}`, 400, "lower case", []string{js}},
+		{"long s", "POST", "/publish", `{"topic":"t/a","payload":"x","qoſ":1}`, 400, "lower case", []string{js}},
+		{"property twice", "POST", "/publish", `{"topic":"t/a","payload":"x","properties":{"content_type":"a","content_type":"b"}}`, 400, "properties: the field", []string{js}},
+		{"topic twice, bulk", "POST", "/publish/bulk", `[{"topic":"t/a","topic":"t/b","payload":"x"}]`, 400, `"index":0`, []string{js}},
+		{"topic twice, lines", "POST", "/publish/bulk", `{"topic":"t/a","payload":"x"}` + "\n" + `{"topic":"t/a","topic":"t/b","payload":"x"}`, 400, `"index":1`, []string{"Content-Type: application/x-ndjson"}},
 		{"not UTF-8", "POST", "/publish", "{\"topic\":\"t/\xff\",\"payload\":\"x\"}", 400, "UTF-8", []string{js}},
 		{"no topic", "POST", "/publish", `{"payload":"x"}`, 400, "topic is missing", []string{js}},
 		{"no payload", "POST", "/publish", `{"topic":"t/a"}`, 400, "payload is missing", []string{js}},
@@ -222,8 +230,8 @@ func TestPublishRefused(t *testing.T) {
 		{"response topic with wildcard", "POST", "/publish", `{"topic":"t/a","payload":"","properties":{"response_topic":"a/#"}}`, 400, "property", []string{js}},
 		{"reserved", "POST", "/publish", `{"topic":"$SYS/x","payload":""}`, 403, "not authorized", []string{js}},
 		{"no right", "POST", "/publish", `{"topic":"bob/x","payload":""}`, 403, "not authorized", []string{js}},
-		{"body too large", "POST", "/publish", `{"topic":"t/a","payload":"` + long + long + `"}`, 413, "2000 bytes", []string{js}},
-		{"packet too large", "POST", "/publish", `{"topic":"t/a","payload":"` + long + `"}`, 413, "exceeds", []string{js}},
+		{"body too large", "POST", "/publish", `{"topic":"t/a","payload":"` + long + long + `"}`, 413, "2000 bytes, which http.body_size", []string{js}},
+		{"packet too large", "POST", "/publish", `{"topic":"t/a","payload":"` + long + `"}`, 413, "packet_size", []string{js}},
 		{"media type", "POST", "/publish", `{}`, 415, "text/plain", []string{"Content-Type: text/plain"}},
 		{"no media type", "POST", "/publish", `{}`, 415, "Content-Type", nil},
 		{"encoded", "POST", "/publish", `{}`, 415, "gzip", []string{js, "Content-Encoding: gzip"}},
@@ -231,7 +239,10 @@ func TestPublishRefused(t *testing.T) {
 		{"wrong token", "POST", "/publish", `{}`, 401, "wrong password", []string{"Authorization: Bearer x"}},
 		{"wrong API key", "POST", "/publish", `{}`, 401, "wrong password", []string{"X-API-Key: alice.x"}},
 		{"banned", "POST", "/publish", `{}`, 403, "banned", []string{"Authorization: Basic YmFubmVkOng="}},
-		{"unknown scheme", "POST", "/publish", `{}`, 400, "Digest", []string{"Authorization: Digest x"}},
+		{"unknown scheme", "POST", "/publish", `{}`, 401, "allowed: Basic, Bearer", []string{"Authorization: Digest x"}},
+		{"no scheme", "POST", "/publish", `{}`, 401, "allowed: Basic, Bearer", []string{"Authorization: alice"}},
+		{"API key without a secret", "POST", "/publish", `{}`, 401, "ID.SECRET", []string{"X-API-Key: alice"}},
+		{"API key, wrong, with dots", "POST", "/publish", `{}`, 401, "wrong password", []string{"X-API-Key: alice.right.x"}},
 		{"no base64", "POST", "/publish", `{}`, 400, "base64", []string{"Authorization: Basic *"}},
 		{"no colon", "POST", "/publish", `{}`, 400, "colon", []string{"Authorization: Basic YWxpY2U="}},
 		{"two credentials", "POST", "/publish", `{}`, 400, "both", []string{"Authorization: Basic YWxpY2U6eA==", "X-API-Key: a.b"}},
@@ -287,7 +298,7 @@ func TestPublishRefused(t *testing.T) {
 			t.Errorf("%s: WWW-Authenticate %q", c.what, challenge)
 		}
 	}
-	for reason, want := range map[metrics.HTTPReason]uint64{metrics.HTTPCredentials: 3, metrics.HTTPHost: 1, metrics.HTTPOrigin: 2, metrics.HTTPMediaType: 3, metrics.HTTPMethod: 1, metrics.HTTPTooLarge: 4} {
+	for reason, want := range map[metrics.HTTPReason]uint64{metrics.HTTPCredentials: 7, metrics.HTTPHost: 1, metrics.HTTPOrigin: 2, metrics.HTTPMediaType: 3, metrics.HTTPMethod: 1, metrics.HTTPTooLarge: 4} {
 		if got := b.refused(reason); got != want {
 			t.Errorf("%s: counted %d, want %d", reason, got, want)
 		}
@@ -348,6 +359,7 @@ func TestIdentities(t *testing.T) {
 	if len(asked) != 6 {
 		t.Errorf("asked %d times, want 6", len(asked))
 	}
+	publish("a.l.ice/a", "X-API-Key: a.l.ice.right")
 }
 
 func TestBulk(t *testing.T) {
@@ -786,6 +798,94 @@ func TestProxyProtocol(t *testing.T) {
 		if text := send(other, "PROXY TCP4 203.0.113.9 127.0.0.1 4000 80\r\n"); text != "" {
 			t.Errorf("from elsewhere: %q", text)
 		}
+	}
+}
+
+// Connections count at their addresses, with those of MQTT clients. One too many is told so, and those that come while too many
+// wait for that are closed.
+func TestConnectionsOfAnAddress(t *testing.T) {
+	t.Parallel()
+	b := mustBridge(t, Options{ProxyProtocol: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Forwarders: []netip.Prefix{netip.MustParsePrefix("203.0.113.99/32")}},
+		func(o *loopmq.Options) { o.Limits.Address.Connections = 2 })
+	dial := func(from string) (net.Conn, *bufio.Reader) {
+		t.Helper()
+		conn, err := net.Dial("tcp", b.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+		_, _ = io.WriteString(conn, "PROXY TCP4 "+from+" 127.0.0.1 4000 80\r\n")
+		return conn, bufio.NewReader(conn)
+	}
+	get := func(conn net.Conn, r *bufio.Reader) *http.Response {
+		t.Helper()
+		_, _ = io.WriteString(conn, "GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		return resp
+	}
+	first, firstReader := dial("203.0.113.1")
+	second, secondReader := dial("203.0.113.1")
+	for range 2 {
+		if got := get(first, firstReader); got.StatusCode != 200 {
+			t.Fatalf("the first: %s", got.Status)
+		}
+		if got := get(second, secondReader); got.StatusCode != 200 {
+			t.Fatalf("the second: %s", got.Status)
+		}
+	}
+	third, thirdReader := dial("203.0.113.1")
+	if got := get(third, thirdReader); got.StatusCode != 429 || got.Header.Get("Retry-After") == "" || !got.Close || got.Header.Get("Content-Type") != "application/problem+json" {
+		t.Errorf("the third: %s %v", got.Status, got.Header)
+	}
+	if _, err := thirdReader.ReadByte(); err != io.EOF {
+		t.Errorf("the third stays: %v", err)
+	}
+	for range 3 {
+		if conn, r := dial("203.0.113.99"); get(conn, r).StatusCode != 200 {
+			t.Error("a proxy is refused")
+		}
+	}
+	if conn, r := dial("203.0.113.2"); get(conn, r).StatusCode != 200 {
+		t.Error("another address is refused")
+	}
+	first.Close()
+	for { // until that is noticed
+		conn, r := dial("203.0.113.1")
+		if got := get(conn, r); got.StatusCode == 200 {
+			break
+		}
+		conn.Close()
+	}
+	var waiting []func() bool
+	for range 40 { // of which 16 may wait
+		conn, r := dial("203.0.113.1")
+		defer conn.Close()
+		waiting = append(waiting, func() bool {
+			_, _ = io.WriteString(conn, "GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+			resp, err := http.ReadResponse(r, nil)
+			if err == nil {
+				resp.Body.Close()
+			}
+			return err == nil
+		})
+	}
+	answered := 0
+	for _, isAnswered := range waiting {
+		if isAnswered() {
+			answered++
+		}
+	}
+	if answered == len(waiting) {
+		t.Errorf("all of %d connections were answered", answered)
+	}
+	if got := b.refused(metrics.HTTPRate); got < 1 {
+		t.Errorf("counted %d as refused", got)
 	}
 }
 

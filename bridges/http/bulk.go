@@ -153,7 +153,7 @@ func itemsFault(faults []itemFault) error {
 }
 
 func tooManyMessages(limit int) error {
-	return faulty(http.StatusRequestEntityTooLarge, metrics.HTTPTooLarge, "there are more than %d messages", limit)
+	return faulty(http.StatusRequestEntityTooLarge, metrics.HTTPTooLarge, "there are more than %d messages, which http.bulk_messages allows", limit)
 }
 
 // arrayItems returns the elements of a JSON array.

@@ -13,6 +13,7 @@ import (
 	"loopmq"
 	"loopmq/codec"
 	"loopmq/metrics"
+	"loopmq/store"
 )
 
 // fault is why a request is refused.
@@ -63,11 +64,15 @@ func faultOf(err error) *fault {
 		return f
 	case errors.As(err, &wait):
 		return &fault{http.StatusTooManyRequests, metrics.HTTPRate, err.Error(), codec.MessageRateTooHigh, wait.RetryAfter, nil}
+	case errors.Is(err, loopmq.ErrTooLarge):
+		return &fault{status: http.StatusRequestEntityTooLarge, reason: metrics.HTTPTooLarge, detail: "the message is larger than packet_size, or its payload than payload_size, of http or limits", code: codec.PacketTooLarge}
 	case errors.Is(err, loopmq.ErrNoRetained):
 		return &fault{status: http.StatusNotFound, reason: metrics.HTTPNotFound, detail: "the topic has no retained message"}
 	case errors.Is(err, loopmq.ErrNotStored), errors.Is(err, loopmq.ErrNotRunning):
 		errors.As(err, &e)
 		return &fault{http.StatusServiceUnavailable, metrics.HTTPUnavailable, detailOf(err), e.ReasonCode, busyRetry, nil}
+	case errors.Is(err, store.ErrUnavailable):
+		return &fault{status: http.StatusServiceUnavailable, reason: metrics.HTTPUnavailable, detail: detailOf(err), retryAfter: busyRetry}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &fault{status: http.StatusServiceUnavailable, reason: metrics.HTTPUnavailable, detail: "it took too long: the message may have been published", retryAfter: busyRetry}
 	case errors.Is(err, context.Canceled): // nobody will read it
@@ -123,6 +128,9 @@ func (b *Bridge) fail(c *call, err error) {
 	}
 	if f.retryAfter > 0 {
 		c.w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(f.retryAfter.Seconds()))))
+	}
+	if f.status == http.StatusUnauthorized {
+		c.w.Header()["Www-Authenticate"] = []string{`Basic realm="loopmq", charset="UTF-8"`, `Bearer realm="loopmq"`}
 	}
 	if c.route.emqx {
 		writeEMQXFault(c.w, f)

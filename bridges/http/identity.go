@@ -58,9 +58,6 @@ type shown struct {
 	known                                      *known
 }
 
-// lastKey finds the lastCaller in the context of a connection.
-type lastKey struct{}
-
 func newIdentities(o *Options) *identities {
 	var secret [32]byte
 	_, _ = rand.Read(secret[:]) // It can't fail.
@@ -86,9 +83,9 @@ func (b *Bridge) authenticate(c *call) (*loopmq.Caller, error) {
 	if len(b.opts.Forwarders) > 0 {
 		show.forwarded = strings.Join(r.Header["X-Forwarded-For"], ",")
 	}
-	last, _ := r.Context().Value(lastKey{}).(*lastCaller)
-	if last != nil {
-		if l := last.Load(); l != nil && l.authorization == show.authorization && l.apiKey == show.apiKey && l.clientID == show.clientID && l.forwarded == show.forwarded && l.known.holds() {
+	state := stateOf(r)
+	if state != nil {
+		if l := state.last.Load(); l != nil && l.authorization == show.authorization && l.apiKey == show.apiKey && l.clientID == show.clientID && l.forwarded == show.forwarded && l.known.holds() {
 			return l.known.caller, nil
 		}
 	}
@@ -96,9 +93,9 @@ func (b *Bridge) authenticate(c *call) (*loopmq.Caller, error) {
 	if err != nil {
 		return nil, err
 	}
-	if last != nil {
+	if state != nil {
 		show.known = k
-		last.Store(&show)
+		state.last.Store(&show)
 	}
 	return k.caller, nil
 }
@@ -150,7 +147,7 @@ func (b *Bridge) identify(c *call, show *shown) (*known, error) {
 		return k, nil
 	})
 	if err != nil {
-		return nil, b.unauthenticated(c, err)
+		return nil, unauthenticated(err)
 	}
 	return v.(*known), nil
 }
@@ -192,8 +189,11 @@ func connectRequest(r *http.Request) (*loopmq.ConnectRequest, error) {
 		if r.Header.Get("Authorization") != "" {
 			return nil, badRequest("there are both Authorization and X-API-Key: allowed: one of them")
 		}
-		id, secret, _ := strings.Cut(key, ".")
-		c.Username, c.HasUsername, c.Password = id, true, []byte(secret)
+		dot := strings.LastIndexByte(key, '.') // a name may have dots, a secret none
+		if dot < 0 {
+			return nil, errCredentials("X-API-Key is not ID.SECRET")
+		}
+		c.Username, c.HasUsername, c.Password = key[:dot], true, []byte(key[dot+1:])
 		return c, nil
 	}
 	header := r.Header["Authorization"]
@@ -215,20 +215,25 @@ func connectRequest(r *http.Request) (*loopmq.ConnectRequest, error) {
 	case strings.EqualFold(scheme, "Bearer"):
 		c.AuthenticationMethod, c.AuthenticationData = "JWT", []byte(value)
 	default:
-		return nil, badRequest("Authorization: %s is not known: allowed: Basic, Bearer", scheme)
+		return nil, errCredentials("Authorization is of another scheme: allowed: Basic, Bearer")
 	}
 	return c, nil
 }
 
+// errCredentials is the answer to credentials that no Authenticator is asked about. What
+// they are isn't in it: it may be a secret.
+func errCredentials(detail string) error {
+	return &fault{status: http.StatusUnauthorized, reason: metrics.HTTPCredentials, detail: "not authenticated: " + detail, code: codec.BadAuthenticationMethod}
+}
+
 // unauthenticated is the answer to who can't be authenticated.
-func (b *Bridge) unauthenticated(c *call, err error) error {
+func unauthenticated(err error) error {
 	var e *codec.Error
 	if !errors.As(err, &e) {
 		return err
 	}
 	switch e.ReasonCode {
 	case codec.BadUserNameOrPassword, codec.NotAuthorized, codec.BadAuthenticationMethod:
-		c.w.Header()["Www-Authenticate"] = []string{`Basic realm="loopmq", charset="UTF-8"`, `Bearer realm="loopmq"`}
 		return &fault{status: http.StatusUnauthorized, reason: metrics.HTTPCredentials, detail: "not authenticated: " + detailOf(err), code: e.ReasonCode}
 	}
 	return err

@@ -11,6 +11,7 @@ import (
 	"mime"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"unicode/utf8"
 
@@ -174,6 +175,9 @@ func decodeMessage(text []byte, to *loopmq.Message) error {
 	if err := decodeJSON(text, &m); err != nil {
 		return err
 	}
+	if err := checkMembers(text); err != nil {
+		return badRequest("%v", err)
+	}
 	if err := m.translate(to); err != nil {
 		return badRequest("%v", err)
 	}
@@ -191,6 +195,40 @@ func decodeJSON(text []byte, v any) error {
 	}
 	if d.InputOffset() < int64(len(bytes.TrimRight(text, " \t\r\n"))) {
 		return badRequest("there is something behind the JSON")
+	}
+	return nil
+}
+
+// checkMembers returns an error if a message has a field twice, or in capitals, which
+// decoding takes for the same: what stands in front of a broker may have looked at
+// another one than is used. text is the JSON of an object.
+func checkMembers(text []byte) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return err // null, say
+	}
+	seen := make(map[string]bool)
+	for d.More() {
+		t, err := d.Token()
+		if err != nil {
+			return err
+		}
+		name, _ := t.(string)
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return err
+		}
+		switch {
+		case seen[name]:
+			return fmt.Errorf("the field %q comes twice", name)
+		case strings.ContainsFunc(name, func(r rune) bool { return (r < 'a' || r > 'z') && r != '_' }):
+			return fmt.Errorf("the field %q is not known: names are in lower case", name)
+		case name == "properties":
+			if err := checkMembers(value); err != nil {
+				return fmt.Errorf("properties: %w", err)
+			}
+		}
+		seen[name] = true
 	}
 	return nil
 }
@@ -286,7 +324,7 @@ func newID() string {
 }
 
 func errBodyTooLarge(limit int64) error {
-	return faulty(http.StatusRequestEntityTooLarge, metrics.HTTPTooLarge, "the body has more than %d bytes", limit)
+	return faulty(http.StatusRequestEntityTooLarge, metrics.HTTPTooLarge, "the body has more than %d bytes, which http.body_size allows", limit)
 }
 
 func isOfType(contentType string, types []string) bool {

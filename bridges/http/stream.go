@@ -56,7 +56,6 @@ func (o *StreamOptions) setDefaults() {
 func (b *Bridge) prepareStreams() {
 	b.streams.open, b.replies.awaited = b.metrics.HTTPStreams, b.metrics.RepliesAwaited
 	b.streams.byUser, b.streams.byAddr = make(map[string]int), make(map[netip.Addr]int)
-	b.streams.sessions = make(map[string]*stream)
 	b.replies.topic = b.opts.Replies.TopicPrefix + "/" + rand.Text()
 	b.replies.waiting = make(map[correlation]chan<- *loopmq.Message)
 	b.stopping = make(chan struct{})
@@ -103,7 +102,7 @@ const streamBatch = 32 << 10
 var batches = sync.Pool{New: func() any { return new([]byte) }}
 
 func (s *stream) handler() loopmq.LocalHandler {
-	return loopmq.LocalHandler{OnMessage: s.onMessage, OnWindowFull: s.onWindowFull, OnClosed: s.onClosed}
+	return loopmq.LocalHandler{OnMessage: s.onMessage, OnWindowFull: s.onWindowFull, OnAcknowledge: s.acknowledge, OnClosed: s.onClosed}
 }
 
 // onMessage is called on an event loop.

@@ -1,6 +1,7 @@
 package httpbridge
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -36,11 +37,10 @@ const (
 type streams struct {
 	open *metrics.Count
 
-	mu       sync.Mutex
-	all      int
-	byUser   map[string]int
-	byAddr   map[netip.Addr]int
-	sessions map[string]*stream // those that have a name, by ClientID
+	mu     sync.Mutex
+	all    int
+	byUser map[string]int
+	byAddr map[netip.Addr]int
 }
 
 // errTooManyStreams is the answer to one stream too many.
@@ -79,27 +79,6 @@ func (ss *streams) enter(o *StreamOptions, user string, addr netip.Addr) (leave 
 			delete(ss.byAddr, addr)
 		}
 	}, nil
-}
-
-// put makes s the stream of its session, remove takes it back.
-func (ss *streams) put(clientID string, s *stream) {
-	ss.mu.Lock()
-	defer ss.mu.Unlock()
-	ss.sessions[clientID] = s
-}
-
-func (ss *streams) remove(clientID string, s *stream) {
-	ss.mu.Lock()
-	defer ss.mu.Unlock()
-	if ss.sessions[clientID] == s {
-		delete(ss.sessions, clientID)
-	}
-}
-
-func (ss *streams) session(clientID string) *stream {
-	ss.mu.Lock()
-	defer ss.mu.Unlock()
-	return ss.sessions[clientID]
 }
 
 // subscription is what the query of GET /subscribe asks for.
@@ -232,9 +211,10 @@ func (b *Bridge) subscribe(c *call) error {
 	}
 	ctx, cancel := context.WithTimeout(c.r.Context(), connectTimeout)
 	defer cancel()
+	clientID := c.clientID(cmp.Or(sub.session, "~"+rand.Text()))
 	for _, f := range sub.filters { // before there is a session that would have to end again
-		if !c.caller.Authorize(ctx, loopmq.ActionSubscribe, f, sub.options.QoS, false) {
-			return &fault{status: http.StatusForbidden, reason: metrics.HTTPNotAuthorized, code: codec.NotAuthorized, detail: fmt.Sprintf("not authorized to subscribe to %q", f)}
+		if !c.mayRead(ctx, clientID, f, sub.options.QoS) {
+			return &fault{status: http.StatusForbidden, reason: metrics.HTTPNotAuthorized, code: codec.NotAuthorized, detail: fmt.Sprintf("not authorized to subscribe to %q, or to be sent its messages", f)}
 		}
 	}
 	if c.r.Method == http.MethodHead {
@@ -247,11 +227,9 @@ func (b *Bridge) subscribe(c *call) error {
 	}
 	defer leave()
 	s := &stream{b: b, name: sub.session, format: sub.format, changed: make(chan struct{}, 1)}
-	o := loopmq.LocalOptions{ReceiveMaximum: uint16(b.opts.Streams.Window), SessionExpiryInterval: sub.expiry, Acknowledged: sub.lastDelivered}
-	if s.name == "" {
-		o.ClientID, o.CleanStart = c.clientID("~"+rand.Text()), true
-	} else {
-		o.ClientID = c.clientID(s.name)
+	o := loopmq.LocalOptions{
+		ClientID: clientID, CleanStart: s.name == "", ReceiveMaximum: uint16(b.opts.Streams.Window), SessionExpiryInterval: sub.expiry,
+		Acknowledged: sub.lastDelivered,
 	}
 	if s.client, err = c.caller.Connect(ctx, o, s.handler()); err != nil {
 		return err
@@ -259,8 +237,6 @@ func (b *Bridge) subscribe(c *call) error {
 	defer s.client.Close()
 	if s.name != "" {
 		s.window = max(1, s.client.ReceiveMaximum()*3/4)
-		b.streams.put(o.ClientID, s)
-		defer b.streams.remove(o.ClientID, s)
 	}
 	if err := s.subscribe(ctx, sub); err != nil {
 		if !s.client.SessionPresent() {
@@ -277,6 +253,19 @@ func (b *Bridge) subscribe(c *call) error {
 	c.w.WriteHeader(http.StatusOK)
 	b.metrics.StreamsEnded[s.serve(c.r.Context(), c.w)].Inc()
 	return nil
+}
+
+// mayRead reports whether a stream may have a filter. What is below a wildcard is decided
+// for each message, as with all clients; where a filter is a topic, a stream that never
+// gets anything is of no use to anybody.
+func (c *call) mayRead(ctx context.Context, clientID, filter string, qos byte) bool {
+	if !c.caller.Authorize(ctx, loopmq.ActionSubscribe, filter, qos, false) {
+		return false
+	}
+	if _, behind, shared := codec.SplitShare([]byte(filter)); shared {
+		filter = string(behind)
+	}
+	return strings.ContainsAny(filter, "+#") || c.caller.MayGet(ctx, clientID, filter, qos)
 }
 
 // bearer makes a token in the query that of a header, and hides it.
@@ -352,9 +341,12 @@ func (b *Bridge) acknowledge(c *call) error {
 	if name == "" || id.IsZero() {
 		return badRequest("session or last_event_id is missing")
 	}
-	s := b.streams.session(c.clientID(name))
-	if s == nil || !s.acknowledge(id) {
-		return faulty(http.StatusConflict, metrics.HTTPConflict, "no stream of the session at this node has that event unacknowledged: a stream that begins with its Last-Event-ID acknowledges it")
+	ok, err := b.broker.AcknowledgeUpTo(c.ctx, c.clientID(name), id)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return faulty(http.StatusConflict, metrics.HTTPConflict, "no stream of the session has that event unacknowledged: a stream that begins with its Last-Event-ID acknowledges it")
 	}
 	c.w.WriteHeader(http.StatusNoContent)
 	return nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -103,13 +104,21 @@ func askReady(ctx context.Context, t target, where string) error {
 		if errors.As(err, &e) { // Leaves out "Get" and the URL.
 			err = e.Err
 		}
+		var certificate *tls.CertificateVerificationError
+		if errors.As(err, &certificate) {
+			err = fmt.Errorf("%w: --ca FILE says whose certificates to believe", err)
+		}
 		return fmt.Errorf("%s: %w", where, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusOK {
 		return nil
 	}
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
 	var problem struct{ Detail string }
-	_ = json.NewDecoder(io.LimitReader(resp.Body, 4096)).Decode(&problem) // Without it the status says enough.
+	_ = json.Unmarshal(text, &problem) // Without it the status says enough.
+	if resp.StatusCode == http.StatusBadRequest && strings.Contains(string(text), "HTTPS server") { // net/http's words
+		problem.Detail = "it speaks TLS: --admin https://" + where
+	}
 	return fmt.Errorf("%s: /readyz: %s: %s", where, resp.Status, problem.Detail)
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -46,6 +48,26 @@ func TestHealthSaysWhyNot(t *testing.T) {
 		code, stdout, stderr := call(t, "health", "--admin", address)
 		if code != 1 || stdout != "" || !strings.HasPrefix(stderr, "loopmq: health: "+address+": ") || !strings.HasSuffix(stderr, want) {
 			t.Errorf("exit %d, stdout %q, stderr %q, want %q", code, stdout, stderr, want)
+		}
+	}
+}
+
+// Who asks in the wrong way hears of the right one.
+func TestHealthByTLS(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.NotFoundHandler())
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	plain := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(plain.Close)
+	address := s.Listener.Addr().String()
+	for asked, want := range map[string]string{
+		address:              "it speaks TLS: --admin https://" + address + "\n",
+		"https://" + address:      ": --ca FILE says whose certificates to believe\n",
+		"https://" + plain.Listener.Addr().String(): "server gave HTTP response to HTTPS client\n",
+	} {
+		if code, stdout, stderr := call(t, "health", "--admin", asked); code != 1 || stdout != "" || !strings.HasSuffix(stderr, want) {
+			t.Errorf("%s: exit %d, stdout %q, stderr %q, want %q", asked, code, stdout, stderr, want)
 		}
 	}
 }
