@@ -11,6 +11,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // The size of a drawing and of what surrounds the lines, in pixels.
@@ -21,7 +22,7 @@ const (
 	marginRight   = 16
 	marginTop     = 54
 	marginBottom  = 44
-	legendStep    = 150
+	letterWidth   = 7 // about; nobody knows the font
 )
 
 // drawnPointsMax bounds the points of a line that are drawn, and hoversMax the places that tell their values: a run of a day is no larger a
@@ -56,6 +57,8 @@ type Axis struct {
 	Log   bool
 	// Zero makes a linear axis begin at 0.
 	Zero bool
+	// Bytes makes ticks of a linear axis round in KiB, MiB and so on.
+	Bytes bool
 	// Format writes the values of ticks; nil means as short as they can be told apart.
 	Format func(float64) string
 	// Ticks replaces those that would be chosen.
@@ -137,23 +140,31 @@ func (c *Chart) axes(b *bytes.Buffer, x, y scale) {
 			marginLeft, at, right, marginLeft-8, at+4, escape(t.Label))
 	}
 	for _, t := range x.ticks {
-		at := x.at(t.At)
-		fmt.Fprintf(b, `<path d="M%.1f %dv5" stroke="#999"/><text x="%.1f" y="%d" text-anchor="middle">%s</text>`,
-			at, bottom, at, bottom+18, escape(t.Label))
+		at, anchor := x.at(t.At), "middle"
+		if half := float64(letterWidth*utf8.RuneCountInString(t.Label)) / 2; at+half > float64(c.Width) {
+			anchor = "end"
+		}
+		fmt.Fprintf(b, `<path d="M%.1f %dv5" stroke="#999"/><text x="%.1f" y="%d" text-anchor="%s">%s</text>`,
+			at, bottom, at, bottom+18, anchor, escape(t.Label))
 	}
 	fmt.Fprintf(b, `<path d="M%d %dH%d" stroke="#999"/>`, marginLeft, bottom, right)
 	fmt.Fprintf(b, `<text x="%d" y="%d" text-anchor="end" fill="#777">%s</text>`, right, c.Height-8, escape(c.X.Label))
 	fmt.Fprintf(b, `<text x="%d" y="20" text-anchor="end" fill="#777">%s</text>`, right, escape(c.Y.Label))
 }
 
+// marks draws lines down to the axis. A label that would cover the next one is left out: what comes later lasts longer, as a rule.
 func (c *Chart) marks(b *bytes.Buffer, x scale) {
-	for _, m := range c.Marks {
+	next := math.Inf(1)
+	for _, m := range slices.Backward(c.Marks) {
 		if c.X.Log && m.At <= 0 || m.At < x.low || m.At > x.high {
 			continue
 		}
 		at := x.at(m.At)
-		fmt.Fprintf(b, `<path d="M%.1f %dV%d" stroke="#bbb" stroke-dasharray="2 3"/><text x="%.1f" y="%d" font-size="10" fill="#777">%s</text>`,
-			at, marginTop, c.Height-marginBottom, at+3, marginTop+9, escape(m.Label))
+		fmt.Fprintf(b, `<path d="M%.1f %dV%d" stroke="#bbb" stroke-dasharray="2 3"/>`, at, marginTop, c.Height-marginBottom)
+		if width := float64(letterWidth * utf8.RuneCountInString(m.Label)); at+width < next {
+			fmt.Fprintf(b, `<text x="%.1f" y="%d" font-size="10" fill="#777">%s</text>`, at+3, marginTop+9, escape(m.Label))
+			next = at
+		}
 	}
 }
 
@@ -193,11 +204,11 @@ func (c *Chart) legend(b *bytes.Buffer) {
 	if len(c.Lines) == 1 && c.Lines[0].Name == "" {
 		return
 	}
-	step := min(legendStep, (c.Width-marginLeft-marginRight)/len(c.Lines))
+	x := marginLeft
 	for i, l := range c.Lines {
-		x := marginLeft + i*step
 		fmt.Fprintf(b, `<rect x="%d" y="31" width="14" height="4" fill="%s"/><text x="%d" y="38">%s</text>`,
 			x, palette[i%len(palette)], x+20, escape(l.Name))
+		x += 36 + letterWidth*utf8.RuneCountInString(l.Name)
 	}
 }
 

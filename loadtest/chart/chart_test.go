@@ -140,9 +140,12 @@ func TestTicks(t *testing.T) {
 		{Axis{}, []float64{-3}, "-6 -4 -2 0"},
 		{Axis{}, []float64{0.1, 0.3}, "0.1 0.15 0.2 0.25 0.3"},
 		{Axis{Log: true}, []float64{0.1, 1000}, "0.1 1 10 100 1k"},
-		{Axis{Log: true}, []float64{1, 60}, "1 2 5 10 20 50"},
-		{Axis{Log: true}, []float64{3}, "2 5"},
-		{Axis{Log: true}, []float64{3, 4}, "3 4"},
+		{Axis{Log: true}, []float64{1, 60}, "1 2 5 10 20 50 100"},
+		{Axis{Log: true}, []float64{3}, "1 2 5 10"},
+		{Axis{Log: true}, []float64{3, 4}, "2 5"},
+		{Axis{Log: true}, []float64{5e-324, 4e-320}, "0 0"},
+		{Axis{Bytes: true, Format: func(v float64) string { return fmt.Sprintf("%.0fMi", v/(1<<20)) }}, []float64{20 << 20, 53 << 20}, "20Mi 30Mi 40Mi 50Mi 60Mi"},
+		{Axis{Bytes: true, Zero: true, Format: func(v float64) string { return fmt.Sprintf("%.0fKi", v/(1<<10)) }}, []float64{3000}, "0Ki 1Ki 2Ki 3Ki"},
 		{Axis{Ticks: []Tick{{1, "one"}, {9, "nine"}}}, []float64{2, 3}, "one nine"},
 		{Axis{Format: func(v float64) string { return fmt.Sprintf("%.0fms", v) }}, []float64{0, 2}, "0ms 0ms 1ms 2ms 2ms"},
 	} {
@@ -175,7 +178,7 @@ func FuzzChart(f *testing.F) {
 	f.Add("é\xff", 0.0, 0.0, 0.0, 0.0, true)
 	f.Fuzz(func(t *testing.T, name string, a, b, c, d float64, log bool) {
 		elements(t, Chart{
-			Title: name, X: Axis{Label: name, Log: log}, Y: Axis{Log: log}, Points: true,
+			Title: name, X: Axis{Label: name, Log: log}, Y: Axis{Log: log, Bytes: true}, Points: true, Marks: []Tick{{a, name}, {c, name}},
 			Lines: []Line{{Name: name, Points: []Point{{a, b}, {c, d}}}, {Points: []Point{{d, c}}}},
 		}.SVG())
 	})

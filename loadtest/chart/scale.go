@@ -9,6 +9,7 @@ import (
 // A scale is an Axis that was fitted to values and to pixels.
 type scale struct {
 	log      bool
+	bytes    bool
 	low      float64 // values at the two ends
 	high     float64
 	from, to float64 // their pixels
@@ -17,7 +18,7 @@ type scale struct {
 
 // newScale fits the axis to values, of which there is at least one, and to the pixels from and to, with about that many ticks.
 func newScale(a Axis, values []float64, from, to float64, ticks int) scale {
-	s := scale{log: a.Log, low: slices.Min(values), high: slices.Max(values), from: from, to: to}
+	s := scale{log: a.Log, bytes: a.Bytes, low: slices.Min(values), high: slices.Max(values), from: from, to: to}
 	if a.Zero && !a.Log {
 		s.low, s.high = min(s.low, 0), max(s.high, 0)
 	}
@@ -67,7 +68,11 @@ func (s *scale) places(about int) (at []float64) {
 	if s.log {
 		return s.logPlaces(about)
 	}
-	step := roundStep((s.high/2 - s.low/2) / float64(about) * 2)
+	unit := 1.0
+	for s.bytes && unit < 1<<50 && unit*1024 <= (s.high-s.low)/float64(about) {
+		unit *= 1024
+	}
+	step := unit * roundStep((s.high/2-s.low/2)/float64(about)/unit*2)
 	if step == 0 || math.IsInf(step, 0) {
 		return []float64{s.low, s.high}
 	}
@@ -86,6 +91,11 @@ func (s *scale) logPlaces(about int) (at []float64) {
 	factors := []float64{1}
 	if last-first <= float64(about)/2 {
 		factors = []float64{1, 2, 5}
+		if s.from > s.to { // a vertical axis ends with ticks
+			if low, high := 1/roundStep(1/s.low), roundStep(s.high); low > 0 && finite(high) {
+				s.low, s.high = low, high
+			}
+		}
 	}
 	skip := math.Max(1, math.Ceil((last-first)/float64(2*about)))
 	for e := first; e <= last; e += skip {

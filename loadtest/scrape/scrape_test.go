@@ -56,7 +56,7 @@ func TestSampleOfABroker(t *testing.T) {
 	}
 	defer s.Close()
 	got, err := s.Sample(t.Context())
-	if err != nil || got.CPUSeconds <= 0 || got.ResidentBytes < 1<<20 {
+	if err != nil || got.ResidentBytes < 1<<20 { // CPU time comes in ticks, and there may be none yet
 		t.Errorf("got %+v (%v)", got, err)
 	}
 }
