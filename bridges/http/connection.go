@@ -3,6 +3,7 @@ package httpbridge
 import (
 	"context"
 	"crypto/tls"
+	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -47,21 +48,20 @@ func (c *connection) Read(p []byte) (int, error) {
 }
 
 // enter counts the connection, unless it is counted. Those of proxies aren't: they are
-// many clients'. It fails if the connection has to be closed at once.
+// many clients'. It returns io.EOF, on which the server says nothing, if the connection has
+// to be closed at once.
 func (c *connection) enter() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.mu.entered || c.mu.closed {
-		return nil
+	if !c.mu.entered && !c.mu.closed {
+		c.mu.entered = true
+		addr := c.RemoteAddr()
+		if tcp, ok := addr.(*net.TCPAddr); !ok || !contains(c.b.opts.Forwarders, tcp.AddrPort().Addr()) {
+			c.mu.leave, c.mu.refused = c.b.broker.EnterAddress(addr)
+		}
 	}
-	c.mu.entered = true
-	addr := c.RemoteAddr()
-	if tcp, ok := addr.(*net.TCPAddr); ok && contains(c.b.opts.Forwarders, tcp.AddrPort().Addr()) {
-		return nil
-	}
-	c.mu.leave, c.mu.refused = c.b.broker.EnterAddress(addr)
-	if c.mu.leave == nil {
-		return c.mu.refused
+	if c.mu.refused != nil && c.mu.leave == nil {
+		return io.EOF
 	}
 	return nil
 }
