@@ -4,7 +4,7 @@
 SHELL   := /bin/bash
 TOOL    := go tool -modfile=$(CURDIR)/tools/go.mod
 # Examples and tests that use what the broker doesn't need are modules of their own too. $(call each,COMMAND) runs a command in each.
-MODULES := . examples internal/peers
+MODULES := . examples internal/peers benchmarks/mochi
 each     = @failed=0; for module in $(MODULES); do (cd $$module && $(1)) || failed=1; done; exit $$failed
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
@@ -17,7 +17,7 @@ DURATION ?= 5m
 EVENTS   ?= 100000
 
 .DEFAULT_GOAL := help
-.PHONY: run build cluster test test-chaos cover fuzz bench bench-compare bench-regress bench-http conformance lint fmt vuln clean help
+.PHONY: run build cluster test test-chaos cover fuzz bench bench-compare bench-mochi bench-regress bench-http conformance lint fmt vuln clean help
 
 run: build ## Build, then start the broker on 127.0.0.1:1883 (ARGS="--tcp :1883" for other flags)
 	bin/loopmq serve $(ARGS)
@@ -52,6 +52,9 @@ bench-compare: build ## Measure the broker beside mosquitto and COMPARE="'NAME=C
 
 bench-http: ## Measure the broker's CPU per message by HTTP, beside MQTT
 	go run ./benchmarks/httpcost
+
+bench-mochi: ## Measure trie and codec beside those of mochi-mqtt
+	cd benchmarks/mochi && go test -run '^$$' -bench . -benchtime 10x .
 
 bench-regress: ## Compare the Go benchmarks with those of commit REF=… over COUNT=10 rounds
 	scripts/bench-regress.sh '$(REF)' '$(BENCH)' '$(COUNT)' $(PKG)
