@@ -36,6 +36,8 @@ type backlog struct {
 	bytes int
 
 	lines map[string]*line // those that are kept in order, by key
+	// returning are the lines that were set aside and may go on.
+	returning []*line
 	// ready are the lines that have events and are in no unit, in the order of their coming.
 	ready       []*line
 	readyEvents int
@@ -48,6 +50,10 @@ type line struct {
 	key    string
 	events []*event // without those in a unit
 	busy   bool     // in a unit
+	// last is the last event that came into a unit. aside: those behind it are in the outbox
+	// only, since the unit is tried again and they took the room of others.
+	last  store.EventID
+	aside bool
 }
 
 // part is what a unit has of a line.
@@ -96,12 +102,12 @@ func newBacklog(b Batch, ordered bool) *backlog {
 
 // add takes an event in. Events of one key have to come in their order; one that is here already is passed over.
 func (b *backlog) add(e *event) {
-	if _, ok := b.held[e.id]; ok {
+	l := b.lines[e.key]
+	if _, ok := b.held[e.id]; ok || l != nil && l.aside {
 		return
 	}
 	b.held[e.id] = len(e.record)
 	b.bytes += len(e.record)
-	l := b.lines[e.key]
 	if l == nil {
 		l = &line{key: e.key}
 		if b.ordered {
@@ -160,6 +166,7 @@ func (b *backlog) fresh() *unit {
 			b.readyBytes -= len(e.record)
 		}
 		u.parts = append(u.parts, part{l, l.events[:n:n]})
+		l.last = l.events[n-1].id
 		l.events, l.busy = l.events[n:], true
 	}
 	return u
@@ -191,6 +198,10 @@ func (b *backlog) finish(u *unit, now time.Time) {
 	for _, p := range u.parts {
 		l := p.line
 		l.busy = false
+		if l.aside {
+			b.returning = append(b.returning, l)
+			continue
+		}
 		if len(l.events) == 0 {
 			delete(b.lines, l.key)
 			continue
@@ -201,6 +212,38 @@ func (b *backlog) finish(u *unit, now time.Time) {
 			b.readyBytes += len(e.record)
 		}
 	}
+}
+
+// setAside lets go of what waits behind units that are tried again, so that other lines have room: it comes back from
+// the outbox when its line goes on. It reports whether there was something.
+func (b *backlog) setAside() (some bool) {
+	for _, u := range b.retries {
+		for _, p := range u.parts {
+			l := p.line
+			if len(l.events) == 0 {
+				continue
+			}
+			for _, e := range l.events {
+				b.forget(e.id)
+			}
+			l.events, l.aside, some = nil, true, true
+		}
+	}
+	return some
+}
+
+// comeBack returns the event behind which the outbox is to be read again, so that what was set aside goes on; ok: there
+// is something. Nothing may be added in between.
+func (b *backlog) comeBack() (after store.EventID, ok bool) {
+	for i, l := range b.returning {
+		if i == 0 || l.last.Less(after) {
+			after = l.last
+		}
+		delete(b.lines, l.key)
+	}
+	ok = len(b.returning) > 0
+	b.returning = nil
+	return after, ok
 }
 
 // split makes two of a unit with several events, so that in the end the one that is the trouble is by itself. Those of

@@ -26,7 +26,12 @@ func TestBacklogAtRandom(t *testing.T) {
 			flying  []*unit
 			settled = map[uint64]bool{}
 			last    = map[string]uint64{}
+			outbox  []*event // all that were added, by their numbers
 		)
+		read := func(e *event) {
+			copied := *e // as it is when it is read from the outbox
+			b.add(&copied)
+		}
 		settle := func(events []*event) {
 			for _, e := range events {
 				if settled[e.id.Seq] {
@@ -57,8 +62,11 @@ func TestBacklogAtRandom(t *testing.T) {
 				if rng.IntN(40) == 0 {
 					e.until = now // too old already
 				}
-				b.add(e)
-				b.add(e) // which changes nothing
+				outbox = append(outbox, e)
+				read(e)
+				read(e) // which changes nothing
+			case r == 8 && ordered && rng.IntN(3) == 0:
+				b.setAside()
 			case r < 7:
 				var u *unit
 				if due, ok := b.due(); ok && !due.After(now) && rng.IntN(2) == 0 {
@@ -85,6 +93,15 @@ func TestBacklogAtRandom(t *testing.T) {
 				default:
 					settle(u.events())
 					b.finish(u, now)
+				}
+			}
+			if rng.IntN(3) == 0 {
+				if after, ok := b.comeBack(); ok {
+					for _, e := range outbox[after.Seq:] {
+						if !settled[e.id.Seq] {
+							read(e)
+						}
+					}
 				}
 			}
 			now = now.Add(100 * time.Millisecond)

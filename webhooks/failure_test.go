@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"loopmq/metrics"
+	"loopmq/store"
 )
 
 // A batch that is refused is split until what is the trouble is by itself, and nothing else is lost or tried twice.
@@ -52,23 +53,86 @@ func TestOneBadEventOfABatch(t *testing.T) {
 	}
 }
 
-// A topic whose first event is tried again and again keeps no other back, though many events wait behind it.
+// A topic whose first event is tried again and again keeps no other back, though more events wait behind it than are held in
+// memory. When it goes on, those come, once each and in their order.
 func TestOneBadTopic(t *testing.T) {
 	t.Parallel()
+	var well atomic.Bool
 	rc := mustReceive(t, func(_ http.ResponseWriter, _ *http.Request, events []got) int {
-		if events[0].Subject == "bad" {
+		if events[0].Subject == "bad" && !well.Load() {
 			return http.StatusInternalServerError
 		}
 		return http.StatusOK
 	})
 	e := endpointAt("a", rc.URL)
-	e.Order, e.Concurrency = OrderTopic, 2
+	e.Order, e.Concurrency, e.Batch = OrderTopic, 2, Batch{Count: 100, Bytes: 1 << 20}
 	b := mustDeliver(t, e)
-	b.publish(e, "bad", 2000)
+	const bad = heldMax + 3000
+	b.publish(e, "bad", bad)
 	b.publish(e, "good", 300)
 	b.until("the good ones came", func() bool { return b.state(e).Delivered == 300 })
-	if s := b.state(e); s.Dead != 0 || s.Taken+s.Queued != 2000 {
+	b.publish(e, "bad", 100)
+	b.publish(e, "better", 100)
+	b.until("others came", func() bool { return b.state(e).Delivered == 400 })
+	if s := b.state(e); s.Dead != 0 || s.Taken+s.Queued != bad+100 {
 		t.Errorf("%+v", s)
+	}
+	well.Store(true)
+	b.settled(e, bad+500, 0)
+	rc.mu.Lock()
+	defer rc.mu.Unlock()
+	if got := rc.topics["bad"]; len(got) != bad+100 || !slices.IsSorted(got) || rc.together > 0 {
+		t.Errorf("%d of the bad topic came, want %d; sorted: %t; %d requests of a topic at one time", len(got), bad+100, slices.IsSorted(got), rc.together)
+	}
+}
+
+// An event that was settled while the outbox was read again is not delivered again.
+func TestSettledMeanwhile(t *testing.T) {
+	t.Parallel()
+	e := endpointAt("a", "http://127.0.0.1/")
+	e.Order = OrderTopic
+	b := mustDeliver(t, e)
+	b.publish(e, "t", 1)
+	taken, err := b.store.Outbox().Take(t.Context(), e.Name, "ordered/a", 1, 1<<20)
+	for err == nil && len(taken) == 0 { // another has it already
+		taken, err = b.store.Outbox().Resume(t.Context(), e.Name, "ordered/a", store.EventID{}, 1, 1<<20)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, taking := range []bool{true, false} {
+		tm := newTerm(&deliverer{endpoint: b.hooks.all()[0].endpoint}, "c")
+		tm.add(taken)
+		tm.taking = taking
+		tm.forget(taken[0].ID)
+		tm.add(taken)
+		if got := len(tm.backlog.held); got == 1 == taking {
+			t.Errorf("taking %t: %d held", taking, got)
+		}
+	}
+}
+
+// An answer of 2xx counts when it has begun, whatever becomes of its body.
+func TestAnswerThatDrips(t *testing.T) {
+	t.Parallel()
+	rc := mustReceive(t, func(w http.ResponseWriter, r *http.Request, _ []got) int {
+		for r.Context().Err() == nil {
+			_, _ = w.Write([]byte("."))
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-time.After(10 * time.Millisecond): // as slow as it is to be
+			case <-r.Context().Done():
+			}
+		}
+		return 0
+	})
+	e := endpointAt("a", rc.URL)
+	e.Timeout = time.Second
+	b := mustDeliver(t, e)
+	b.publish(e, "t", 1)
+	b.settled(e, 1, 0)
+	if n := rc.requests.Load(); n != 1 {
+		t.Errorf("%d requests, want 1", n)
 	}
 }
 

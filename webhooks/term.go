@@ -38,10 +38,14 @@ type term struct {
 	flying  int // requests
 	results chan result
 
-	taking bool
-	taken  chan []store.Taken
-	last   store.EventID // that was taken in order
-	behind bool          // the consumer may have taken events behind last
+	taking     bool
+	stopTaking context.CancelFunc
+	taken      chan []store.Taken
+	last       store.EventID // that was taken in order; of the goroutine that takes, if there is one
+	behind     bool          // the consumer may have taken events behind last; likewise
+	// settledMeanwhile are events that the outbox may have handed out again, as what was set aside is read again, before
+	// it was told of them.
+	settledMeanwhile map[store.EventID]struct{}
 
 	settling bool
 	done     []store.EventID // delivered, and the outbox isn't told yet
@@ -95,6 +99,7 @@ func (t *term) run(ctx context.Context) {
 		select {
 		case taken := <-t.taken:
 			t.taking = false
+			t.stopTaking()
 			t.add(taken)
 		case r := <-t.results:
 			t.flying--
@@ -102,10 +107,10 @@ func (t *term) run(ctx context.Context) {
 		case s := <-t.settled:
 			t.settling = false
 			for _, id := range s.done {
-				t.backlog.forget(id)
+				t.forget(id)
 			}
 			for _, d := range s.dead {
-				t.backlog.forget(d.ID)
+				t.forget(d.ID)
 			}
 		case <-t.poked:
 		case <-timer.C:
@@ -136,12 +141,41 @@ func (t *term) part(ctx context.Context) {
 
 // take asks the outbox for events if there is room for some.
 func (t *term) take(ctx context.Context) {
-	room, bytes := t.room()
-	if t.taking || room <= 0 || bytes <= 0 || t.disabled.Load() {
+	b := t.backlog
+	if len(b.returning) > 0 && t.taking {
+		t.stopTaking() // it may wait for long
+	}
+	if t.taking || t.disabled.Load() {
 		return
 	}
-	t.taking = true
+	if after, ok := b.comeBack(); ok {
+		t.behind = true
+		if after.Less(t.last) {
+			t.last = after
+		}
+	}
+	room, bytes := t.room()
+	if (room <= 0 || bytes <= 0) && b.ordered && b.setAside() {
+		room, bytes = t.room()
+	}
+	if room <= 0 || bytes <= 0 {
+		return
+	}
+	t.taking, t.settledMeanwhile = true, nil
+	ctx, t.stopTaking = context.WithCancel(ctx)
 	t.workers.Go(func() { t.taken <- t.fetch(ctx, min(room, page), bytes) })
+}
+
+// forget drops an event that is settled.
+func (t *term) forget(id store.EventID) {
+	t.backlog.forget(id)
+	if !t.taking || !t.backlog.ordered {
+		return
+	}
+	if t.settledMeanwhile == nil {
+		t.settledMeanwhile = make(map[store.EventID]struct{})
+	}
+	t.settledMeanwhile[id] = struct{}{}
 }
 
 // room is how many events, and bytes of them, may be taken.
@@ -219,6 +253,9 @@ func (t *term) more(ctx context.Context, limit, bytes int) (taken []store.Taken,
 func (t *term) add(taken []store.Taken) {
 	now := time.Now()
 	for _, e := range taken {
+		if _, over := t.settledMeanwhile[e.ID]; over {
+			continue
+		}
 		ev := &event{id: e.ID, record: e.Data, queued: e.Enqueued, came: now, until: t.endpoint.Until(e.Data)}
 		if !ev.until.After(e.Enqueued) { // It came back when it had been given up.
 			ev.until = e.Enqueued.Add(t.endpoint.MaxAge)
