@@ -83,7 +83,7 @@ type Totals struct {
 	Reconnects   uint64 `json:"reconnects"`   // of these again, after a connection had ended that should not have
 	Disconnects  uint64 `json:"disconnects"`  // connections that ended
 	Retained     uint64 `json:"retained"`     // subscriptions whose retained messages all came
-	BytesOut     uint64 `json:"bytes_out"`    // above the transport
+	BytesOut     uint64 `json:"bytes_out"`    // of the sockets
 	BytesIn      uint64 `json:"bytes_in"`
 }
 
@@ -105,6 +105,19 @@ type Cost struct {
 	// Of the broker, if somebody looked.
 	BrokerCPUSeconds       float64 `json:"broker_cpu_seconds,omitempty"`
 	BrokerMicrosPerMessage float64 `json:"broker_micros_per_message,omitempty"`
+}
+
+// per computes the cost of a message.
+func (c *Cost) per(t Totals) {
+	n := t.Delivered
+	if n == 0 {
+		n = t.Connects
+	}
+	c.MicrosPerMessage, c.CallsPerMessage, c.BrokerMicrosPerMessage = 0, 0, 0
+	if n > 0 {
+		c.MicrosPerMessage, c.CallsPerMessage = c.CPUSeconds*1e6/float64(n), float64(c.Calls)/float64(n)
+		c.BrokerMicrosPerMessage = c.BrokerCPUSeconds * 1e6 / float64(n)
+	}
 }
 
 // Second is one second of the timeline.
@@ -132,8 +145,9 @@ type Second struct {
 
 // BrokerSample is what a broker has used at a moment.
 type BrokerSample struct {
-	CPUSeconds    float64 `json:"cpu_seconds"` // since it started
-	ResidentBytes uint64  `json:"resident_bytes"`
+	At            time.Time `json:"at"`
+	CPUSeconds    float64   `json:"cpu_seconds"` // since it started
+	ResidentBytes uint64    `json:"resident_bytes"`
 }
 
 // BrokerUse is what the broker has used in the measured time, and its memory in all of the run.
@@ -191,6 +205,11 @@ func (t *Tally) add(o Tally) {
 
 // Clean says whether nothing is lost, duplicated, reordered or corrupted.
 func (t Tally) Clean() bool { return t.Lost+t.Duplicated+t.Reordered+t.Corrupted == 0 }
+
+func (a *AuditQoS) add(o AuditQoS) {
+	a.Promised.add(o.Promised)
+	a.MayDrop.add(o.MayDrop)
+}
 
 // Broken says whether the broker has broken a promise.
 func (r *Result) Broken() bool {

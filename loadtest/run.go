@@ -3,6 +3,7 @@ package loadtest
 import (
 	"context"
 	"log/slog"
+	"time"
 )
 
 // Options are what a run needs besides its Scenario. The zero value is usable.
@@ -16,7 +17,7 @@ type Options struct {
 	Broker func(context.Context) (BrokerSample, error)
 	// Loops is the number of event loops; 0 means one for each two cores.
 	Loops int
-	// Started, if not nil, is called when all clients are connected, and publishing begins when it returns: for processes that
-	// begin together. Its error ends the run.
-	Started func(context.Context) error
+	// Started, if not nil, is called when all clients are connected, and publishing begins at the time that it returns: for
+	// processes that begin together. The zero time means at once. Its error ends the run.
+	Started func(context.Context) (time.Time, error)
 }

@@ -1,0 +1,95 @@
+// Command loadtest drives an MQTT broker with many clients, audits every message, and reports what the broker can do.
+//
+//	loadtest run PRESET|FILE  run a scenario, see loadtest run --help
+//	loadtest presets          list the built-in scenarios
+//	loadtest version          print the version
+//	loadtest help             print an overview
+//
+// It exits with 0 when the broker kept what MQTT promises, 1 if it didn't or if something failed, 2 if the command line or the
+// scenario is wrong, and 130 at once on a second Ctrl-C; the first ends a run with a report of what was measured.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+)
+
+// version is set by the linker: -X main.version=v1.2.3.
+var version = "dev"
+
+// The exit codes.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+const usage = `loadtest drives an MQTT broker with many clients, audits every message, and reports what the broker can do.
+
+Usage:
+  loadtest run PRESET|FILE [flags]  run a scenario; loadtest run --help lists presets and flags
+  loadtest presets                  list the built-in scenarios
+  loadtest version                  print the version
+  loadtest help                     print this
+`
+
+// A command is what the first word of a command line says. It returns the exit code.
+type command func(ctx context.Context, args []string, stdout, stderr io.Writer) int
+
+// commands are all of them.
+var commands = map[string]command{
+	"run":     runRun,
+	"presets": runPresets,
+	"version": runVersion,
+	"help":    runHelp,
+}
+
+func main() {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		<-signals
+		cancel()
+		<-signals
+		os.Exit(exitInterrupted)
+	}()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run executes one command line and returns the exit code. The end of ctx is the request to come to an end.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		fmt.Fprint(stderr, usage)
+		return exitUsage
+	}
+	name := args[0]
+	switch name {
+	case "--help", "-help", "-h":
+		name = "help"
+	case "--version", "-version":
+		name = "version"
+	}
+	c, ok := commands[name]
+	if !ok {
+		fmt.Fprintf(stderr, "loadtest: there is no command %q\n%s", name, usage)
+		return exitUsage
+	}
+	return c(ctx, args[1:], stdout, stderr)
+}
+
+func runVersion(_ context.Context, _ []string, stdout, _ io.Writer) int {
+	fmt.Fprintf(stdout, "loadtest %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return exitOK
+}
+
+func runHelp(_ context.Context, _ []string, stdout, _ io.Writer) int {
+	fmt.Fprint(stdout, usage)
+	return exitOK
+}

@@ -1,0 +1,186 @@
+//go:build linux
+
+package loadtest
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// portsPerSource is how many connections of one source address to one target there are at most: less than Linux's default range
+// of ports has, since some are in use.
+const portsPerSource = 20_000
+
+// An endpoint is a target with its address.
+type endpoint struct {
+	target
+	remote  unix.Sockaddr
+	family  int
+	sources []unix.Sockaddr
+	next    int // source
+	config  *tls.Config
+}
+
+// open starts a connection. Its error is of the system call.
+func (p *endpoint) open() (int, error) {
+	fd, err := unix.Socket(p.family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	if len(p.sources) > 0 {
+		// The port is chosen at connect, so that one serves for several targets.
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+		p.next = (p.next + 1) % len(p.sources)
+		err = unix.Bind(fd, p.sources[p.next])
+	}
+	if err == nil {
+		err = unix.Connect(fd, p.remote)
+	}
+	if err != nil && err != unix.EINPROGRESS { //nolint:errorlint // a bare Errno
+		_ = unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// endpoint is where a client connects to.
+func (r *run) endpoint(c *client) *endpoint {
+	l := c.section.loop
+	return &r.endpoints[l.index][c.number%len(r.endpoints[l.index])]
+}
+
+// resolve finds the addresses of the targets, a set of endpoints for each loop. connections is how many there may be at a time in all.
+func resolve(ctx context.Context, s *Scenario, connections, loops int) ([][]endpoint, error) {
+	var all []endpoint
+	config, err := s.TLS.config()
+	if err != nil {
+		return nil, err
+	}
+	for _, text := range s.Targets {
+		t, err := parseTarget(text)
+		if err != nil {
+			return nil, err
+		}
+		host, portText, err := net.SplitHostPort(t.address)
+		if err != nil {
+			return nil, err
+		}
+		port, _ := strconv.Atoi(portText)
+		found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		if err != nil {
+			return nil, fmt.Errorf("look up %s: %w", host, err)
+		}
+		e := endpoint{target: t}
+		address := found[0].Unmap()
+		e.remote, e.family = sockaddr(address, port)
+		for _, text := range s.Sources {
+			source, err := netip.ParseAddr(text)
+			if err != nil {
+				return nil, err
+			}
+			if source.Unmap().Is4() == address.Is4() {
+				from, _ := sockaddr(source.Unmap(), 0)
+				e.sources = append(e.sources, from)
+			}
+		}
+		if len(s.Sources) > 0 && len(e.sources) == 0 {
+			return nil, fmt.Errorf("no source address can reach %s", address)
+		}
+		if len(s.Sources) == 0 && address.Is4() && address.IsLoopback() {
+			e.sources = loopback(connections/len(s.Targets), s.revolving())
+		}
+		if t.tls {
+			e.config = config.Clone()
+			if e.config.ServerName == "" {
+				e.config.ServerName = t.host
+			}
+		}
+		all = append(all, e)
+	}
+	sets := make([][]endpoint, loops)
+	for i := range sets {
+		sets[i] = append(sets[i], all...)
+	}
+	return sets, nil
+}
+
+// loopback returns as many addresses of this machine as connections need; none if the kernel's choice will do. Where connections
+// come and go, those in TIME_WAIT need ports too.
+func loopback(connections int, revolving bool) []unix.Sockaddr {
+	n := (connections + portsPerSource - 1) / portsPerSource
+	if revolving {
+		n = max(n, 8)
+	}
+	if n < 2 {
+		return nil
+	}
+	var sources []unix.Sockaddr
+	for i := range min(n, 250) {
+		sources = append(sources, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, byte(1 + i)}})
+	}
+	return sources
+}
+
+// revolving says whether connections come and go all the time.
+func (s *Scenario) revolving() bool {
+	for _, p := range s.Parts {
+		if p.revolving() {
+			return true
+		}
+	}
+	return s.Shape == Connects || s.Shape == Takeover
+}
+
+func sockaddr(a netip.Addr, port int) (unix.Sockaddr, int) {
+	if a.Is4() {
+		return &unix.SockaddrInet4{Port: port, Addr: a.As4()}, unix.AF_INET
+	}
+	s := &unix.SockaddrInet6{Port: port, Addr: a.As16()}
+	if zone := a.Zone(); zone != "" {
+		if i, err := net.InterfaceByName(zone); err == nil {
+			s.ZoneId = uint32(i.Index)
+		}
+	}
+	return s, unix.AF_INET6
+}
+
+// config returns what connections with TLS have in common.
+func (t *TLS) config() (*tls.Config, error) {
+	c := &tls.Config{ServerName: t.ServerName, InsecureSkipVerify: t.Insecure, ClientSessionCache: nil}
+	if t.CAFile != "" {
+		text, err := os.ReadFile(t.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("read authorities: %w", err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(text) {
+			return nil, fmt.Errorf("read authorities: no certificate in %s", t.CAFile)
+		}
+	}
+	if t.CertFile != "" {
+		certificate, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("read certificate: %w", err)
+		}
+		c.Certificates = []tls.Certificate{certificate}
+	}
+	return c, nil
+}
+
+// expand fills in a template.
+func expand(template, role string, i, n int) string {
+	if !strings.Contains(template, "{") {
+		return template
+	}
+	return strings.NewReplacer("{role}", role, "{i}", strconv.Itoa(i), "{n}", strconv.Itoa(n)).Replace(template)
+}
