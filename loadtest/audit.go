@@ -168,8 +168,8 @@ func (s *stream) leave() {
 }
 
 // heard is the stream's part of a Ledger.
-func (s *stream) heard(part, publisher int) Heard {
-	h := Heard{Part: part, Publisher: publisher, Next: s.next, Away: s.away}
+func (s *stream) heard(part int, qos byte, publisher int) Heard {
+	h := Heard{Part: part, QoS: qos, Publisher: publisher, Next: s.next, Away: s.away}
 	if s.gaps != nil {
 		h.Missing, h.Excused, h.Lost = s.gaps.missing, s.gaps.excused, s.gaps.lost
 	}

@@ -567,7 +567,7 @@ func (f *flow) hear(take func(Heard)) {
 				continue
 			}
 			for i := range c.subscriber.streams {
-				take(c.subscriber.streams[i].heard(f.part, c.subscriber.first+i))
+				take(c.subscriber.streams[i].heard(f.part, f.QoS, c.subscriber.first+i))
 			}
 		}
 	}
@@ -576,7 +576,7 @@ func (f *flow) hear(take func(Heard)) {
 			continue
 		}
 		for i := range g.streams {
-			h := g.streams[i].heard(f.part, i)
+			h := g.streams[i].heard(f.part, f.QoS, i)
 			if g.excused.Load() {
 				h.Excused = spans{{0, never}}
 			}
