@@ -222,7 +222,7 @@ func TestFilesAreExplained(t *testing.T) {
 	text := read(t, "ARCHITECTURE.md")
 	for _, dir := range []string{
 		".", "eventloop", "eventloop/websocket", "codec", "trie", "session", "store", "store/memory", "store/storetest", "rate", "metrics", "bridges/http", "cmd/loopmq",
-		"loadtest/capacity", "loadtest/chart", "loadtest/plan", "loadtest/report", "loadtest/scrape",
+		"cmd/loadtest", "loadtest/capacity", "loadtest/chart", "loadtest/plan", "loadtest/report", "loadtest/scrape",
 	} {
 		files, err := filepath.Glob(filepath.Join("..", dir, "*.go"))
 		if err != nil || len(files) == 0 {

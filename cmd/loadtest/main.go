@@ -1,9 +1,13 @@
 // Command loadtest drives an MQTT broker with many clients, audits every message, and reports what the broker can do.
 //
-//	loadtest run PRESET|FILE  run a scenario, see loadtest run --help
-//	loadtest presets          list the built-in scenarios
-//	loadtest version          print the version
-//	loadtest help             print an overview
+//	loadtest run PRESET|FILE       run a scenario, see loadtest run --help
+//	loadtest capacity PRESET|FILE  find the highest rate that meets an objective
+//	loadtest plan                  say how many nodes a load needs
+//	loadtest compare FILE FILE…    show results beside each other
+//	loadtest report FILE           show a result again, as text or as a page
+//	loadtest presets               list the built-in scenarios
+//	loadtest version               print the version
+//	loadtest help                  print an overview
 //
 // It exits with 0 when the broker kept what MQTT promises, 1 if it didn't or if something failed, 2 if the command line or the
 // scenario is wrong, and 130 at once on a second Ctrl-C; the first ends a run with a report of what was measured.
@@ -11,12 +15,17 @@ package main
 
 import (
 	"context"
+	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"syscall"
+
+	"loopmq/loadtest"
 )
 
 // version is set by the linker: -X main.version=v1.2.3.
@@ -34,7 +43,14 @@ const usage = `loadtest drives an MQTT broker with many clients, audits every me
 
 Usage:
   loadtest run PRESET|FILE [flags]  run a scenario; loadtest run --help lists presets and flags
-  loadtest presets                  list the built-in scenarios
+  loadtest capacity PRESET|FILE --slo OBJECTIVES [flags]
+                                    find the highest rate of messages that meets objectives
+  loadtest plan --devices N --rate N [flags]
+                                    say how many nodes a load needs
+  loadtest compare FILE FILE…       show results beside each other
+  loadtest report [--html PAGE] FILE
+                                    show a result again, as text or as a page
+  loadtest presets [NAME]           list the built-in scenarios, or print one
   loadtest version                  print the version
   loadtest help                     print this
 `
@@ -44,11 +60,43 @@ type command func(ctx context.Context, args []string, stdout, stderr io.Writer) 
 
 // commands are all of them.
 var commands = map[string]command{
-	"run":     runRun,
-	"presets": runPresets,
-	"version": runVersion,
-	"help":    runHelp,
+	"run":      runRun,
+	"capacity": usual("capacity", "", runCapacity),
+	"plan":     usual("plan", planUsage, runPlan),
+	"compare":  usual("compare", compareUsage, runCompare),
+	"report":   usual("report", reportUsage, runReport),
+	"presets":  usual("presets", presetsUsage, runPresets),
+	"version":  runVersion,
+	"help":     runHelp,
 }
+
+// usual makes a command of a function that returns what went wrong.
+func usual(name, usage string, run func(ctx context.Context, args []string, stdout, stderr io.Writer) error) command {
+	return func(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+		err := run(ctx, args, stdout, stderr)
+		var wrong *usageError
+		switch {
+		case err == nil:
+			return exitOK
+		case errors.Is(err, flag.ErrHelp):
+			fmt.Fprint(stdout, usage)
+			return exitOK
+		case errors.As(err, &wrong) || errors.Is(err, loadtest.ErrScenario):
+			fmt.Fprintf(stderr, "loadtest: %s: %s\n", name, oneLine(err))
+			return exitUsage
+		case errors.Is(err, errBroken): // as the report says
+			return exitFailed
+		}
+		fmt.Fprintf(stderr, "loadtest: %s: %s\n", name, oneLine(err))
+		return exitFailed
+	}
+}
+
+// errBroken is the end of a run whose broker broke a promise.
+var errBroken = errors.New("the broker broke a promise")
+
+// oneLine is the text of an error, which errors.Join spreads over several lines.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 func main() {
 	signals := make(chan os.Signal, 2)

@@ -10,13 +10,16 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/term"
+
 	"loopmq/loadtest"
 	"loopmq/loadtest/report"
+	"loopmq/loadtest/scrape"
 )
 
 // runRun is loadtest run.
 func runRun(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	o, err := parseRun(args, stderr)
+	o, err := parseRun("run", args, stderr, nil)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return exitOK
@@ -24,13 +27,13 @@ func runRun(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "loadtest: run:", err)
 		return exitUsage
 	}
-	live := report.NewLive(stderr, nil, o.scenario.Duration)
-	options := loadtest.Options{Progress: live.Second}
-	if o.brokerPID > 0 {
-		options.Broker = loadtest.ProcessSampler(o.brokerPID)
-	}
-	result, err := loadtest.Run(ctx, o.scenario, options)
+	defer o.close()
+	live := report.NewLive(stderr, terminalWidth(stderr), o.scenario.Duration)
+	result, err := o.measure(ctx, o.scenario, live.Second)
 	live.End()
+	if err == nil {
+		err = o.write(stdout, result)
+	}
 	switch {
 	case errors.Is(err, loadtest.ErrScenario):
 		fmt.Fprintln(stderr, "loadtest: run:", err)
@@ -38,33 +41,77 @@ func runRun(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case err != nil:
 		fmt.Fprintln(stderr, "loadtest: run:", err)
 		return exitFailed
-	}
-	if err := report.Text(stdout, result); err != nil {
-		return exitFailed
-	}
-	if o.json != "" {
-		if err := writeJSON(o.json, result); err != nil {
-			fmt.Fprintln(stderr, "loadtest: run:", err)
-			return exitFailed
-		}
-	}
-	if result.Broken() {
+	case result.Broken():
 		return exitFailed
 	}
 	return exitOK
 }
 
-// runOptions are the command line of loadtest run.
+// runOptions are the command line of loadtest run, and of what else runs scenarios.
 type runOptions struct {
+	command   string
 	scenario  *loadtest.Scenario
 	scale     float64
 	json      string
+	html      string
 	brokerPID int
+	metrics   []string
+	tokenFile string
+	more      func(*flag.FlagSet) // flags of the command's own
+
+	scraper *scrape.Scraper // of metrics, nil without
+}
+
+// measure runs a scenario.
+func (o *runOptions) measure(ctx context.Context, s *loadtest.Scenario, progress func(loadtest.Second)) (*loadtest.Result, error) {
+	options := loadtest.Options{Progress: progress}
+	switch {
+	case o.scraper != nil:
+		options.Broker = o.scraper.Sample
+	case o.brokerPID > 0:
+		options.Broker = loadtest.ProcessSampler(o.brokerPID)
+	}
+	return loadtest.Run(ctx, s, options)
+}
+
+// write shows a result in all ways that were asked for.
+func (o *runOptions) write(stdout io.Writer, result *loadtest.Result) error {
+	errs := []error{report.Text(stdout, result)}
+	if o.json != "" {
+		errs = append(errs, writeFile(o.json, stdout, result.WriteJSON))
+	}
+	if o.html != "" {
+		errs = append(errs, writeFile(o.html, stdout, func(w io.Writer) error { return report.HTML(w, result) }))
+	}
+	return errors.Join(errs...)
+}
+
+// close ends what parseRun began.
+func (o *runOptions) close() {
+	if o.scraper != nil {
+		o.scraper.Close()
+	}
+}
+
+// terminalWidth returns a function that says how many columns the terminal has, and nil if w is none.
+func terminalWidth(w io.Writer) func() int {
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return nil
+	}
+	return func() int {
+		width, _, err := term.GetSize(int(f.Fd()))
+		if err != nil {
+			return 80
+		}
+		return width
+	}
 }
 
 // parseRun reads the command line: a preset or a file, and flags, which win over what it says.
-func parseRun(args []string, stderr io.Writer) (*runOptions, error) {
-	o := &runOptions{scenario: new(loadtest.Scenario)}
+// more adds flags of the command's own; it may be called more than once.
+func parseRun(command string, args []string, stderr io.Writer, more func(*flag.FlagSet)) (*runOptions, error) {
+	o := &runOptions{command: command, scenario: new(loadtest.Scenario), more: more}
 	if len(args) == 0 || strings.HasPrefix(args[0], "-") {
 		if err := o.flags(stderr).Parse(args); err != nil {
 			return nil, err
@@ -92,15 +139,39 @@ func parseRun(args []string, stderr io.Writer) (*runOptions, error) {
 	if len(s.Targets) == 0 {
 		s.Targets = []string{"tcp://127.0.0.1:1883"}
 	}
+	if err := o.look(); err != nil {
+		return nil, err
+	}
 	return o, s.Check()
 }
 
-// flags returns the flags of loadtest run, which change o.
+// look prepares looking at the broker.
+func (o *runOptions) look() error {
+	if len(o.metrics) == 0 {
+		return nil
+	}
+	if o.brokerPID > 0 {
+		return errors.New("--metrics and --broker-pid: allowed: one of them")
+	}
+	token := ""
+	if o.tokenFile != "" {
+		text, err := os.ReadFile(o.tokenFile)
+		if err != nil {
+			return err
+		}
+		token = strings.TrimSpace(string(text))
+	}
+	var err error
+	o.scraper, err = scrape.New(o.metrics, token)
+	return err
+}
+
+// flags returns the flags of the command, which change o.
 func (o *runOptions) flags(stderr io.Writer) *flag.FlagSet {
-	flags := flag.NewFlagSet("loadtest run", flag.ContinueOnError)
+	flags := flag.NewFlagSet("loadtest "+o.command, flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.Usage = func() {
-		fmt.Fprintln(stderr, "usage: loadtest run PRESET|FILE [flags]")
+		fmt.Fprintf(stderr, "usage: loadtest %s PRESET|FILE [flags]\n", o.command)
 		fmt.Fprintln(stderr, "presets:", strings.Join(loadtest.PresetNames(), ", "))
 		flags.PrintDefaults()
 	}
@@ -152,7 +223,13 @@ func (o *runOptions) flags(stderr io.Writer) *flag.FlagSet {
 	list(&s.Sources, "sources", "`addresses` of this machine to connect from, separated by commas")
 	flags.Float64Var(&o.scale, "scale", 1, "multiply numbers of clients and rates of the scenario by this")
 	flags.IntVar(&o.brokerPID, "broker-pid", 0, "process `id` of a broker on this machine whose CPU and memory are looked at")
-	flags.StringVar(&o.json, "json", "", "also write the result to this `file`")
+	list(&o.metrics, "metrics", "`URLs` of the metrics of all nodes of the broker, separated by commas, such as http://127.0.0.1:8081/metrics: for its CPU and memory")
+	flags.StringVar(&o.tokenFile, "metrics-token-file", "", "`file` with the bearer token that the metrics need")
+	flags.StringVar(&o.json, "json", "", "also write the result to this `file`, - for the standard output")
+	flags.StringVar(&o.html, "html", "", "also write a page with charts to this `file`")
+	if o.more != nil {
+		o.more(flags)
+	}
 	return flags
 }
 
@@ -174,30 +251,4 @@ func scenarioNamed(name string) (*loadtest.Scenario, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return s, nil
-}
-
-// writeJSON writes the result to a file.
-func writeJSON(path string, result *loadtest.Result) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	if err := result.WriteJSON(f); err != nil {
-		_ = f.Close()
-		return err
-	}
-	return f.Close()
-}
-
-// runPresets is loadtest presets.
-func runPresets(_ context.Context, _ []string, stdout, stderr io.Writer) int {
-	for _, name := range loadtest.PresetNames() {
-		s, err := loadtest.Preset(name)
-		if err != nil {
-			fmt.Fprintln(stderr, "loadtest: presets:", err)
-			return exitFailed
-		}
-		fmt.Fprintf(stdout, "%-28s %s\n", name, report.Scenario(s))
-	}
-	return exitOK
 }

@@ -96,7 +96,10 @@ var figures = func() (all []figure) {
 			return n, 0, true
 		}},
 		figure{"rate", count, func(r *loadtest.Result) (float64, float64, bool) {
-			return r.Rates.Sent, asked(r.Scenario), r.Seconds > 0
+			if whole := Asked(r.Scenario); whole > 0 || r.Scenario == nil {
+				return r.Rates.Sent, whole, r.Seconds > 0
+			}
+			return r.Rates.Connects, r.Scenario.ConnectRate, r.Seconds > 0
 		}},
 		figure{"cpu", count, func(r *loadtest.Result) (float64, float64, bool) {
 			if r.Broker == nil || r.Seconds <= 0 {
@@ -113,8 +116,8 @@ var figures = func() (all []figure) {
 	)
 }()
 
-// asked is the rate of the messages that a scenario is to send.
-func asked(s *loadtest.Scenario) float64 {
+// Asked is how many messages a second a scenario is to send, with all of its parts; 0 if as many as windows allow, or none.
+func Asked(s *loadtest.Scenario) float64 {
 	if s == nil {
 		return 0
 	}
@@ -138,8 +141,8 @@ func figureNamed(name string) *figure {
 //   - p50, p90, p99, p99.9, max and mean are of the latency from publishing to delivery, or behind "ack." to the acknowledgement, or behind
 //     "connect." of connects; values are durations: 20ms.
 //   - loss, duplicates and reordered are numbers of messages, promised or not, or shares of those that were expected: loss<0.1%.
-//   - errors is their number; rate what was sent in a second, or its share of what was to be sent: rate>=99%, which holds always unless the SLO
-//     has a rate of its own.
+//   - errors is their number; rate what was sent in a second, or its share of what was to be sent, which has to be rate>=99% unless the SLO says
+//     otherwise. Without messages it is that of connects.
 //   - cpu is how many cores the broker used, memory what it held at most: memory<2GiB. Both need the broker's metrics.
 func ParseSLO(text string) (SLO, error) {
 	if len(text) > sloBytesMax {

@@ -89,6 +89,20 @@ func TestSLORate(t *testing.T) {
 	}
 }
 
+// A scenario without messages has a rate of connects.
+func TestSLORateOfConnects(t *testing.T) {
+	slo, err := capacity.ParseSLO("rate>=99%,rate>900")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := run()
+	r.Scenario = &loadtest.Scenario{Shape: loadtest.Connects, ConnectRate: 1000}
+	r.Rates = loadtest.Rates{Connects: 950}
+	if got := slo.Violations(r); !slices.Equal(got, []string{"rate>=99%: 95%"}) {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestParseSLOErrors(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                               "FIGURE<VALUE",

@@ -17,7 +17,7 @@ var ErrTooSmall = errors.New("plan: nodes too small")
 
 // The most that is looked at before a Question is given up.
 const (
-	nodesMax    = 1000 // of a cluster
+	nodesMax    = 200 // of a cluster
 	clustersMax = 10_000
 )
 
