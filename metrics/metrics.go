@@ -175,7 +175,7 @@ func (s *Set) WritePrometheus(w io.Writer) {
 		return // The scraper has gone; it knows.
 	}
 	vm.WriteProcessMetrics(w)
-	vm.WriteFDMetrics(w)
+	writeFiles(w)
 }
 
 // appendDescribed copies sample lines and puts HELP and TYPE above the first of

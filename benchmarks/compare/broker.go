@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"loopmq/benchmarks/process"
 )
 
 const (
@@ -78,7 +80,7 @@ func (b broker) shell() string {
 // A running broker. Stop ends it.
 type running struct {
 	broker
-	process
+	process.Process
 	port   int
 	dir    string
 	log    string
@@ -123,7 +125,7 @@ func (b broker) start(ctx context.Context) (_ *running, err error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", b.name, err)
 	}
-	r.process = process(cmd.Process.Pid)
+	r.Process = process.Process(cmd.Process.Pid)
 	go func() {
 		_ = cmd.Wait()
 		r.result = cmd.ProcessState.String()
@@ -162,7 +164,7 @@ func (r *running) awaitListening(ctx context.Context) error {
 
 // stop ends the broker and all processes of its group, and removes its files.
 func (r *running) stop() {
-	group := -int(r.process)
+	group := -int(r.Process)
 	_ = syscall.Kill(group, syscall.SIGTERM)
 	select {
 	case <-r.ended:

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"loopmq/benchmarks/process"
 )
 
 const (
@@ -93,7 +95,7 @@ func newFlow(g *generator, s scenario) (*flow, error) {
 }
 
 // run sends for warmUp, measures for length, and then waits for what is under way. An error means that the figures don't count.
-func (f *flow) run(target process, warmUp, length time.Duration) (sample, error) {
+func (f *flow) run(target process.Process, warmUp, length time.Duration) (sample, error) {
 	for i := range f.publishers {
 		f.wake(&f.publishers[i])
 	}

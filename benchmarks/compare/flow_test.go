@@ -15,13 +15,15 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"loopmq/benchmarks/process"
 )
 
 // brief is how long most rounds of these tests measure.
 const brief = 60 * time.Millisecond
 
 // mustGenerate runs s once, for length, against the broker on port and returns what came of it.
-func mustGenerate(t *testing.T, port int, target process, version byte, s scenario, length time.Duration) (sample, error) {
+func mustGenerate(t *testing.T, port int, target process.Process, version byte, s scenario, length time.Duration) (sample, error) {
 	t.Helper()
 	var stop atomic.Bool
 	g, err := newGenerator(version, port, &stop)
@@ -53,7 +55,7 @@ func TestEveryScenarioCountsWhatArrives(t *testing.T) {
 		for _, s := range small() {
 			t.Run(fmt.Sprintf("%s/version=%d", s.name, version), func(t *testing.T) {
 				t.Parallel()
-				got, err := mustGenerate(t, startFake(t, noFault), process(os.Getpid()), version, s, brief)
+				got, err := mustGenerate(t, startFake(t, noFault), process.Process(os.Getpid()), version, s, brief)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -125,7 +127,7 @@ func TestFaultsOfABrokerFailTheRound(t *testing.T) {
 			if c.fault == swapIt || s.window == 1 {
 				s.publishers, s.subscribers = 1, 1 // the next message is the same publisher's, or there is none
 			}
-			_, err := mustGenerate(t, startFake(t, c.fault), process(os.Getpid()), 4, s, brief)
+			_, err := mustGenerate(t, startFake(t, c.fault), process.Process(os.Getpid()), 4, s, brief)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got error %v, want one with %q", err, c.want)
 			}
@@ -139,7 +141,7 @@ func TestOpenLoopCountsFromTheTimeAMessageWasDue(t *testing.T) {
 		if s.rate == 0 {
 			continue
 		}
-		got, err := mustGenerate(t, startFake(t, stall), process(os.Getpid()), 4, s, 3*stallTime)
+		got, err := mustGenerate(t, startFake(t, stall), process.Process(os.Getpid()), 4, s, 3*stallTime)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -178,7 +180,7 @@ func TestStopEndsARound(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.AfterFunc(50*time.Millisecond, func() { stop.Store(true) })
-	if _, err := f.run(process(os.Getpid()), time.Minute, time.Minute); !errors.Is(err, errStopped) {
+	if _, err := f.run(process.Process(os.Getpid()), time.Minute, time.Minute); !errors.Is(err, errStopped) {
 		t.Errorf("got error %v, want %v", err, errStopped)
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"loopmq/benchmarks/process"
 )
 
 const (
@@ -44,7 +46,7 @@ type generator struct {
 	stop     *atomic.Bool
 	patience time.Duration
 	handler  handler
-	beside   process // whose CPU time counts as the broker's; 0: none
+	beside   process.Process // whose CPU time counts as the broker's; 0: none
 
 	epoll  int
 	conns  []*conn // by the index that epoll hands back; nil where one was closed

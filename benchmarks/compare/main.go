@@ -33,6 +33,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"loopmq/benchmarks/process"
 )
 
 func init() {
@@ -53,7 +55,7 @@ type settings struct {
 	only     *regexp.Regexp
 	rounds   int
 	window   int
-	beside   process
+	beside   process.Process
 	version  byte
 	markdown string
 	json     string
@@ -144,7 +146,7 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 	if err := flags.Parse(args); err != nil {
 		return settings{}, err
 	}
-	set := settings{rounds: *rounds, window: *window, beside: process(*beside), version: byte(*version), markdown: *markdown, json: *jsonFile}
+	set := settings{rounds: *rounds, window: *window, beside: process.Process(*beside), version: byte(*version), markdown: *markdown, json: *jsonFile}
 	set.timing = timing{warmUp: time.Second / 2, length: time.Duration(*seconds * float64(time.Second)), settled: 5 * time.Second}
 	set.warmUp = min(set.warmUp, set.length)
 	switch {
@@ -159,7 +161,7 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 	}
 	var err error
 	if set.beside != 0 {
-		if _, err = set.beside.cpu(); err != nil {
+		if _, err = set.beside.CPU(); err != nil {
 			return set, fmt.Errorf("--beside: %w", err)
 		}
 	}
@@ -199,7 +201,7 @@ func measure(ctx context.Context, stop *atomic.Bool, b broker, s scenario, set s
 	}
 	defer g.close()
 	g.beside = set.beside
-	result, err := s.run(g, r.process, set.timing)
+	result, err := s.run(g, r.Process, set.timing)
 	if err != nil {
 		err = fmt.Errorf("%w%s", err, r.tail())
 	}

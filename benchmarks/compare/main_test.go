@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"loopmq/benchmarks/process"
 )
 
 func TestRunComparesBrokers(t *testing.T) {
@@ -187,7 +189,7 @@ func TestMosquitto(t *testing.T) {
 		}
 		cost := 0.0
 		for _, s := range small() {
-			got, err := mustGenerate(t, r.port, r.process, version, s, brief)
+			got, err := mustGenerate(t, r.port, r.Process, version, s, brief)
 			if err != nil {
 				t.Errorf("version %d, %s: %v", version, s.name, err)
 				continue
@@ -212,37 +214,14 @@ func TestBrokerNamedFindsLoopmq(t *testing.T) {
 	}
 }
 
-func TestCPUClockAgreesWithGetrusage(t *testing.T) {
-	self := process(os.Getpid())
-	used := func() time.Duration {
-		var u unix.Rusage
-		if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
-			t.Fatal(err)
-		}
-		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-	}
-	low := used()
-	got, err := self.cpu()
-	if err != nil {
-		t.Fatal(err)
-	}
-	high := used()
-	if tick := 20 * time.Millisecond; got < low-tick || got > high+tick {
-		t.Errorf("got %v, want between %v and %v", got, low, high)
-	}
-	if _, err := process(1 << 22).cpu(); err == nil {
-		t.Error("a process that doesn't exist: got no error")
-	}
-}
-
 func TestMeterCountsWhatWorksBeside(t *testing.T) {
-	self := process(os.Getpid())
+	self := process.Process(os.Getpid())
 	m, err := startMeter(self, &generator{beside: self}) // twice the same: it counts twice
 	if err != nil {
 		t.Fatal(err)
 	}
 	for begin, now := m.own, m.own; now < begin+100*time.Millisecond; {
-		if now, err = self.cpu(); err != nil {
+		if now, err = self.CPU(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -254,32 +233,6 @@ func TestMeterCountsWhatWorksBeside(t *testing.T) {
 		t.Errorf("got %v of the broker's time, want 2", twice)
 	}
 	if _, err := startMeter(self, &generator{beside: 1 << 22}); err == nil {
-		t.Error("a process that doesn't exist: got no error")
-	}
-}
-
-func TestResidentBytesGrowWithWhatIsTouched(t *testing.T) {
-	self := process(os.Getpid())
-	before, err := self.residentBytes()
-	if err != nil {
-		t.Fatal(err)
-	}
-	const size = 32 << 20
-	b, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_POPULATE)
-	if err != nil {
-		t.Fatal(err)
-	}
-	after, err := self.residentBytes()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Munmap(b); err != nil {
-		t.Fatal(err)
-	}
-	if grown := after - before; grown < size*9/10 || grown > size*2 {
-		t.Errorf("got %d bytes more, want about %d", grown, size)
-	}
-	if _, err := process(1 << 22).residentBytes(); err == nil {
 		t.Error("a process that doesn't exist: got no error")
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"loopmq/benchmarks/process"
 )
 
 // A shape says whose messages go to whom.
@@ -128,7 +130,7 @@ type timing struct {
 }
 
 // run does one round of s against the broker behind g, whose process is target.
-func (s scenario) run(g *generator, target process, t timing) (sample, error) {
+func (s scenario) run(g *generator, target process.Process, t timing) (sample, error) {
 	var result sample
 	var err error
 	switch s.shape {
@@ -156,7 +158,7 @@ func (s scenario) run(g *generator, target process, t timing) (sample, error) {
 }
 
 // runConnects measures CONNECT, CONNACK, DISCONNECT and close, at most connectsMax at a time, until the broker has closed too.
-func (s scenario) runConnects(g *generator, target process) (sample, error) {
+func (s scenario) runConnects(g *generator, target process.Process) (sample, error) {
 	visitors := make([]client, s.subscribers)
 	for i := range visitors {
 		visitors[i] = client{clientID: fmt.Sprintf("compare-visit-%05d", i), leave: true}
@@ -177,7 +179,7 @@ func (s scenario) runConnects(g *generator, target process) (sample, error) {
 }
 
 // runIdle measures by how much connections that do nothing, with a subscription each, make the broker's resident memory grow.
-func (s scenario) runIdle(g *generator, target process, settled time.Duration) (sample, error) {
+func (s scenario) runIdle(g *generator, target process.Process, settled time.Duration) (sample, error) {
 	const warmUps = 10
 	clients := make([]client, warmUps+s.subscribers)
 	for i := range clients {
@@ -186,7 +188,7 @@ func (s scenario) runIdle(g *generator, target process, settled time.Duration) (
 	if err := g.establish(clients[:warmUps]); err != nil {
 		return sample{}, err
 	}
-	before, err := target.residentBytes()
+	before, err := target.ResidentBytes()
 	if err != nil {
 		return sample{}, err
 	}
@@ -207,7 +209,7 @@ func (s scenario) runIdle(g *generator, target process, settled time.Duration) (
 			return sample{}, err
 		}
 	}
-	after, err := target.residentBytes()
+	after, err := target.ResidentBytes()
 	result.BytesPerClient = float64(after-before) / float64(n)
 	result.Expected, result.Delivered = n, n
 	return result, err

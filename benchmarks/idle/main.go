@@ -25,7 +25,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -33,6 +32,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"loopmq"
+	"loopmq/benchmarks/process"
 	"loopmq/codec"
 	"loopmq/store/memory"
 )
@@ -131,7 +131,7 @@ func grow(transport, addr string, pid, connections int, settled time.Duration) e
 	if err != nil {
 		return err
 	}
-	before, err := residentBytes(pid)
+	before, err := process.Process(pid).ResidentBytes()
 	if err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func grow(transport, addr string, pid, connections int, settled time.Duration) e
 		return err
 	}
 	<-time.After(settled)
-	after, err := residentBytes(pid)
+	after, err := process.Process(pid).ResidentBytes()
 	if err != nil {
 		return err
 	}
@@ -226,19 +226,4 @@ func dial(transport, addr string) (net.Conn, error) {
 		return webSocket{c.NetConn(), c}, nil
 	}
 	return nil, fmt.Errorf("transport %q: allowed: tcp, ws, tls, wss", transport)
-}
-
-// residentBytes is the resident set of a process, counted page by page.
-func residentBytes(pid int) (int, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) >= 2 && f[0] == "Rss:" {
-			kib, err := strconv.Atoi(f[1])
-			return kib << 10, err
-		}
-	}
-	return 0, fmt.Errorf("no Rss in smaps_rollup of process %d", pid)
 }

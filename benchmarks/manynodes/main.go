@@ -25,6 +25,7 @@ import (
 	"sync"
 	"time"
 
+	"loopmq/benchmarks/process"
 	"loopmq/codec"
 	"loopmq/internal/child"
 )
@@ -60,8 +61,8 @@ func main() {
 	}
 }
 
-// process is one whose memory is measured.
-type process struct {
+// measured is a process whose memory is measured.
+type measured struct {
 	name   string
 	pid    int
 	before int64
@@ -91,9 +92,9 @@ func (c *config) measure(out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	processes := []process{{name: "redis"}}
+	processes := []measured{{name: "redis"}}
 	for i := range c.nodes {
-		processes = append(processes, process{name: "node" + strconv.Itoa(i+1)})
+		processes = append(processes, measured{name: "node" + strconv.Itoa(i+1)})
 	}
 	for i := range processes {
 		p := &processes[i]
@@ -104,7 +105,7 @@ func (c *config) measure(out io.Writer) (err error) {
 		if p.pid, err = strconv.Atoi(strings.TrimSpace(string(b))); err != nil {
 			return err
 		}
-		if p.before, err = residentBytes(p.pid); err != nil {
+		if p.before, err = process.Process(p.pid).ResidentBytes(); err != nil {
 			return err
 		}
 	}
@@ -128,7 +129,7 @@ func (c *config) measure(out io.Writer) (err error) {
 	time.Sleep(c.settle)
 	fmt.Fprintln(out, "process  MiB before  MiB after  bytes per connection of its own")
 	for _, p := range processes {
-		after, err := residentBytes(p.pid)
+		after, err := process.Process(p.pid).ResidentBytes()
 		if err != nil {
 			return err
 		}
@@ -227,14 +228,4 @@ func (c *config) connect(i int) (net.Conn, error) {
 		return nil, fmt.Errorf("%s: answers % X", id, answers)
 	}
 	return conn, nil
-}
-
-func residentBytes(pid int) (int64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
-	if err != nil {
-		return 0, err
-	}
-	fields := strings.Fields(string(b))
-	pages, err := strconv.ParseInt(fields[1], 10, 64)
-	return pages * int64(os.Getpagesize()), err
 }
