@@ -356,6 +356,9 @@ func (l *loop) packet(c *client, first byte, body []byte) error {
 	case typePuback, typePubrec, typePubcomp, typePubrel & 0xF0:
 		return l.acknowledgement(c, first, body)
 	case typeConnack:
+		if c.state == leaving {
+			return nil // the run has ended while this was under way
+		}
 		if c.state != waitConnack {
 			return fmt.Errorf("%w: CONNACK again", errMalformed)
 		}

@@ -537,6 +537,9 @@ func (l *loop) delivery(c *client, first byte, body []byte) error {
 			return nil
 		}
 	}
+	if s.closing && len(payload) == 0 && sub.replay != nil {
+		return nil // what deletes a retained message, to who is subscribed yet
+	}
 	if qos != s.QoS {
 		l.fault(fmt.Sprintf("delivered with QoS %d", qos), c.clientID())
 	}
