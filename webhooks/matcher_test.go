@@ -3,6 +3,7 @@ package webhooks
 import (
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"reflect"
 	"regexp"
 	"slices"
@@ -268,5 +269,18 @@ func BenchmarkMatcher(b *testing.B) {
 				record(e, nil)
 			}
 		})
+	}
+}
+
+// What a record has as an address is what the address says of itself.
+func TestAddrText(t *testing.T) {
+	t.Parallel()
+	for _, a := range []net.Addr{
+		&net.TCPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 1883}, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7).To4(), Port: 65535}, &net.TCPAddr{IP: net.ParseIP("2001:db8::1"), Port: 1},
+		&net.TCPAddr{IP: net.ParseIP("fe80::1"), Zone: "eth0", Port: 1}, &net.UnixAddr{Name: "/run/x", Net: "unix"},
+	} {
+		if got := addrText(a); got != a.String() {
+			t.Errorf("got %q, want %q", got, a)
+		}
 	}
 }
