@@ -146,7 +146,7 @@ func (r *running) awaitListening(ctx context.Context) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		c, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(r.port)))
+		c, err := net.Dial("tcp", r.address())
 		if err == nil {
 			return c.Close()
 		}
@@ -157,10 +157,13 @@ func (r *running) awaitListening(ctx context.Context) error {
 		case <-deadline.C:
 			return fmt.Errorf("it doesn't listen after %v", startWait)
 		case <-ctx.Done():
-			return errStopped
+			return ctx.Err()
 		}
 	}
 }
+
+// address is where it listens.
+func (r *running) address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(r.port)) }
 
 // stop ends the broker and all processes of its group, and removes its files.
 func (r *running) stop() {

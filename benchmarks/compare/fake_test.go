@@ -3,298 +3,111 @@
 package main
 
 import (
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
-	"strings"
 	"sync"
 	"testing"
-	"time"
+
+	"loopmq"
+	"loopmq/internal/meddler"
+	"loopmq/store/memory"
 )
 
-// A fault is what a fakeBroker does wrong, once, at its delivery or acknowledgement number faultAt (stallAt for a stall).
-type fault string
-
+// The brokers of these tests are this test binary: one that does well, and one behind a proxy that loses one message in fifty.
 const (
-	noFault      fault = ""
-	dropDelivery fault = "drop"
-	doubleIt     fault = "double"
-	swapIt       fault = "swap" // with the next
-	changeQoS    fault = "qos"
-	shorten      fault = "shorten"
-	stranger     fault = "stranger" // a publisher index that doesn't exist
-	stall        fault = "stall"    // stop everything for stallTime
-	noAck        fault = "no ack"
-	extraAck     fault = "extra ack"
-	failAck      fault = "fail ack" // a Reason Code that is an error
-	hangUp       fault = "hang up"
-	garbage      fault = "garbage"
-	odd          fault = "odd" // a packet that a server doesn't send
-	refuse       fault = "refuse"
-	refuseSub    fault = "refuse subscription"
-	mute         fault = "mute"  // no CONNACK
-	early        fault = "early" // PUBLISH before CONNACK
+	fakePort  = "COMPARE_FAKE_PORT"
+	fakeLoses = "COMPARE_FAKE_LOSES"
 )
 
-const (
-	// faultAt comes in every round: each part of one lasts until something was delivered.
-	faultAt   = 2
-	stallAt   = 40
-	stallTime = 200 * time.Millisecond
-)
-
-// A fakeBroker does what the scenarios need of a broker, plainly: a goroutine per connection and one map.
-type fakeBroker struct {
-	fault    fault
-	listener net.Listener
-
-	mu struct {
-		sync.Mutex
-		subscribers map[string][]*fakeConn // by Topic Filter without the $share part
-		turns       map[string]int         // of shared subscriptions
-		deliveries  int
-		acks        int
-		held        []byte // swapIt
-	}
-}
-
-type fakeConn struct {
-	broker   *fakeBroker
-	net      net.Conn
-	version  byte
-	packetID uint16
-	writing  sync.Mutex
-}
-
-// serveFake accepts connections on listener until it is closed.
-func serveFake(listener net.Listener, f fault) {
-	b := &fakeBroker{fault: f, listener: listener}
-	b.mu.subscribers, b.mu.turns = map[string][]*fakeConn{}, map[string]int{}
-	for {
-		conn, err := listener.Accept()
-		if err != nil {
-			return
-		}
-		go (&fakeConn{broker: b, net: conn}).serve()
-	}
-}
-
-// startFake runs a fake broker in this process and returns its port.
-func startFake(t *testing.T, f fault) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go serveFake(l, f)
-	return l.Addr().(*net.TCPAddr).Port
-}
-
-// TestMain runs the fake broker instead of the tests where a test starts this binary as a broker.
+// TestMain runs the broker instead of the tests where a test starts this binary as one.
 func TestMain(m *testing.M) {
-	if port := os.Getenv("COMPARE_FAKE_PORT"); port != "" {
-		l, err := net.Listen("tcp", "127.0.0.1:"+port)
-		if err != nil {
+	if port := os.Getenv(fakePort); port != "" {
+		if err := serveFake("127.0.0.1:"+port, os.Getenv(fakeLoses) != ""); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		fmt.Fprintln(os.Stderr, "the fake broker listens")
-		serveFake(l, fault(os.Getenv("COMPARE_FAKE_FAULT")))
+		select {}
 	}
 	os.Exit(m.Run())
 }
 
-// fakeCommand is a NAME=COMMAND that starts the fake broker.
-func fakeCommand(name string, f fault) string {
-	return fmt.Sprintf("%s=env COMPARE_FAKE_PORT={port} COMPARE_FAKE_FAULT=%s %s", name, quote(string(f)), quote(os.Args[0]))
-}
-
-func (c *fakeConn) serve() {
-	defer c.net.Close()
-	var b []byte
-	chunk := make([]byte, 64<<10)
-	for {
-		n, err := c.net.Read(chunk)
-		if err != nil {
-			return
-		}
-		b = append(b, chunk[:n]...)
-		for {
-			first, body, size, err := nextPacket(b)
-			if err != nil || size == 0 {
-				break
-			}
-			if err := c.packet(first, body); err != nil {
-				return
-			}
-			b = b[size:]
-		}
-	}
-}
-
-func (c *fakeConn) write(b []byte) error {
-	c.writing.Lock()
-	defer c.writing.Unlock()
-	_, err := c.net.Write(b)
-	return err
-}
-
-func (c *fakeConn) packet(first byte, body []byte) error {
-	b := c.broker
-	switch first & 0xF0 {
-	case typeConnect:
-		c.version = body[6]
-		switch {
-		case b.fault == mute:
-			return nil
-		case b.fault == refuse:
-			return c.write([]byte{typeConnack, 2, 0, 5})
-		case b.fault == early:
-			return c.write([]byte{typePublish, 3, 0, 1, 'a'})
-		case c.version == 5: // Topic Alias Maximum, Assigned Client Identifier, then Receive Maximum 7
-			return c.write([]byte{typeConnack, 13, 0, 0, 10, 0x22, 0, 1, 0x12, 0, 1, 'x', 0x21, 0, 7})
-		}
-		return c.write([]byte{typeConnack, 2, 0, 0})
-	case typeSubscribe & 0xF0:
-		return c.subscribe(body)
-	case typePublish:
-		return c.publish(first, body)
-	case typePubrec:
-		return c.write(appendAck(nil, typePubrel, body))
-	case typePubrel & 0xF0:
-		return c.ack(typePubcomp, body)
-	case typeDisconnect:
-		return io.EOF
-	}
-	return nil
-}
-
-func (c *fakeConn) subscribe(body []byte) error {
-	b := c.broker
-	id, body := body[:2], body[2:]
-	if c.version == 5 {
-		body = body[1:]
-	}
-	filter, qos := string(body[2:len(body)-1]), body[len(body)-1]
-	filter = strings.TrimPrefix(filter, "$share/members/")
-	b.mu.Lock()
-	b.mu.subscribers[filter] = append(b.mu.subscribers[filter], c)
-	b.mu.Unlock()
-	if b.fault == refuseSub {
-		qos = 0x80
-	}
-	if c.version == 5 {
-		return c.write([]byte{typeSuback, 4, id[0], id[1], 0, qos})
-	}
-	return c.write([]byte{typeSuback, 3, id[0], id[1], qos})
-}
-
-// ack answers a publisher.
-func (c *fakeConn) ack(first byte, id []byte) error {
-	b := c.broker
-	b.mu.Lock()
-	b.mu.acks++
-	due := b.mu.acks == faultAt
-	b.mu.Unlock()
-	out := appendAck(nil, first, id)
-	switch {
-	case due && b.fault == noAck:
-		return nil
-	case due && b.fault == extraAck:
-		for range 100 { // more than any window
-			out = appendAck(out, first, id)
-		}
-	case due && b.fault == failAck:
-		out = []byte{first, 3, id[0], id[1], 0x97}
-	}
-	return c.write(out)
-}
-
-func (c *fakeConn) publish(first byte, body []byte) error {
-	topic := string(body[2 : 2+binary.BigEndian.Uint16(body)])
-	id, payload, err := splitPublish(c.version, first, body)
+func serveFake(address string, loses bool) error {
+	b, err := loopmq.New(loopmq.Options{Store: memory.New(memory.Options{}), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return err
 	}
-	if err := c.broker.fanOut(topic, first, payload); err != nil {
+	if err := b.Start(); err != nil {
 		return err
 	}
-	switch first >> 1 & 3 {
-	case 1:
-		return c.ack(typePuback, id)
-	case 2:
-		return c.write(appendAck(nil, typePubrec, id))
+	if !loses {
+		_, err := b.Listen(loopmq.Listener{Address: address})
+		return err
 	}
-	return nil
-}
-
-// fanOut holds the lock to the end, so that all subscribers see one order.
-func (b *fakeBroker) fanOut(topic string, first byte, payload []byte) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	filter := topic
-	if len(b.mu.subscribers[filter]) == 0 {
-		filter = topic[:strings.LastIndex(topic, "/")+1] + "+"
+	behind, err := b.Listen(loopmq.Listener{Address: "127.0.0.1:0"})
+	if err != nil {
+		return err
 	}
-	targets := b.mu.subscribers[filter]
-	if strings.Contains(topic, "/shared/") {
-		b.mu.turns[filter]++
-		n := b.mu.turns[filter] % len(targets)
-		targets = targets[n : n+1]
+	proxy, err := meddler.New(behind.String(), meddler.Plan{Every: 50, Faults: []meddler.Fault{meddler.Drop}})
+	if err != nil {
+		return err
 	}
-	for _, c := range targets {
-		if err := b.deliver(c, topic, first, payload); err != nil {
-			return err
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go join(conn, proxy.Addr())
 		}
-	}
+	}()
 	return nil
 }
 
-func (b *fakeBroker) deliver(c *fakeConn, topic string, first byte, payload []byte) error {
-	b.mu.deliveries++
-	harm := noFault
-	switch {
-	case b.fault == stall && b.mu.deliveries == stallAt, b.fault != stall && b.mu.deliveries == faultAt:
-		harm = b.fault
+// join passes on what conn and the server at address say to each other.
+func join(conn net.Conn, address string) {
+	server, err := net.Dial("tcp", address)
+	if err != nil {
+		_ = conn.Close()
+		return
 	}
-	qos := first >> 1 & 3
-	if harm == changeQoS {
-		qos = (qos + 1) % 3
+	var both sync.WaitGroup
+	for _, way := range [][2]net.Conn{{conn, server}, {server, conn}} {
+		both.Go(func() {
+			_, _ = io.Copy(way[0], way[1])
+			_, _ = conn.Close(), server.Close()
+		})
 	}
-	if harm == shorten {
-		payload = payload[:len(payload)-1]
+	both.Wait()
+}
+
+// fakeCommand is a NAME=COMMAND that starts such a broker.
+func fakeCommand(name string, loses bool) string {
+	set := ""
+	if loses {
+		set = fakeLoses + "=1 "
 	}
-	packet, idAt, payloadAt := publishTemplate(c.version, qos, topic, len(payload))
-	copy(packet[payloadAt:], payload)
-	if qos > 0 {
-		c.packetID++
-		binary.BigEndian.PutUint16(packet[idAt:], c.packetID)
+	return fmt.Sprintf("%s=env %s={port} %s%s", name, fakePort, set, quote(os.Args[0]))
+}
+
+// small are the real scenarios with few clients, so that tests stay quick.
+func small() []scenario {
+	all := append([]scenario(nil), scenarios...)
+	for i := range all {
+		s := &all[i]
+		for _, n := range []*int{&s.load.Pairs, &s.load.Publishers, &s.load.Subscribers} {
+			*n = min(*n, 8)
+		}
+		s.load.Connections = min(s.load.Connections, 100)
+		s.load.Rate = min(s.load.Rate, 2000)
+		s.lengths = min(s.lengths, 1)
 	}
-	switch harm {
-	case dropDelivery:
-		return nil
-	case doubleIt:
-		packet = append(packet, packet...)
-	case swapIt:
-		b.mu.held = packet
-		return nil
-	case stranger:
-		binary.BigEndian.PutUint32(packet[payloadAt:], 1<<20)
-	case stall:
-		<-time.After(stallTime)
-	case hangUp:
-		return errors.Join(errors.New("hung up"), c.net.Close())
-	case garbage:
-		packet = []byte{typePublish, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF}
-	case odd:
-		packet = []byte{typeConnect, 2, 0, 0}
-	case noFault:
-		packet = append(packet, b.mu.held...)
-		b.mu.held = nil
-	}
-	return c.write(packet)
+	return all
 }

@@ -10,10 +10,10 @@
 //
 // The figure to compare is the broker's CPU time per delivered message, from the kernel's clock of the broker's process: it stays
 // comparable on a noisy machine, where a rate doesn't. Beside it stand the rate, and what the generator itself spends per message
-// in CPU time and in system calls (its own read, write and epoll_pwait2), which shows how much of a rate is the generator's.
+// in CPU time and in system calls (its own reads, writes and waits), which shows how much of a rate is the generator's.
 //
-// Every message is numbered. A delivery that is lost, doubled or, where MQTT fixes the order, out of order fails the round; its figures
-// don't count, the row is marked FAILED, and the exit status is 1. It is 2 for a wrong command line and 130 after a Ctrl-C.
+// The clients are those of package loadtest. Every message is numbered. A delivery that is lost, doubled or, where MQTT fixes the order, out
+// of order fails the round; its figures don't count, the row is marked FAILED, and the exit status is 1. It is 2 for a wrong command line and 130 after a Ctrl-C.
 //
 // A COMMAND is run by sh, with {port} replaced by the port to listen on and {dir} by an empty directory. It must stay in the
 // foreground and be one process: one with more than a simple command must 'exec' the broker.
@@ -28,19 +28,12 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
-	"runtime"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
 	"loopmq/benchmarks/process"
 )
-
-func init() {
-	// The generator pins its goroutine to this thread and changes its timer slack.
-	runtime.LockOSThread()
-}
 
 func main() {
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -71,9 +64,6 @@ func run(ctx context.Context, args []string, all []scenario, stdout, stderr io.W
 		fmt.Fprintln(stderr, "compare:", err)
 		return 2
 	}
-	var stop atomic.Bool
-	defer context.AfterFunc(ctx, func() { stop.Store(true) })()
-
 	r := &report{Machine: thisMachine(), Arguments: args, Commands: map[string]string{}}
 	for _, b := range set.brokers {
 		r.Commands[b.name] = strings.TrimSpace(b.command + "\n" + b.conf)
@@ -84,15 +74,15 @@ func run(ctx context.Context, args []string, all []scenario, stdout, stderr io.W
 			continue
 		}
 		ran = true
-		if set.window > 0 && s.window > 0 {
-			s.window = set.window
+		if set.window > 0 && s.load.Window > 0 {
+			s.load.Window = set.window
 		}
 		for round := range set.rounds {
 			for _, b := range set.brokers {
-				result, err := measure(ctx, &stop, b, s, set)
+				result, err := measure(ctx, b, s, set)
 				row := r.row(s, b.name)
 				switch {
-				case stop.Load():
+				case ctx.Err() != nil:
 					return 130
 				case err != nil:
 					row.Failures = append(row.Failures, err.Error())
@@ -189,19 +179,17 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 }
 
 // measure does one round of s with a fresh broker.
-func measure(ctx context.Context, stop *atomic.Bool, b broker, s scenario, set settings) (sample, error) {
+func measure(ctx context.Context, b broker, s scenario, set settings) (sample, error) {
 	r, err := b.start(ctx)
 	if err != nil {
 		return sample{}, err
 	}
 	defer r.stop()
-	g, err := newGenerator(set.version, r.port, stop)
-	if err != nil {
-		return sample{}, err
+	processes := []process.Process{r.Process}
+	if set.beside != 0 {
+		processes = append(processes, set.beside)
 	}
-	defer g.close()
-	g.beside = set.beside
-	result, err := s.run(g, r.Process, set.timing)
+	result, err := s.run(ctx, r.address(), set.version, set.timing, processes...)
 	if err != nil {
 		err = fmt.Errorf("%w%s", err, r.tail())
 	}
