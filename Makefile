@@ -17,7 +17,7 @@ DURATION ?= 5m
 EVENTS   ?= 100000
 
 .DEFAULT_GOAL := help
-.PHONY: run build cluster test test-chaos cover fuzz bench bench-compare bench-mochi bench-regress bench-http conformance lint fmt vuln clean help
+.PHONY: run build cluster test test-chaos cover fuzz bench bench-compare bench-mochi bench-growth bench-regress bench-http conformance lint fmt vuln clean help
 
 run: build ## Build, then start the broker on 127.0.0.1:1883 (ARGS="--tcp :1883" for other flags)
 	bin/loopmq serve $(ARGS)
@@ -55,6 +55,9 @@ bench-http: ## Measure the broker's CPU per message by HTTP, beside MQTT
 
 bench-mochi: ## Measure trie and codec beside those of mochi-mqtt
 	cd benchmarks/mochi && go test -run '^$$' -bench . -benchtime 10x .
+
+bench-growth: build ## Measure how costs grow with connections, subscriptions and nodes (ARGS="--subscriptions 1e2,1e4 --seconds 1" for other options)
+	go run ./benchmarks/growth $(ARGS)
 
 bench-regress: ## Compare the Go benchmarks with those of commit REF=… over COUNT=10 rounds
 	scripts/bench-regress.sh '$(REF)' '$(BENCH)' '$(COUNT)' $(PKG)
