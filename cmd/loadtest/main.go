@@ -2,6 +2,7 @@
 //
 //	loadtest run PRESET|FILE       run a scenario, see loadtest run --help
 //	loadtest capacity PRESET|FILE  find the highest rate that meets an objective
+//	loadtest agent                 run a share of scenarios for others
 //	loadtest plan                  say how many nodes a load needs
 //	loadtest compare FILE FILE…    show results beside each other
 //	loadtest report FILE           show a result again, as text or as a page
@@ -45,6 +46,7 @@ Usage:
   loadtest run PRESET|FILE [flags]  run a scenario; loadtest run --help lists presets and flags
   loadtest capacity PRESET|FILE --slo OBJECTIVES [flags]
                                     find the highest rate of messages that meets objectives
+  loadtest agent [flags]            run a share of the clients, for run --agents
   loadtest plan --devices N --rate N [flags]
                                     say how many nodes a load needs
   loadtest compare FILE FILE…       show results beside each other
@@ -62,6 +64,7 @@ type command func(ctx context.Context, args []string, stdout, stderr io.Writer) 
 var commands = map[string]command{
 	"run":      runRun,
 	"capacity": usual("capacity", "", runCapacity),
+	"agent":    usual("agent", agentUsage, runAgent),
 	"plan":     usual("plan", planUsage, runPlan),
 	"compare":  usual("compare", compareUsage, runCompare),
 	"report":   usual("report", reportUsage, runReport),

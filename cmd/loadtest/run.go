@@ -57,6 +57,7 @@ type runOptions struct {
 	brokerPID int
 	metrics   []string
 	tokenFile string
+	together  together
 	more      func(*flag.FlagSet) // flags of the command's own
 
 	scraper *scrape.Scraper // of metrics, nil without
@@ -70,6 +71,9 @@ func (o *runOptions) measure(ctx context.Context, s *loadtest.Scenario, progress
 		options.Broker = o.scraper.Sample
 	case o.brokerPID > 0:
 		options.Broker = loadtest.ProcessSampler(o.brokerPID)
+	}
+	if o.together.any() {
+		return o.together.run(ctx, s, options)
 	}
 	return loadtest.Run(ctx, s, options)
 }
@@ -220,11 +224,19 @@ func (o *runOptions) flags(stderr io.Writer) *flag.FlagSet {
 	flags.BoolVar(&s.TLS.Insecure, "insecure", s.TLS.Insecure, "take any certificate of the broker")
 	flags.BoolVar(&s.Reconnect, "reconnect", s.Reconnect, "clients whose connection ends connect again")
 	flags.DurationVar(&s.ReconnectJitter, "reconnect-jitter", s.ReconnectJitter, "after a random time up to this (default 1s)")
+	kills := 0
+	flags.Func("kill", "`TIME: COMMAND` that sh runs so long after the measured time begins, such as '5s: systemctl restart loopmq'; may be repeated", func(text string) error {
+		k, err := parseKill(text)
+		s.Kill = append(s.Kill[:kills], k) // the flags win over the scenario, and may be read twice
+		kills++
+		return err
+	})
 	list(&s.Sources, "sources", "`addresses` of this machine to connect from, separated by commas")
 	flags.Float64Var(&o.scale, "scale", 1, "multiply numbers of clients and rates of the scenario by this")
 	flags.IntVar(&o.brokerPID, "broker-pid", 0, "process `id` of a broker on this machine whose CPU and memory are looked at")
 	list(&o.metrics, "metrics", "`URLs` of the metrics of all nodes of the broker, separated by commas, such as http://127.0.0.1:8081/metrics: for its CPU and memory")
 	flags.StringVar(&o.tokenFile, "metrics-token-file", "", "`file` with the bearer token that the metrics need")
+	o.together.flags(flags)
 	flags.StringVar(&o.json, "json", "", "also write the result to this `file`, - for the standard output")
 	flags.StringVar(&o.html, "html", "", "also write a page with charts to this `file`")
 	if o.more != nil {
