@@ -7,7 +7,7 @@ import (
 
 // gapsMax bounds the gaps that a stream remembers, so that a broker that loses every other message doesn't take the generator's
 // memory. Beyond it the oldest is taken for lost: if it comes after all, it counts as a duplicate.
-const gapsMax = 1 << 16
+const gapsMax = 4096
 
 // spans are numbers as ranges [from, to), in order and apart from each other.
 type spans [][2]uint64
@@ -139,7 +139,7 @@ func (s *stream) arrive(n uint64) arrival {
 			if len(g.missing) > gapsMax {
 				oldest := g.missing[0]
 				g.lost += oldest[1] - oldest[0]
-				g.missing = slices.Delete(g.missing, 0, 1)
+				g.missing = g.missing[1:]
 			}
 		}
 		s.away = false

@@ -93,8 +93,7 @@ type client struct {
 
 // clientID is what it connects as.
 func (c *client) clientID() string {
-	f := c.section.flow
-	return expand(f.clientID, roleNames[c.role], c.number, f.first+c.number)
+	return c.section.fill(c.section.clientID, c)
 }
 
 // dials is who is to connect, for one section.
@@ -244,8 +243,8 @@ func (l *loop) appendConnect(c *client, b []byte) []byte {
 		durable:   durable,
 		keepAlive: uint16(f.KeepAlive / time.Second),
 		clientID:  c.clientID(),
-		user:      expand(f.User, roleNames[c.role], c.number, f.first+c.number),
-		password:  expand(f.Password, roleNames[c.role], c.number, f.first+c.number),
+		user:      f.fill(f.User, c),
+		password:  f.fill(f.Password, c),
 	}
 	return g.append(b)
 }
@@ -401,6 +400,9 @@ func (l *loop) connack(c *client, g greeting) {
 	c.attempts, c.lost = 0, false
 	s := c.section
 	f := s.flow
+	if f.Version == 3 && c.known && f.durable(c) && !c.erasing { // 3.1 doesn't say
+		g.sessionPresent = true
+	}
 	if c.known && f.durable(c) && !g.sessionPresent && !c.erasing && c.subscribed {
 		l.fault("the broker lost a durable session", c.clientID())
 	}
@@ -621,7 +623,7 @@ func (l *loop) acknowledgement(c *client, first byte, body []byte) error {
 		if c.subscriber == nil {
 			return fmt.Errorf("unexpected packet type %d", first>>4)
 		}
-		c.subscriber.release(id)
+		c.subscriber.held.remove(id)
 		c.out = appendAck(l.output(c), typePubcomp, id)
 		return nil
 	}

@@ -61,8 +61,8 @@ type run struct {
 }
 
 // Run plays a scenario and returns what came of it. When ctx ends, the run comes to its end in good order, and the Result is of what
-// was measured until then; if nothing was, or the scenario can't be run at all, there is an error. Run can be called by
-// several goroutines at a time. It needs Linux.
+// was measured until then. There is an error, which wraps ErrScenario or ErrConnect where one of them fits, if the scenario can't be
+// run. Several runs may go on at a time. It needs Linux.
 func Run(ctx context.Context, s *Scenario, o Options) (*Result, error) {
 	s = s.Clone()
 	if err := s.Check(); err != nil {
@@ -98,6 +98,9 @@ func Run(ctx context.Context, s *Scenario, o Options) (*Result, error) {
 // open makes loops and clients.
 func (r *run) open(ctx context.Context) error {
 	s, n := r.scenario, r.options.Loops
+	if err := checkFiles(s.clients()); err != nil {
+		return err
+	}
 	if n <= 0 {
 		n = max(1, runtime.GOMAXPROCS(0)/2)
 	}
@@ -121,19 +124,14 @@ func (r *run) open(ctx context.Context) error {
 	if s.Shape != Mixed {
 		parts = []*Scenario{s}
 	}
-	clients := 0
+	first := 0
 	for i, part := range parts {
-		f := newFlow(part, name, i, clients, s.Shape == Mixed, r.loops)
+		f := newFlow(part, name, i, first, s.Shape == Mixed, r.loops)
 		r.flows = append(r.flows, f)
-		for _, section := range f.sections {
-			clients += len(section.clients)
-		}
+		first += f.clients
 	}
-	err := checkFiles(clients)
-	if err == nil {
-		r.endpoints, err = resolve(ctx, s, clients, n)
-	}
-	if err != nil {
+	var err error
+	if r.endpoints, err = resolve(ctx, s, s.clients(), n); err != nil {
 		for _, l := range r.loops {
 			l.close()
 		}
@@ -341,17 +339,22 @@ func b2i(b bool) int {
 	return 0
 }
 
-// await returns when no client is on its way any more. It fails if there are clients and none has come.
+// await returns when no client is on its way any more, or none arrives. It fails if there are clients and none has come.
 func (r *run) await() error {
+	last, at := uint64(0), now()
 	r.phase("connect", never, true, func() bool {
-		n := 0
+		n, progress := 0, uint64(0)
 		r.each(func(l *loop) {
 			n += len(l.timers)
+			progress += l.progress
 			for _, s := range l.sections {
 				n += len(s.dials.queue) + len(s.dials.again) + s.dials.busy
 			}
 		})
-		return n == 0
+		if progress != last {
+			last, at = progress, now()
+		}
+		return n == 0 || now()-at > int64(setupMax)
 	})
 	if r.interrupted() || r.connections() > 0 {
 		return nil
@@ -410,7 +413,7 @@ func (r *run) measure(m *meter) {
 	}()
 	r.phase("measure", r.scenario.Duration, true, nil)
 	r.charge(m)
-	r.measuring = false
+	r.measuring = r.scenario.Shape == Offline // there all that is published counts, since all of it is delivered later
 	r.result.Totals = r.measured.totals()
 	r.result.Cost.Calls = r.measured.calls
 
@@ -465,6 +468,7 @@ func (r *run) comeBack() {
 	r.quiet("return", func() (int, bool) {
 		return r.sum(func(s *section) int { return len(s.dials.queue) + s.dials.busy }), false
 	})
+	r.second("return")
 	published := r.result.Seconds
 	r.charge(m)
 	r.measuring = false
@@ -526,6 +530,15 @@ func (r *run) settle() {
 		q := &r.result.Audit.QoS[f.QoS]
 		for _, s := range f.sections {
 			q.add(s.audit)
+		}
+		for _, g := range f.groups {
+			switch {
+			case g == nil:
+			case g.lost.Load():
+				q.MayDrop.Duplicated += g.twice.Load()
+			default:
+				q.Promised.Duplicated += g.twice.Load()
+			}
 		}
 		for i := range f.publishers {
 			if p := f.publishers[i]; p != nil {

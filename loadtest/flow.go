@@ -29,11 +29,13 @@ const (
 // loops, and doesn't change while they run but for what says so.
 type flow struct {
 	*Scenario
-	part     int
-	first    int    // what {n} counts from
-	clientID string // template
-	topic    string // what topics begin with
-	group    string // what share names begin with
+	part        int
+	first       int // what {n} counts from
+	clients     int // of all processes, subscribers first
+	subscribers int
+	clientID    string // template
+	topic       string // what topics begin with
+	group       string // what share names begin with
 
 	perMessage int  // deliveries of a message
 	feedback   bool // windows count deliveries: all subscribers are this process's
@@ -51,6 +53,7 @@ type group struct {
 	streams []stream        // by publisher
 	locks   *[64]sync.Mutex // by publisher, modulo; nil if one loop has all members
 	lost    atomic.Bool     // a member was: what it had may come twice
+	twice   atomic.Uint64   // duplicates at QoS 1
 	excused atomic.Bool     // and it had no durable session: what it had may be lost
 }
 
@@ -99,10 +102,10 @@ type subscriber struct {
 	first   int      // publisher of streams[0]
 	streams []stream // nil for a member of a group
 	group   *group
-	held    []uint16 // Packet Identifiers of QoS 2 that aren't released
-	since   int64    // when it came, or came back
-	lost    bool     // its connection ended once as it shouldn't have
-	replay  *replay  // retained
+	held    held
+	since   int64   // when it came, or came back
+	lost    bool    // its connection ended once as it shouldn't have
+	replay  *replay // retained
 }
 
 // topicOf is what publisher i publishes to.
@@ -136,6 +139,15 @@ func (f *flow) filters(c *client) []string {
 	return filters
 }
 
+// fill fills in a template for a client.
+func (f *flow) fill(template string, c *client) string {
+	n := f.first + c.number
+	if c.role == publishing {
+		n += f.subscribers
+	}
+	return expand(template, roleNames[c.role], c.number, n)
+}
+
 // durable says whether a client's session outlives its connection.
 func (f *flow) durable(c *client) bool {
 	switch c.role {
@@ -148,9 +160,6 @@ func (f *flow) durable(c *client) bool {
 	}
 	return false
 }
-
-// share is a client's part of the whole, for this process.
-func (s Share) has(i int) bool { return s.Of <= 1 || i%s.Of == s.Index }
 
 // newFlow makes the clients of a scenario, which has been checked, and spreads them over loops. first is what their numbers
 // begin with.
@@ -170,7 +179,7 @@ func newFlow(s *Scenario, run string, part, first int, mixed bool, loops []*loop
 	}
 	f.packetMax = s.Payload + len(f.topic) + 64<<10
 	pairs := 0
-	publishers, subscribers := s.Publishers, s.Subscribers
+	publishers, subscribers, connections := s.Publishers, s.Subscribers, 0
 	switch s.Shape {
 	case P2P, Offline:
 		pairs, f.perMessage = s.Pairs, 1
@@ -181,7 +190,7 @@ func newFlow(s *Scenario, run string, part, first int, mixed bool, loops []*loop
 		f.perMessage = s.Groups
 	case Retained:
 	default:
-		publishers, subscribers = 0, 0
+		publishers, subscribers, connections = 0, 0, s.Connections
 	}
 	for _, l := range loops {
 		section := &section{flow: f, loop: l, nextDue: never}
@@ -193,6 +202,8 @@ func newFlow(s *Scenario, run string, part, first int, mixed bool, loops []*loop
 		l.sections = append(l.sections, section)
 		f.sections = append(f.sections, section)
 	}
+
+	f.clients, f.subscribers = publishers+subscribers+connections, subscribers
 
 	f.publishers = make([]*publisher, publishers)
 	local := 0
@@ -216,8 +227,8 @@ func newFlow(s *Scenario, run string, part, first int, mixed bool, loops []*loop
 		f.publishers[i] = p
 		section.publishers = append(section.publishers, p)
 	}
-	for i := range s.Connections {
-		if publishers+subscribers > 0 || !s.Share.has(i) {
+	for i := range connections {
+		if !s.Share.has(i) {
 			continue
 		}
 		section := f.sections[local%len(loops)]
@@ -533,7 +544,7 @@ func (l *loop) delivery(c *client, first byte, body []byte) error {
 		c.out = appendAck(l.output(c), typePuback, id)
 	case 2:
 		c.out = appendAck(l.output(c), typePubrec, id)
-		if !sub.hold(id) { // [MQTT-4.3.3-10]: it is the message that is here already
+		if !sub.held.add(id) { // it is the message that is here already
 			return nil
 		}
 	}
@@ -579,9 +590,12 @@ func (l *loop) delivery(c *client, first byte, body []byte) error {
 		}
 	case twice:
 		// At QoS 1 a reconnect of either side explains it, nothing else [MQTT-4.4.0-1].
-		if qos == 1 && (sub.lost || shared != nil && shared.lost.Load() || s.resent.Load()) {
+		switch {
+		case qos == 1 && (sub.lost || s.resent.Load()):
 			s.audit.MayDrop.Duplicated++
-		} else {
+		case qos == 1 && shared != nil: // one member may have it from another, of whose end we hear later
+			shared.twice.Add(1)
+		default:
 			s.audit.Promised.Duplicated++
 		}
 		return nil
@@ -640,28 +654,10 @@ func (s *section) corrupted(c *client, payload []byte) {
 	s.loop.fault("a payload that nobody sent", fmt.Sprintf("%s: %d bytes, beginning % x", c.clientID(), len(payload), payload[:min(len(payload), 24)]))
 }
 
-// hold remembers a Packet Identifier of QoS 2, and reports false if it is there already.
-func (sub *subscriber) hold(id uint16) bool {
-	if slices.Contains(sub.held, id) {
-		return false
-	}
-	sub.held = append(sub.held, id)
-	return true
-}
-
-// release forgets it.
-func (sub *subscriber) release(id uint16) {
-	if i := slices.Index(sub.held, id); i == 0 {
-		sub.held = sub.held[1:]
-	} else if i > 0 {
-		sub.held = slices.Delete(sub.held, i, i+1)
-	}
-}
-
 // came says that the subscriber is connected.
 func (sub *subscriber) came(sessionPresent bool, now int64) {
 	if !sessionPresent {
-		sub.held = nil
+		sub.held = held{}
 	}
 	sub.since = now
 }
@@ -685,7 +681,7 @@ func (sub *subscriber) left(c *client) {
 	if c.section.durable(c) {
 		return
 	}
-	sub.held = nil
+	sub.held = held{}
 	for i := range sub.streams {
 		sub.streams[i].leave()
 	}

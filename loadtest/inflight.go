@@ -1,5 +1,7 @@
 package loadtest
 
+import "slices"
+
 // inflight is what a publisher has under way, oldest first. Packet Identifiers are given in turn, so that the one of an
 // acknowledgement says where its message stands. The zero value is empty.
 type inflight struct {
@@ -64,5 +66,46 @@ func (f *inflight) finish(m *flight) {
 		f.head = (f.head + 1) & (len(f.ring) - 1)
 		f.first = uint16((int(f.first) + 1) % 65535)
 		f.span--
+	}
+}
+
+// heldFew is how many Packet Identifiers are kept in a list. Most subscribers never hold more.
+const heldFew = 32
+
+// held are Packet Identifiers of QoS 2 that came and aren't released [MQTT-4.3.3-10]. The zero value is empty.
+type held struct {
+	few  []uint16
+	many *[1 << 16 / 64]uint64 // bits, once there were more
+}
+
+// add adds one, and reports false if it is there already.
+func (h *held) add(id uint16) bool {
+	if h.many != nil {
+		word, bit := &h.many[id/64], uint64(1)<<(id%64)
+		if *word&bit != 0 {
+			return false
+		}
+		*word |= bit
+		return true
+	}
+	if slices.Contains(h.few, id) {
+		return false
+	}
+	if h.few = append(h.few, id); len(h.few) > heldFew {
+		h.many = new([1 << 16 / 64]uint64)
+		for _, id := range h.few {
+			h.many[id/64] |= 1 << (id % 64)
+		}
+		h.few = nil
+	}
+	return true
+}
+
+// remove removes one, if it is there.
+func (h *held) remove(id uint16) {
+	if h.many != nil {
+		h.many[id/64] &^= 1 << (id % 64)
+	} else if i := slices.Index(h.few, id); i >= 0 {
+		h.few = slices.Delete(h.few, i, i+1)
 	}
 }

@@ -39,7 +39,8 @@ type loop struct {
 
 	mailbox struct {
 		sync.Mutex
-		in []func()
+		in     []func()
+		closed bool
 	}
 
 	now      int64 // nanoseconds of Unix time, taken before each read and each turn
@@ -95,13 +96,14 @@ func newLoop(r *run, index int) (*loop, error) {
 	}, nil
 }
 
-// post has the loop call f in its next turn. It is safe for any goroutine.
+// post has the loop call f in its next turn, if there is one. It is safe for any goroutine.
 func (l *loop) post(f func()) {
 	l.mailbox.Lock()
-	l.mailbox.in = append(l.mailbox.in, f)
-	first := len(l.mailbox.in) == 1
-	l.mailbox.Unlock()
-	if first {
+	defer l.mailbox.Unlock() // the file is open as long as this is held
+	if l.mailbox.closed {
+		return
+	}
+	if l.mailbox.in = append(l.mailbox.in, f); len(l.mailbox.in) == 1 {
 		one := [8]byte{1}
 		_, _ = unix.Write(l.event, one[:]) // fails only if it is awake anyway
 	}
@@ -138,6 +140,9 @@ func (l *loop) work() {
 
 // close closes the loop's own files.
 func (l *loop) close() {
+	l.mailbox.Lock()
+	defer l.mailbox.Unlock()
+	l.mailbox.closed = true
 	_ = unix.Close(l.epoll)
 	_ = unix.Close(l.event)
 }

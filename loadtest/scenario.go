@@ -288,7 +288,7 @@ func (s *Scenario) check(p *problems, mixed *Scenario) {
 		p.add(s.Rate == 0 && s.QoS == 0 && s.crossing(), "%s at qos 0 in several processes needs a rate: a window can't know what others got", s.Shape)
 	}
 	if mixed != nil {
-		p.add(s.Shape == Mixed, "a part of a mixed scenario can't be mixed")
+		p.add(s.Shape == Mixed || s.Shape == Offline, "a part of a mixed scenario can't be %s", s.Shape)
 		return
 	}
 
@@ -340,6 +340,38 @@ func (s *Scenario) checkCounts(p *problems) {
 
 // streamsMax bounds what the audit follows: one stream for each publisher and each of those who hear it.
 const streamsMax = 50_000_000
+
+// clients is how many connections this process may have at a time.
+func (s *Scenario) clients() int {
+	n := 0
+	for _, p := range s.Parts {
+		n += p.clients()
+	}
+	switch s.Shape {
+	case P2P, Offline:
+		n += 2 * s.Share.of(s.Pairs)
+	case FanIn, FanOut, Retained:
+		n += s.Share.of(s.Publishers) + s.Share.of(s.Subscribers)
+	case Shared: // by groups
+		n += s.Share.of(s.Publishers) + (s.Subscribers+s.Groups-1)/s.Groups*s.Share.of(s.Groups)
+	case Idle, Connects:
+		n += s.Share.of(s.Connections)
+	case Takeover:
+		n += 2 * s.Share.of(s.Connections)
+	}
+	return n
+}
+
+// has says whether client i is this process's.
+func (s Share) has(i int) bool { return s.Of <= 1 || i%s.Of == s.Index }
+
+// of is how many of n clients are this process's.
+func (s Share) of(n int) int {
+	if s.Of <= 1 {
+		return n
+	}
+	return (n - s.Index + s.Of - 1) / s.Of
+}
 
 // crossing says whether messages go from clients of one Share to those of another.
 func (s *Scenario) crossing() bool { return s.Shape == FanIn || s.Shape == FanOut || s.Shape == Shared }
