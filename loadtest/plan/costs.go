@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"loopmq/loadtest"
+	"loopmq/loadtest/capacity"
 )
 
 // A Cost is a figure, and where it is from.
@@ -113,6 +114,9 @@ func CostsFrom(q Question, names []string, results []*loadtest.Result) (c Costs,
 	for i, r := range results {
 		if r.Broken() {
 			warnings = append(warnings, names[i]+": the broker broke a promise in it")
+		}
+		if asked := capacity.Asked(r.Scenario); asked > 0 && r.Rates.Sent < 0.99*asked {
+			warnings = append(warnings, fmt.Sprintf("%s: only %s of its rate was sent: something was at its end", names[i], percent(r.Rates.Sent/asked)))
 		}
 		if r.Interrupted {
 			warnings = append(warnings, names[i]+" was interrupted")

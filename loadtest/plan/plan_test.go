@@ -231,6 +231,7 @@ func TestCostsFromResults(t *testing.T) {
 
 func TestCostsWarnings(t *testing.T) {
 	broken := result(2, 100, 1000, 50)
+	broken.Scenario.Rate = 2000
 	broken.Audit.QoS[2].Promised.Lost, broken.Interrupted = 1, true
 	several := result(1, 10_000, 1000, 30)
 	several.Scenario.Targets = append(several.Scenario.Targets, "tcp://b:1883")
@@ -248,7 +249,7 @@ func TestCostsWarnings(t *testing.T) {
 		{"nothing", 0, nil, lone[1], []string{"no result has the CPU"}},
 		{"dense", 0, []*loadtest.Result{result(1, 1000, 500_000, 1)}, lone[1], []string{"times as many messages per connection"}},
 		{"dense and dear", 0, []*loadtest.Result{result(1, 1000, 500_000, 50)}, 50, nil},
-		{"broken", 0, []*loadtest.Result{broken}, 50, []string{"QoS 2, not 1", "memory of 1,000", "broke a promise", "interrupted"}},
+		{"broken", 0, []*loadtest.Result{broken}, 50, []string{"QoS 2, not 1", "memory of 1,000", "broke a promise", "only 50 % of its rate", "interrupted"}},
 		{"several nodes", 0, []*loadtest.Result{several}, 30, nil},
 		{"not durable", 0.5, []*loadtest.Result{result(1, 10_000, 1000, 30)}, 31, nil},
 		{"durable", 1, []*loadtest.Result{durable}, 30, nil},

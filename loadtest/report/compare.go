@@ -125,7 +125,7 @@ func compared(results []*loadtest.Result) []comparison {
 			if r.Broker == nil {
 				return 0
 			}
-			return r.Broker.BytesPerConnection
+			return max(0, r.Broker.BytesPerConnection)
 		}),
 		tally("promised and lost", func(t loadtest.Tally) uint64 { return t.Lost }),
 		tally("promised and duplicated", func(t loadtest.Tally) uint64 { return t.Duplicated }),

@@ -75,7 +75,8 @@ func charts(r *loadtest.Result) (drawn []template.HTML, err error) {
 		}
 	}
 	second := func(name string, of func(loadtest.Second) float64) chart.Line {
-		return chart.Line{Name: name, Points: t.points(of)}
+		// An acknowledgement is often as quick as a delivery: dashed, both lines are seen.
+		return chart.Line{Name: name, Points: t.points(of), Dashed: strings.HasPrefix(name, "ack")}
 	}
 	over("Rate", chart.Axis{Label: "messages/s"},
 		second("sent", func(s loadtest.Second) float64 { return s.Sent }),

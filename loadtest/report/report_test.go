@@ -146,6 +146,19 @@ func TestTextOfABrokenPromise(t *testing.T) {
 	}
 }
 
+// A broker whose memory shrank says nothing of connections.
+func TestShrunkMemory(t *testing.T) {
+	r := sample(t)
+	r.Broker.BytesPerConnection = -3645
+	var b bytes.Buffer
+	if err := Compare(&b, []string{"a", "b"}, []*loadtest.Result{r, r}); err != nil {
+		t.Fatal(err)
+	}
+	if both := text(t, r) + b.String(); strings.Contains(both, "3,645") {
+		t.Error(both)
+	}
+}
+
 func TestScenarioLines(t *testing.T) {
 	for _, name := range loadtest.PresetNames() {
 		s, err := loadtest.Preset(name)

@@ -162,7 +162,7 @@ func cost(r *loadtest.Result) table {
 	if b := r.Broker; b != nil {
 		t.Rows = append(t.Rows, []string{
 			"broker", cores(r.Cost.BrokerCPUSeconds), micros(r.Cost.BrokerMicrosPerMessage), "-",
-			size(b.ResidentBytesBefore), size(b.ResidentBytesMax), number(b.BytesPerConnection) + " B",
+			size(b.ResidentBytesBefore), size(b.ResidentBytesMax), perConnection(b),
 		})
 		if r.Cost.BrokerMicrosPerMessage > 0 {
 			t.Rows = append(t.Rows, []string{
@@ -171,4 +171,12 @@ func cost(r *loadtest.Result) table {
 		}
 	}
 	return t
+}
+
+// perConnection is by how much memory grew. A broker that had more before has grown by nothing that could be told.
+func perConnection(b *loadtest.BrokerUse) string {
+	if b.BytesPerConnection <= 0 {
+		return "-"
+	}
+	return number(b.BytesPerConnection) + " B"
 }
