@@ -165,12 +165,12 @@ func (r *run) play(ctx context.Context) error {
 		r.result.Broker = &BrokerUse{ResidentBytesBefore: sample.ResidentBytes}
 		r.lastSample, r.sample = sample, sample
 	}
-	m := r.meter()
+	var m *meter
+	if r.scenario.Shape == Idle { // there connecting is what is measured
+		m = r.count("connect")
+	}
 	if err := r.connect(); err != nil {
 		return err
-	}
-	if r.scenario.Shape != Idle { // there connecting is what is measured
-		m = nil
 	}
 	start := now()
 	if r.options.Started != nil && !r.interrupted() {
@@ -181,9 +181,17 @@ func (r *run) play(ctx context.Context) error {
 		r.phase("wait", time.Until(at), true, nil)
 		start = now()
 	}
-	r.sections(func(s *section) { s.begin(start) })
+	if m == nil && r.scenario.RampUp+r.scenario.WarmUp == 0 {
+		m = r.count("connect")
+	}
+	if !r.interrupted() { // else not all who should hear it may be there
+		r.sections(func(s *section) { s.begin(start) })
+	}
 	r.phase("ramp_up", r.scenario.RampUp, true, nil)
 	r.phase("warm_up", r.scenario.WarmUp, true, nil)
+	if m == nil {
+		m = r.count("warm_up")
+	}
 	r.measure(m)
 	if r.scenario.Shape == Offline {
 		r.comeBack()
@@ -398,13 +406,16 @@ func (r *run) charge(m *meter) {
 	}
 }
 
-// measure keeps the load up while figures count, and then waits for what is under way. If m isn't nil, cost counts from there.
-func (r *run) measure(m *meter) {
-	r.second("connect")
+// count has figures count from now on; before is the phase that is over.
+func (r *run) count(before string) *meter {
+	m := r.meter()
+	r.second(before)
 	r.measuring = true
-	if m == nil {
-		m = r.meter()
-	}
+	return m
+}
+
+// measure keeps the load up while figures count, since m, and then waits for what is under way.
+func (r *run) measure(m *meter) {
 	ctx, cancel := context.WithCancel(r.ctx)
 	kills := make(chan struct{})
 	go func() {
