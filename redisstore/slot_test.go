@@ -176,7 +176,7 @@ func TestRedisClusterFailover(t *testing.T) {
 	if master := c.Master("{lmq}:"); master != replica && master != second {
 		t.Errorf("the master is %s", master.Addr)
 	}
-	if got := r.check(); got != 2 {
+	if got := r.check(); got < 2 { // where computing time is short, the new master may be replaced too
 		t.Errorf("%d generations, want 2", got)
 	}
 	if n.count("expelled") != 0 {
