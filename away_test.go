@@ -16,7 +16,7 @@ func awayNodes(t *testing.T, change func(*loopmq.Options)) (*redistest.Server, [
 	server := redistest.Start(t)
 	var servers []*brokertest.Server
 	for range 2 {
-		st, err := redisstore.NewStore(t.Context(), server.URL()+"?lease=1s&timeout=200ms", redisstore.Options{Logger: slog.New(slog.DiscardHandler)})
+		st, err := redisstore.NewStore(t.Context(), server.URL()+"?lease=3s&timeout=1s", redisstore.Options{Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -82,7 +82,7 @@ func openRedis(t *testing.T, n int, url string) []store.Shared {
 	t.Helper()
 	views := make([]store.Shared, n)
 	for i := range views {
-		s, err := redisstore.NewStore(t.Context(), url+"&lease=1s", redisstore.Options{Logger: slog.New(slog.DiscardHandler)})
+		s, err := redisstore.NewStore(t.Context(), url+"&lease=3s", redisstore.Options{Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}

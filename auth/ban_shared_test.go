@@ -75,7 +75,7 @@ func TestBansOfAllNodes(t *testing.T) {
 			return [2]store.Store{h.Open(), h.Open()}
 		},
 		"redis": func(t *testing.T) (views [2]store.Store) {
-			url := redistest.Start(t).URL() + "?lease=1s"
+			url := redistest.Start(t).URL() + "?lease=3s"
 			for i := range views {
 				s, err := redisstore.NewStore(t.Context(), url, redisstore.Options{Logger: slog.New(slog.DiscardHandler)})
 				if err != nil {

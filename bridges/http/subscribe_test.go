@@ -707,7 +707,7 @@ func TestSubscribeAtAnotherNode(t *testing.T) {
 	var brokers [2]*brokertest.Server
 	var bridges [2]*bridge
 	for i := range brokers {
-		s, err := redisstore.NewStore(t.Context(), server.URL()+"?prefix=lmq:&lease=1s", redisstore.Options{Logger: slog.New(slog.DiscardHandler)})
+		s, err := redisstore.NewStore(t.Context(), server.URL()+"?prefix=lmq:&lease=3s", redisstore.Options{Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -44,7 +44,7 @@ func (p *process) api(t *testing.T, method, path, body string, v any) (status in
 func TestAdminOfAClusterWhoseNodesDie(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
-	url := r.URL() + "?lease=1s"
+	url := r.URL() + "?lease=3s"
 	a, b, dies := mustServeOn(t, url), mustServeOn(t, url), mustServeOn(t, url)
 	c := brokertest.Connect(t, dies.tcp, codec.V5, brokertest.Durable("c"), brokertest.Credentials("ann", ""))
 	c.Subscribe("t", 1)
