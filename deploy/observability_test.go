@@ -232,6 +232,11 @@ func TestDashboardAndAlertsFindMetrics(t *testing.T) {
 func ask(t *testing.T, url string, into any) {
 	t.Helper()
 	resp, err := http.Get(url)
+	for deadline := time.Now().Add(patience); err == nil && resp.StatusCode == http.StatusServiceUnavailable && time.Now().Before(deadline); {
+		_ = resp.Body.Close() // it still starts
+		time.Sleep(100 * time.Millisecond)
+		resp, err = http.Get(url)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
