@@ -14,6 +14,7 @@ import (
 	"loopmq/loadtest"
 	"loopmq/loadtest/capacity"
 	"loopmq/loadtest/plan"
+	"loopmq/loadtest/report"
 )
 
 // capacityWarmUp is how long a trial goes on before it counts, unless the scenario says so itself.
@@ -58,12 +59,18 @@ func runCapacity(ctx context.Context, args []string, stdout, stderr io.Writer) e
 	if _, err := atRate(o.scenario, 1); err != nil {
 		return &usageError{err}
 	}
+	width := terminalWidth(stderr)
 	search.Run = func(ctx context.Context, rate float64) (*loadtest.Result, error) {
 		s, err := atRate(o.scenario, rate)
 		if err != nil {
 			return nil, err
 		}
-		return o.measure(ctx, s, nil)
+		if width == nil {
+			return o.measure(ctx, s, nil) // a line for each trial is enough
+		}
+		live := report.NewLive(stderr, width, s.Duration)
+		defer live.End()
+		return o.measure(ctx, s, live.Second)
 	}
 	search.Progress = func(t capacity.Trial) {
 		verdict := "holds"

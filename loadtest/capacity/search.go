@@ -57,7 +57,7 @@ func (t Trial) Holds() bool { return len(t.Violations) == 0 }
 type Answer struct {
 	// Rate is the highest rate that held below Failed, in messages/s; 0 if none did. It has held twice, unless the search was cut short.
 	Rate float64 `json:"rate"`
-	// Failed is the lowest rate that failed, twice in a row; 0 if none did, and Rate is a lower bound.
+	// Failed is the lowest rate that failed, and did so each time; 0 if none did, and Rate is a lower bound.
 	Failed float64 `json:"failed"`
 	// Why says why the search ended.
 	Why    string  `json:"why"`
@@ -67,8 +67,8 @@ type Answer struct {
 }
 
 // Find searches. It ends by itself, after at most Trials trials. The end of ctx is not an error: the Answer is what is known by then. A rate fails
-// only if it fails twice in a row, since one stumble of a shared machine says little about the broker; and the rate that is answered has
-// held twice.
+// only if it fails twice in a row, since one stumble of a shared machine says little about the broker. In the end the rate that failed has
+// to fail again, or the search goes on above it, and the rate that is answered has to hold again.
 func (s Search) Find(ctx context.Context) (Answer, error) {
 	s.defaults()
 	if err := s.check(); err != nil {
@@ -130,34 +130,37 @@ type finder struct {
 
 // find doubles Start until that fails, or halves it until that holds, and then bisects. Its error says why it ended, and is never nil.
 func (f *finder) find() error {
-	low, high := 0.0, 0.0 // the highest rate that held, the lowest that failed; 0: none yet
+	low := 0.0 // the highest rate that held; the lowest that failed is answer.Failed
 	for {
-		rate := f.Start
+		rate, high := f.Start, f.answer.Failed
+		closed := low > 0 && high > 0 && high <= low*(1+f.Precision)
 		switch {
+		case closed:
+			// Two stumbles in a row far below what the broker can do would be the end of the search: what failed has to fail again.
+			rate = high
 		case low > 0 && high > 0:
-			if high <= low*(1+f.Precision) {
-				return f.confirm(low, "found")
-			}
 			rate = math.Sqrt(low * high) // equal parts of a ratio, as Precision is one
+		case low > 0 && low >= f.Max:
+			return f.confirm(low, "the highest rate that may be tried holds")
 		case low > 0:
-			if low >= f.Max {
-				return f.confirm(low, "the highest rate that may be tried holds")
-			}
 			rate = min(2*low, f.Max)
-		case high > 0:
-			if high <= 1 {
-				return f.end("no rate holds")
-			}
+		case high > 1:
 			rate = max(high/2, 1)
+		case high > 0:
+			return f.end("no rate holds")
 		}
 		holds, err := f.holds(rate)
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
-		}
-		if holds {
+		case holds && closed:
+			low, f.answer.Failed = rate, 0
+		case holds:
 			low = rate
-		} else {
-			high = rate
+		case closed:
+			return f.confirm(low, "found")
+		default:
+			f.answer.Failed = rate
 		}
 	}
 }
@@ -171,11 +174,12 @@ func (f *finder) confirm(rate float64, why string) error {
 			return err
 		case holds:
 			held++
-		case rate <= 1:
-			return f.end("no rate holds")
-		default:
-			held, rate, why = 0, max(rate/(1+f.Precision), 1), "found"
+			continue
 		}
+		if f.answer.Failed = rate; rate <= 1 {
+			return f.end("no rate holds")
+		}
+		held, rate, why = 0, max(rate/(1+f.Precision), 1), "found"
 	}
 	return f.end(why)
 }
@@ -187,9 +191,6 @@ func (f *finder) holds(rate float64) (bool, error) {
 		if err != nil || t.Holds() {
 			return err == nil, err
 		}
-	}
-	if f.answer.Failed == 0 || rate < f.answer.Failed {
-		f.answer.Failed = rate
 	}
 	return false, nil
 }

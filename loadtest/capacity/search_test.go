@@ -87,25 +87,43 @@ func TestSearchFindsTheLimit(t *testing.T) {
 	}
 }
 
-// What is answered agrees though each trial stumbles now and then, and though a rate near the limit holds at times only.
+// Answers agree though one trial in ten stumbles, and though near the limit it is a matter of luck whether a rate holds. The seeds are fixed:
+// this is about the search, and no machine has a part in it.
 func TestSearchOfANoisyBrokerAgrees(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	for run := range 200 {
-		random := rand.New(rand.NewPCG(seed, uint64(run)))
-		const limit = 100_000
-		s := capacity.Search{SLO: objective(t), Run: func(_ context.Context, rate float64) (*loadtest.Result, error) {
-			stumbles := random.Float64() < 0.05
-			return measured(rate, !stumbles && rate <= limit*(1+0.05*random.NormFloat64())), nil
+	const limit, runs = 100_000, 500
+	near := 0
+	for run := range uint64(runs) {
+		random := rand.New(rand.NewPCG(run, 0))
+		s := capacity.Search{SLO: objective(t), Trials: 60, Run: func(_ context.Context, rate float64) (*loadtest.Result, error) {
+			stumbles := random.Float64() < 0.1
+			return measured(rate, !stumbles && rate <= limit*(1+0.03*random.NormFloat64())), nil
 		}}
 		a, err := s.Find(t.Context())
-		// Two stumbles in a row at one of the first rates, 1 in 400 each, end the search far below: that is why runs are repeated.
-		if err != nil || a.Why == "found" && a.Rate > 1.25*limit {
-			t.Errorf("run %d: got %v, %s (%v)", run, a.Rate, a.Why, err)
+		if err != nil || len(a.Trials) > 60 {
+			t.Fatalf("run %d: %d trials (%v)", run, len(a.Trials), err)
 		}
-		if len(a.Trials) > capacity.DefaultTrials {
-			t.Errorf("run %d: %d trials", run, len(a.Trials))
+		if a.Rate > limit/1.075 && a.Rate < limit*1.075 {
+			near++
 		}
+	}
+	if t.Logf("%d of %d answers are within 15 %% of each other", near, runs); near < runs*97/100 {
+		t.Errorf("only %d of %d answers are within 15 %% of each other", near, runs)
+	}
+}
+
+// A rate that stumbled twice in a row, far below what the broker can do, isn't the end.
+func TestSearchGoesOnAboveAStumble(t *testing.T) {
+	stumbles := 2
+	s := capacity.Search{SLO: objective(t), Run: func(_ context.Context, rate float64) (*loadtest.Result, error) {
+		if rate >= 2000 && stumbles > 0 {
+			stumbles--
+			return measured(rate, false), nil
+		}
+		return measured(rate, rate <= 50_000), nil
+	}}
+	a, err := s.Find(t.Context())
+	if err != nil || a.Rate > 50_000 || a.Rate < 50_000/1.05 || a.Failed <= 50_000 {
+		t.Errorf("got %v, failed %v, %s (%v)", a.Rate, a.Failed, a.Why, err)
 	}
 }
 
