@@ -56,6 +56,9 @@ func (p *endpoint) open() (int, error) {
 // endpoint is where a client connects to.
 func (r *run) endpoint(c *client) *endpoint {
 	l := c.section.loop
+	if f := c.section.flow; f.byHTTP(c.role) {
+		return &f.endpoints[l.index][0]
+	}
 	return &r.endpoints[l.index][c.number%len(r.endpoints[l.index])]
 }
 

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"loopmq/loadtest/gateway"
 )
 
 const (
@@ -36,6 +38,7 @@ type run struct {
 	loops     []*loop
 	flows     []*flow
 	endpoints [][]endpoint // by loop
+	gateways  []*gateway.Gateway
 	stop      <-chan struct{}
 
 	handshakes sync.WaitGroup // of TLS
@@ -86,6 +89,7 @@ func Run(ctx context.Context, s *Scenario, o Options) (*Result, error) {
 		r.working.Go(l.work)
 	}
 	err := r.play(ctx)
+	r.closeGateways()
 	r.each(func(l *loop) { l.stopped = true })
 	r.working.Wait()
 	if err != nil {
@@ -98,7 +102,7 @@ func Run(ctx context.Context, s *Scenario, o Options) (*Result, error) {
 // open makes loops and clients.
 func (r *run) open(ctx context.Context) error {
 	s, n := r.scenario, r.options.Loops
-	if err := checkFiles(s.clients()); err != nil {
+	if err := checkFiles(s.clients() + s.gatewayFiles()); err != nil {
 		return err
 	}
 	if n <= 0 {
@@ -131,7 +135,11 @@ func (r *run) open(ctx context.Context) error {
 		first += f.clients
 	}
 	var err error
-	if r.endpoints, err = resolve(ctx, s, s.clients(), n); err != nil {
+	if r.endpoints, err = resolve(ctx, s, s.clients(), n); err == nil {
+		err = r.openGateways(ctx)
+	}
+	if err != nil {
+		r.closeGateways()
 		for _, l := range r.loops {
 			l.close()
 		}

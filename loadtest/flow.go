@@ -44,6 +44,7 @@ type flow struct {
 	publishers []*publisher // by number; nil is another process's
 	groups     []*group     // of shared subscriptions, by number; nil is another process's
 	sections   []*section
+	endpoints  [][]endpoint // of a gateway, by loop; nil without one
 
 	resent atomic.Bool // a publisher has sent messages again after a reconnect
 }

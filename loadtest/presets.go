@@ -18,6 +18,8 @@ var presets = []Scenario{
 	{Name: "retained", Shape: Retained, Topics: 1000, Subscribers: 10, QoS: 1},
 	{Name: "offline", Shape: Offline, Pairs: 100, QoS: 1, Rate: 5000, Duration: 5 * time.Second},
 	{Name: "takeover", Shape: Takeover, Connections: 500},
+	{Name: "http", Shape: P2P, Pairs: 100, QoS: 1, Window: 1, PublishURL: "http://127.0.0.1:8080/publish"},
+	{Name: "webhook", Shape: P2P, Pairs: 100, QoS: 1, Rate: 1000, Webhook: "127.0.0.1:9100"},
 	{Name: "mixed", Shape: Mixed, Parts: []*Scenario{
 		{Name: "idle", Shape: Idle, Connections: 1000, Filters: 1},
 		{Name: "telemetry", Shape: FanIn, Publishers: 500, Subscribers: 2, QoS: 1, Rate: 5000},

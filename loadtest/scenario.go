@@ -71,6 +71,13 @@ type Scenario struct {
 	// The path of a WebSocket is /mqtt if there is none.
 	Targets []string `yaml:"targets,omitempty" json:"targets,omitempty"`
 
+	// PublishURL is where publishers publish by HTTP, and not by MQTT: loopmq's /publish, or /api/v5/publish of EMQX. Each sends
+	// one request at a time, since they have no order otherwise, at QoS 0 or 1. "" means by MQTT.
+	PublishURL string `yaml:"publish_url,omitempty" json:"publish_url,omitempty"`
+	// Webhook is the address of this machine, host:port, to which the broker's webhooks tell of messages. Then that is what
+	// subscribers get, and they don't subscribe at the broker: those of p2p, or the one of fan-in. "" means by MQTT.
+	Webhook string `yaml:"webhook,omitempty" json:"webhook,omitempty"`
+
 	// Pairs is how many publishers and as many subscribers there are, in p2p and offline.
 	Pairs int `yaml:"pairs,omitempty" json:"pairs,omitempty"`
 	// Publishers and Subscribers are how many there are, in fan-in, fan-out, shared and retained.
@@ -138,7 +145,7 @@ type Scenario struct {
 	// Kill are commands that run during the measured time. They imply Reconnect.
 	Kill []Kill `yaml:"kill,omitempty" json:"kill,omitempty"`
 
-	// Parts are the scenarios of which a mixed one consists. Of each count Shape, numbers of clients, QoS, Payload, Rate, Window,
+	// Parts are the scenarios of which a mixed one consists. Of each count Shape, PublishURL, Webhook, numbers of clients, QoS, Payload, Rate, Window,
 	// Filters, ConnectRate, Version, KeepAlive and whether sessions are durable; all else is the mixed one's.
 	Parts []*Scenario `yaml:"parts,omitempty" json:"parts,omitempty"`
 
@@ -305,11 +312,28 @@ func (s *Scenario) check(p *problems, mixed *Scenario) {
 	for _, k := range s.Kill {
 		p.add(k.After < 0 || k.Command == "", "kill needs a command and a time after which it runs")
 	}
+	s.checkHTTP(p)
 	p.add((s.Shape == Mixed) != (len(s.Parts) > 0), "mixed is the shape with parts")
 	for i, part := range s.Parts {
 		setDefault(&part.Name, fmt.Sprintf("%d-%s", i, part.Shape))
 		part.inherit(s)
 		part.check(p, s)
+	}
+}
+
+// checkHTTP checks what isn't MQTT.
+func (s *Scenario) checkHTTP(p *problems) {
+	if s.PublishURL != "" {
+		u, err := url.Parse(s.PublishURL)
+		p.add(err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "", "publish_url %q isn't a URL of http:// or https://", s.PublishURL)
+		p.add(s.Shape != P2P && s.Shape != FanIn && s.Shape != FanOut && s.Shape != Shared, "%s has no publish_url", s.Shape)
+		p.add(s.QoS > 1, "publish_url has qos 0 or 1: HTTP has no handshake as QoS 2 has")
+	}
+	if s.Webhook != "" {
+		_, _, err := net.SplitHostPort(s.Webhook)
+		p.add(err != nil, "webhook %q isn't HOST:PORT", s.Webhook)
+		p.add(s.Shape != P2P && (s.Shape != FanIn || s.Subscribers > 1), "webhook is for p2p, and for fan-in with one subscriber")
+		p.add(s.Share.Of > 1, "webhook is for one process: the broker knows one address")
 	}
 }
 

@@ -194,6 +194,8 @@ func (o *runOptions) flags(stderr io.Writer) *flag.FlagSet {
 		})
 	}
 	list(&s.Targets, "target", "`URLs` of the brokers, separated by commas: tcp://, tls://, ws:// or wss:// (default tcp://127.0.0.1:1883)")
+	flags.StringVar(&s.PublishURL, "publish-url", s.PublishURL, "publish by HTTP to this `URL`, such as http://127.0.0.1:8080/publish")
+	flags.StringVar(&s.Webhook, "webhook", s.Webhook, "take the broker's webhooks at this `address`, in the place of subscriptions")
 	flags.IntVar(&s.Pairs, "pairs", s.Pairs, "publishers, and as many subscribers")
 	flags.IntVar(&s.Publishers, "publishers", s.Publishers, "publishers")
 	flags.IntVar(&s.Subscribers, "subscribers", s.Subscribers, "subscribers")

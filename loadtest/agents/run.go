@@ -54,6 +54,9 @@ func Run(ctx context.Context, s *loadtest.Scenario, o Options) (*loadtest.Result
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
+	if s.Webhook != "" || slices.ContainsFunc(s.Parts, func(p *loadtest.Scenario) bool { return p.Webhook != "" }) {
+		return nil, fmt.Errorf("%w: webhook is for one process: the broker knows one address", loadtest.ErrScenario)
+	}
 	crew, err := gather(ctx, o)
 	if err != nil {
 		return nil, err
@@ -125,6 +128,7 @@ type agent struct {
 	over    bool // it has reported, failed, or was lost
 	heard   time.Time
 	seconds []loadtest.Second // since the last progress
+	open    int               // connections, as last heard
 	result  *loadtest.Result
 }
 
@@ -287,6 +291,7 @@ func (c *conductor) take(n news) {
 		a.ready = true
 	case n.Second != nil:
 		a.seconds = append(a.seconds, *n.Second)
+		a.open = n.Second.Connections
 	}
 }
 
@@ -324,6 +329,7 @@ func (c *conductor) ready() bool {
 // tick looks who was silent, and says how it goes.
 func (c *conductor) tick(now time.Time) {
 	var seconds [][]loadtest.Second
+	silent := 0
 	for _, a := range c.crew {
 		if now.Sub(a.heard) > silenceMax {
 			c.lose(a, "agent lost", fmt.Errorf("nothing heard for %v", silenceMax))
@@ -331,12 +337,15 @@ func (c *conductor) tick(now time.Time) {
 		if len(a.seconds) > 0 {
 			seconds = append(seconds, a.seconds)
 			a.seconds = nil
+		} else if !a.over {
+			silent += a.open // its second is late
 		}
 	}
 	if c.Progress == nil || len(seconds) == 0 {
 		return
 	}
 	second := together(seconds)
+	second.Connections += silent
 	second.At = now.Sub(c.started).Seconds()
 	if c.watch != nil {
 		second.BrokerCPU, second.BrokerMemory = c.watch.now()

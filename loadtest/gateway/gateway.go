@@ -30,7 +30,7 @@ type Options struct {
 	PublishURL string
 	// Webhook is the address, host:port, where the broker's webhooks come in, on any path. "" means that there are none.
 	Webhook string
-	// OnError gets what went wrong, and an example, from any goroutine. nil means that nobody wants it.
+	// OnError gets what went wrong, and an example, from any goroutine, until Close returns. nil means that nobody wants it.
 	OnError func(what, example string)
 }
 
@@ -45,6 +45,11 @@ type Gateway struct {
 	cancel   context.CancelFunc
 	served   sync.WaitGroup
 
+	reporting struct {
+		sync.Mutex
+		closed bool
+	}
+
 	mu struct {
 		sync.RWMutex
 		exact     map[string][]*conn // by Topic Filters without wildcards; empty once the last has gone
@@ -55,9 +60,6 @@ type Gateway struct {
 // Start starts a Gateway. It ends with Close.
 func Start(o Options) (*Gateway, error) {
 	g := &Gateway{Options: o}
-	if g.OnError == nil {
-		g.OnError = func(string, string) {}
-	}
 	if o.PublishURL != "" {
 		u, err := url.Parse(o.PublishURL)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
@@ -102,6 +104,18 @@ func (g *Gateway) Close() {
 	}
 	g.served.Wait()
 	g.client.CloseIdleConnections()
+	g.reporting.Lock()
+	defer g.reporting.Unlock()
+	g.reporting.closed = true
+}
+
+// report tells of an error.
+func (g *Gateway) report(what, example string) {
+	g.reporting.Lock()
+	defer g.reporting.Unlock()
+	if !g.reporting.closed && g.OnError != nil {
+		g.OnError(what, example)
+	}
 }
 
 func (g *Gateway) accept() {
@@ -109,7 +123,7 @@ func (g *Gateway) accept() {
 		c, err := g.listener.Accept()
 		if err != nil {
 			if g.ctx.Err() == nil {
-				g.OnError("gateway: accept", err.Error())
+				g.report("gateway: accept", err.Error())
 			}
 			return
 		}
@@ -148,7 +162,7 @@ func (g *Gateway) serve(netConn net.Conn) {
 		}
 		done, err := g.packet(c, h, body)
 		if err != nil && g.ctx.Err() == nil {
-			g.OnError("gateway", err.Error())
+			g.report("gateway", err.Error())
 		}
 		if done || err != nil {
 			return

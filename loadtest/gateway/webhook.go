@@ -34,13 +34,13 @@ type event struct {
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, packetBytesMax))
 	if err != nil {
-		g.OnError("webhook", err.Error())
+		g.report("webhook", err.Error())
 		w.WriteHeader(http.StatusBadRequest)
 		return
 	}
 	events, err := parseEvents(r.Header, body)
 	if err != nil {
-		g.OnError("webhook", err.Error())
+		g.report("webhook", err.Error())
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}

@@ -101,6 +101,12 @@ func what(s *loadtest.Scenario) string {
 		}
 	}
 	parts = append(parts, "MQTT "+version(s.Version))
+	if s.PublishURL != "" {
+		parts = append(parts, "published to "+s.PublishURL)
+	}
+	if s.Webhook != "" {
+		parts = append(parts, "delivered by webhooks to "+s.Webhook)
+	}
 	if s.Durable || s.DurablePublishers {
 		parts = append(parts, "durable sessions")
 	}
