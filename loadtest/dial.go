@@ -20,6 +20,9 @@ import (
 // of ports has, since some are in use.
 const portsPerSource = 20_000
 
+// loopbackSources is how many addresses of 127.0.0.0/8 connections are spread over at most.
+const loopbackSources = 250
+
 // An endpoint is a target with its address.
 type endpoint struct {
 	target
@@ -28,10 +31,28 @@ type endpoint struct {
 	sources []unix.Sockaddr
 	next    int // source
 	config  *tls.Config
+
+	loopback bool // any address of 127.0.0.0/8 can be a source
 }
 
-// open starts a connection. Its error is of the system call.
+// open starts a connection. Its error is of the system call. Where the ports of an address have run out, it goes on to the next.
 func (p *endpoint) open() (int, error) {
+	for tries := 0; ; tries++ {
+		fd, err := p.openFrom()
+		if err != unix.EADDRNOTAVAIL { //nolint:errorlint // a bare Errno
+			return fd, err
+		}
+		if p.loopback && len(p.sources) == 0 {
+			p.sources = loopback(loopbackSources)
+		}
+		if tries >= len(p.sources) {
+			return fd, err
+		}
+	}
+}
+
+// openFrom opens one from the next source.
+func (p *endpoint) openFrom() (int, error) {
 	fd, err := unix.Socket(p.family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
@@ -100,7 +121,9 @@ func resolve(ctx context.Context, s *Scenario, connections, loops int) ([][]endp
 			return nil, fmt.Errorf("no source address can reach %s", address)
 		}
 		if len(s.Sources) == 0 && address.Is4() && address.IsLoopback() {
-			e.sources = loopback(connections/len(s.Targets), s.revolving())
+			e.loopback = true
+			// Other processes that take part connect from the same addresses.
+			e.sources = loopbackFor(connections*max(1, s.Share.Of)/len(s.Targets), s.revolving())
 		}
 		if t.tls {
 			e.config = config.Clone()
@@ -117,9 +140,9 @@ func resolve(ctx context.Context, s *Scenario, connections, loops int) ([][]endp
 	return sets, nil
 }
 
-// loopback returns as many addresses of this machine as connections need; none if the kernel's choice will do. Where connections
+// loopbackFor returns as many addresses of this machine as connections need; none if the kernel's choice will do. Where connections
 // come and go, those in TIME_WAIT need ports too.
-func loopback(connections int, revolving bool) []unix.Sockaddr {
+func loopbackFor(connections int, revolving bool) []unix.Sockaddr {
 	n := (connections + portsPerSource - 1) / portsPerSource
 	if revolving {
 		n = max(n, 8)
@@ -127,8 +150,13 @@ func loopback(connections int, revolving bool) []unix.Sockaddr {
 	if n < 2 {
 		return nil
 	}
+	return loopback(min(n, loopbackSources))
+}
+
+// loopback returns n addresses of 127.0.0.0/8.
+func loopback(n int) []unix.Sockaddr {
 	var sources []unix.Sockaddr
-	for i := range min(n, 250) {
+	for i := range n {
 		sources = append(sources, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, byte(1 + i)}})
 	}
 	return sources
