@@ -31,6 +31,7 @@ func (c *Config) check() {
 		webhooks[name] = i
 	}
 	c.checkDoor(&c.HTTP.Listener, "http")
+	c.checkCoAP()
 	c.checkAdmin()
 }
 
@@ -110,7 +111,7 @@ func (c *Config) checkTLS(t *TLS, at string) {
 }
 
 // reserved are the other attributes of the log line that says where listeners are.
-var reserved = map[string]bool{"time": true, "level": true, "msg": true, "version": true, "admin": true, "admin_socket": true, "http": true}
+var reserved = map[string]bool{"time": true, "level": true, "msg": true, "version": true, "admin": true, "admin_socket": true, "http": true, "coap": true, "coaps": true}
 
 // choice is an element of a list that is one of several sections.
 type choice[T any] interface {

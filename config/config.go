@@ -10,6 +10,7 @@ import (
 type Config struct {
 	Listeners      []Listener
 	HTTP           HTTPListener
+	CoAP           CoAPListener
 	Admin          Admin
 	AllowAnonymous *bool // nil: nothing was said
 	Authentication []Method
@@ -43,6 +44,7 @@ func (c *Config) nodes() []*node {
 	return append([]*node{
 		listOf("listeners", &c.Listeners, (*Listener).keys, "where clients connect. A list here replaces the default, which is MQTT at 127.0.0.1:1883, and MQTT over WebSocket at 127.0.0.1:8083 unless another program has that port"),
 		keys("http", &c.HTTP, (*HTTPListener).keys, "the listener for HTTP requests that publish: docs/http.md"),
+		keys("coap", &c.CoAP, (*CoAPListener).keys, "the listener for CoAP: docs/coap.md"),
 		keys("admin", &c.Admin, (*Admin).keys, "the listener for operators: metrics, health, and the API of docs/admin.md"),
 		maybe("allow_anonymous", &c.AllowAnonymous, "true on loopback addresses and unix sockets, else false", boolean,
 			"whether clients may connect that don't say who they are. It holds for each listener that doesn't say otherwise, and for metrics and health of the admin listener"),

@@ -113,7 +113,7 @@ func TestProblems(t *testing.T) {
 		{text: "log:\n  level: 5\n", want: []string{`loopmq.yaml:2: log.level: "5" is a number: put it in quotes if it is meant so: allowed: debug`}},
 		{text: "log:\n  level:\n", want: []string{`loopmq.yaml:2: log.level: is empty: allowed: debug`}},
 		{text: "log:\n  lvel: info\n", want: []string{`loopmq.yaml:2: log: unknown key "lvel"; did you mean level?: allowed: level, format`}},
-		{text: "level: info\n", want: []string{`loopmq.yaml:1: unknown key "level"; did you mean log.level?: allowed: listeners, http, admin`}},
+		{text: "level: info\n", want: []string{`loopmq.yaml:1: unknown key "level"; did you mean log.level?: allowed: listeners, http, coap, admin`}},
 		{text: "12: info\n", want: []string{`loopmq.yaml:1: unknown key "12": allowed`}},
 		{text: "[a]: info\n", want: []string{`loopmq.yaml:1: `}},
 		{text: "log: 5\n", want: []string{`loopmq.yaml:1: log: is a number: allowed: a mapping with keys, such as level`}},

@@ -107,6 +107,17 @@ type Set struct {
 	HTTPStreams, RepliesAwaited *Count
 	// RepliesIgnored counts replies that no request waited for.
 	RepliesIgnored *Count
+	// CoAPRequests counts requests, CoAPDuplicates those that came again, CoAPRefused those
+	// that were refused, and CoAPIgnored datagrams that got no answer.
+	CoAPRequests, CoAPDuplicates *Count
+	CoAPRefused                  [NumCoAPReasons]*Count
+	CoAPIgnored                  [NumCoAPIgnored]*Count
+	// CoAPPeers, CoAPConnections and CoAPObservations go down as well as up.
+	CoAPPeers, CoAPConnections, CoAPObservations *Count
+	// CoAPEnded counts observations that ended; CoAPNotifications what observers were sent,
+	// CoAPDropped what they were not, CoAPRetransmissions what was sent again.
+	CoAPEnded                                           [NumCoAPEnds]*Count
+	CoAPNotifications, CoAPDropped, CoAPRetransmissions *Count
 	// Auth is what authentication, authorization and bans count.
 	Auth Auth
 	// AdminRefused counts requests to the admin listener that were refused, by reason.

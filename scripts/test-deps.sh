@@ -20,6 +20,7 @@ missing() {
 	has haproxy || echo haproxy
 	has openssl || echo openssl
 	has curl || echo curl
+	has coap-client-openssl || echo libcoap3-bin
 	has jq || echo jq
 	{ has nginx && [ -e /usr/lib/nginx/modules/ngx_stream_module.so ]; } || echo nginx libnginx-mod-stream
 	has chromium || echo chromium

@@ -32,6 +32,8 @@ Flags:
   --certificate FILE     the server's certificate, PEM, for --tls and --wss
   --key FILE             its key
   --http ADDR            the HTTP API, as host:port, or "off" (default 127.0.0.1:8080)
+  --coap ADDR            CoAP over UDP, the same (default 127.0.0.1:5683); that is left out if
+                         another program has the port
   --admin ADDR           /metrics, /livez, /readyz and /health, as host:port, or "off"
                          (default 127.0.0.1:8081)
   --allow-anonymous      allow addresses that are not loopback, though nobody has to
@@ -69,6 +71,7 @@ var paths = map[string]string{
 	"certificate":      "@.certificate",
 	"key":              "@.key",
 	"http":             "http.address",
+	"coap":             "coap.address",
 	"admin":            "admin.address",
 	"allow-anonymous":  "allow_anonymous",
 	"store":            "store",

@@ -86,8 +86,9 @@ func fileProblems(c *config.Config) (problems []string) {
 	_, err = listenersOf(c, who)
 	_, admin := newFront().admin(c, who, metrics.New(1), log)
 	_, web := httpOf(c, who)
+	_, datagrams := coapOf(c, who)
 	_, hooks := newHooks(c, who)
-	if err = errors.Join(err, admin, web, hooks); err == nil {
+	if err = errors.Join(err, admin, web, datagrams, hooks); err == nil {
 		return nil
 	}
 	for problem := range strings.Lines(err.Error()) {

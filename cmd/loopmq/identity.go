@@ -106,6 +106,28 @@ func (i *identity) authenticator(at string, methods []config.Method, anonymous *
 	return i.bans.Authenticator(a), nil
 }
 
+// handshakes returns what judges clients that a handshake has named: by a key, or by a
+// certificate.
+func (i *identity) handshakes(field auth.CertificateField) (loopmq.Authenticator, error) {
+	certificate, err := auth.NewCertificate(field)
+	if err != nil {
+		return nil, err
+	}
+	byCertificate := auth.NewChain(auth.Options{Metrics: i.metrics, Logger: i.log}, auth.Step{Method: certificate})
+	return i.bans.Authenticator(believer{byCertificate}), nil
+}
+
+// believer is an Authenticator that believes the name of who has no certificate.
+type believer struct{ loopmq.Authenticator }
+
+// Authenticate implements loopmq.Authenticator.
+func (n believer) Authenticate(ctx context.Context, r *loopmq.ConnectRequest) (loopmq.Identity, *loopmq.Challenge, error) {
+	if r.TLS == nil {
+		return loopmq.Identity{Username: r.Username}, nil, nil
+	}
+	return n.Authenticator.Authenticate(ctx, r)
+}
+
 func (i *identity) method(at string, m *config.Method) (auth.Method, error) {
 	switch {
 	case m.PasswordFile != nil:

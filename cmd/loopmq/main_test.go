@@ -88,7 +88,7 @@ func mustServe(t *testing.T, args ...string) *process {
 	p := &process{lines: make(chan string, 1000)}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	p.Cmd = exec.CommandContext(ctx, binary, append([]string{
-		"serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "json", "--store", "memory",
+		"serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--http", "127.0.0.1:0", "--coap", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "json", "--store", "memory",
 	}, args...)...)
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -275,7 +275,7 @@ func TestPortTaken(t *testing.T) {
 	defer l.Close()
 	taken := l.Addr().String()
 	for _, flag := range []string{"--tcp", "--http", "--admin"} {
-		args := []string{"serve", "--store", "memory", "--ws", "off", "--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", flag, taken}
+		args := []string{"serve", "--store", "memory", "--ws", "off", "--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--coap", "127.0.0.1:0", "--admin", "127.0.0.1:0", flag, taken}
 		want := fmt.Sprintf("loopmq: %s: listen on %s: address already in use\n", flag, taken)
 		for _, execute := range []func(*testing.T, ...string) (int, string, string){execute, call} {
 			if code, stdout, stderr := execute(t, args...); code != 1 || stdout != "" || stderr != want {
@@ -428,11 +428,11 @@ func TestServeTextLog(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	stderr.onWrite = cancel // With the first line it has started, and is to stop.
-	args := []string{"serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--store", "memory", "--log-level", "debug"}
+	args := []string{"serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--http", "127.0.0.1:0", "--coap", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--store", "memory", "--log-level", "debug"}
 	if code := run(ctx, args, io.Discard, &stderr); code != 0 {
 		t.Errorf("exit %d", code)
 	}
-	if !regexp.MustCompile(`^time=\S+ level=INFO msg=listening version=\S+ tcp=127\.0\.0\.1:\d+ ws=off http=127\.0\.0\.1:\d+ admin=127\.0\.0\.1:\d+\n`).MatchString(stderr.String()) {
+	if !regexp.MustCompile(`^time=\S+ level=INFO msg=listening version=\S+ tcp=127\.0\.0\.1:\d+ ws=off http=127\.0\.0\.1:\d+ coap=127\.0\.0\.1:\d+ admin=127\.0\.0\.1:\d+\n`).MatchString(stderr.String()) {
 		t.Errorf("log %q", stderr.String())
 	}
 }
@@ -441,7 +441,7 @@ func TestServeLogLevel(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var stderr syncBuffer
-	if code := run(ctx, []string{"serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--http", "off", "--admin", "off", "--store", "memory", "--log-level", "error"}, io.Discard, &stderr); code != 0 {
+	if code := run(ctx, []string{"serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--http", "off", "--coap", "off", "--admin", "off", "--store", "memory", "--log-level", "error"}, io.Discard, &stderr); code != 0 {
 		t.Errorf("exit %d", code)
 	}
 	if got := stderr.String(); got != "" {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"loopmq"
+	"loopmq/auth"
+	coapbridge "loopmq/bridges/coap"
 	httpbridge "loopmq/bridges/http"
 	"loopmq/config"
 	"loopmq/rate"
@@ -166,6 +168,41 @@ func httpOf(c *config.Config, who *identity) (*httpbridge.Options, error) {
 		},
 		Replies: httpbridge.ReplyOptions{Max: h.Replies.Max, TopicPrefix: h.Replies.TopicPrefix},
 	}, err
+}
+
+// coapOf returns what the CoAP listeners listen with; nil: they are off.
+func coapOf(c *config.Config, who *identity) (*coapbridge.Options, error) {
+	l := &c.CoAP
+	if l.Address == off && (l.DTLS == nil || l.DTLS.Address == off) {
+		return nil, nil
+	}
+	common, err := listenerOf(c, &l.Listener, "coap", who)
+	o := &coapbridge.Options{
+		Settings: common.Settings, Peers: l.Peers, Inactivity: l.Inactivity, Requests: l.Requests, Exchanges: l.Exchanges, BodyBytes: l.BodySize,
+		BodiesBytes: l.BodiesSize, Timeout: l.Timeout, IdentityTTL: l.IdentityTTL, Connections: l.Connections, Observations: l.Observations,
+		ObservationsPerPeer: l.ObservationsPerPeer, QueueMessages: l.QueueMessages, QueueBytes: l.QueueSize, AckTimeout: l.AckTimeout,
+		MaxRetransmit: l.MaxRetransmit, NStart: l.NStart,
+	}
+	d := l.DTLS
+	if d == nil || d.Address == off {
+		return o, err
+	}
+	var wrong [3]error
+	o.DTLS = &coapbridge.DTLSOptions{}
+	if d.PSKFile != "" {
+		var f *coapbridge.KeyFile
+		if f, wrong[0] = coapbridge.OpenKeyFile(d.PSKFile); wrong[0] == nil {
+			who.files = append(who.files, preparer{"coap.dtls.psk_file", f.Prepare})
+			o.DTLS.Keys = f.Key
+		} else {
+			wrong[0] = fmt.Errorf("coap.dtls.psk_file: %w", wrong[0])
+		}
+	}
+	if d.TLS != nil {
+		o.DTLS.TLS, wrong[1] = who.tls("coap.dtls.tls", "coap", d.TLS)
+	}
+	o.DTLS.Authenticator, wrong[2] = who.handshakes(auth.CertificateField(d.Username))
+	return o, errors.Join(err, wrong[0], wrong[1], wrong[2])
 }
 
 // listenerOf returns what a configuration says of the listener at a key. The files

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"loopmq"
+	coapbridge "loopmq/bridges/coap"
 	httpbridge "loopmq/bridges/http"
 	"loopmq/config"
 )
@@ -19,6 +20,7 @@ type reloader struct {
 	identity   *identity
 	admin      *httpbridge.Admin
 	http       *httpbridge.Bridge // nil: it is off
+	coap       *coapbridge.Bridge // nil: it is off
 	hooks      *hooks
 	level      *slog.LevelVar
 	log        *slog.Logger
@@ -62,6 +64,9 @@ func (r *reloader) reload() {
 	r.admin.SetAccess(access)
 	if r.http != nil {
 		r.http.Forget()
+	}
+	if r.coap != nil {
+		r.coap.Forget()
 	}
 	if err := applyHooks(); err != nil {
 		r.log.Error("webhooks_enable", "error", err) // They have the new endpoints, disabled as they were.

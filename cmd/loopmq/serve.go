@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"loopmq"
+	coapbridge "loopmq/bridges/coap"
 	httpbridge "loopmq/bridges/http"
 	"loopmq/config"
 	"loopmq/metrics"
@@ -43,7 +44,8 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 	options.Recorder, options.RefuseAddress = who.bans.Recorder(), who.bans.Banned
 	listeners, err := listenersOf(c, who)
 	web, wrong := httpOf(c, who)
-	if err = errors.Join(err, wrong); err != nil {
+	datagrams, wrongToo := coapOf(c, who)
+	if err = errors.Join(err, wrong, wrongToo); err != nil {
 		return err
 	}
 	events, err := newHooks(c, who)
@@ -88,7 +90,7 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 		options.AcknowledgeEarly, options.ServeWithoutStore = r.AcknowledgesEarly(), r.Degraded()
 	}
 	r := &reloader{invocation: i, started: c, current: c, identity: who, hooks: events, admin: admin, level: level, log: logger}
-	err = serveFrom(ctx, c, options, listeners, web, r, f, hangups, adminAt)
+	err = serveFrom(ctx, c, options, listeners, web, datagrams, r, f, hangups, adminAt)
 	return first(err, st.Close())
 }
 
@@ -101,7 +103,7 @@ func newLogger(c *config.Config, level slog.Leveler, w io.Writer) *slog.Logger {
 }
 
 // serveFrom runs a broker on an open store.
-func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, listeners []loopmq.Listener, web *httpbridge.Options, r *reloader, f *front, hangups <-chan os.Signal, adminAt []any) error {
+func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, listeners []loopmq.Listener, web *httpbridge.Options, datagrams *coapbridge.Options, r *reloader, f *front, hangups <-chan os.Signal, adminAt []any) error {
 	broker, err := loopmq.New(options)
 	if err != nil {
 		return err
@@ -111,13 +113,13 @@ func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, li
 	broker.Metrics().Gauge(fmt.Sprintf("loopmq_build_info{version=%q}", version), func() float64 { return 1 })
 	bound := []any{"version", version}
 	if err := broker.Start(); err != nil {
-		return first(err, stop(nil, broker, c.Drain.Grace))
+		return first(err, stop(r, broker, c.Drain.Grace))
 	}
 	if err := r.identity.enforce(ctx, broker); err != nil {
-		return first(err, stop(nil, broker, c.Drain.Grace))
+		return first(err, stop(r, broker, c.Drain.Grace))
 	}
 	if err := r.hooks.start(broker, &options); err != nil {
-		return first(err, stop(nil, broker, c.Drain.Grace))
+		return first(err, stop(r, broker, c.Drain.Grace))
 	}
 	f.hooks.Store(r.hooks.running)
 	defer r.hooks.stop(c.Drain.Grace) // before the store is closed, whatever happens
@@ -131,7 +133,7 @@ func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, li
 				// Nobody asked for it: a second broker on a machine starts without.
 				options.Logger.Warn("listener_off", "name", l.Name, "error", err, "advice", "set --"+l.Name+" to another address, or to off")
 			case err != nil:
-				return first(fmt.Errorf("%s: %w", named(c, key, "--"+l.Name), err), stop(nil, broker, c.Drain.Grace))
+				return first(fmt.Errorf("%s: %w", named(c, key, "--"+l.Name), err), stop(r, broker, c.Drain.Grace))
 			default:
 				address = addr.String()
 			}
@@ -148,13 +150,24 @@ func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, li
 			options.Logger.Warn("listener_off", "name", "http", "error", err, "advice", "set --http to another address, or to off")
 			r.http = nil
 		case err != nil:
-			return first(fmt.Errorf("%s: %w", named(c, "http.address", "--http"), err), stop(nil, broker, c.Drain.Grace))
+			return first(fmt.Errorf("%s: %w", named(c, "http.address", "--http"), err), stop(r, broker, c.Drain.Grace))
 		default:
 			httpAddress = addr.String()
 		}
 	}
+	bound = append(bound, "http", httpAddress)
+	if datagrams != nil {
+		datagrams.Broker, datagrams.Logger = broker, options.Logger
+		at, err := r.startCoAP(c, datagrams)
+		if err != nil {
+			return first(err, stop(r, broker, c.Drain.Grace))
+		}
+		bound = append(bound, at...)
+	} else {
+		bound = append(bound, "coap", off)
+	}
 	f.serving()
-	options.Logger.Info("listening", append(append(bound, "http", httpAddress), adminAt...)...)
+	options.Logger.Info("listening", append(bound, adminAt...)...)
 
 	for ctx.Err() == nil {
 		select {
@@ -167,11 +180,11 @@ func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, li
 	// known rate. So the grace time is for what comes after it.
 	drain := &r.current.Drain
 	if err := broker.Drain(context.Background(), drainOf(drain)); err != nil {
-		return first(err, stop(r.http, broker, drain.Grace))
+		return first(err, stop(r, broker, drain.Grace))
 	}
 	options.Logger.Info("shutdown", "grace", drain.Grace)
 	r.hooks.stop(drain.Grace) // while replies can be published
-	return stop(r.http, broker, drain.Grace)
+	return stop(r, broker, drain.Grace)
 }
 
 // named returns how an operator knows a value: by the place where it was set, or by
@@ -187,13 +200,16 @@ func named(c *config.Config, key, flag string) string {
 	return s.String()
 }
 
-// stop shuts the broker down; /readyz fails from here on. Requests to web, which may
-// be nil, are answered before.
-func stop(web *httpbridge.Bridge, broker *loopmq.Broker, grace time.Duration) error {
+// stop shuts the broker down; /readyz fails from here on. Requests to its bridges are
+// answered before.
+func stop(r *reloader, broker *loopmq.Broker, grace time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
-	if web != nil {
-		_ = web.Shutdown(ctx) // If time is up, the broker says so.
+	if r.http != nil {
+		_ = r.http.Shutdown(ctx) // If time is up, the broker says so.
+	}
+	if r.coap != nil {
+		_ = r.coap.Shutdown(ctx)
 	}
 	if err := broker.Shutdown(ctx); err != nil {
 		return fmt.Errorf("shut down within --grace %v: %w", grace, err)

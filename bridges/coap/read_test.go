@@ -1,0 +1,127 @@
+package coapbridge
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	coap "github.com/plgd-dev/go-coap/v3/message"
+	"github.com/plgd-dev/go-coap/v3/message/codes"
+
+	"loopmq/codec"
+	"loopmq/internal/brokertest"
+)
+
+// notification reads one, and acknowledges it.
+func (d *device) notification() coap.Message {
+	d.t.Helper()
+	m := d.receive()
+	if m.Type == coap.Confirmable {
+		d.write(empty(coap.Acknowledgement, uint16(m.MessageID)))
+	}
+	return m
+}
+
+func TestObserve(t *testing.T) {
+	t.Parallel()
+	b := mustBridge(t, Options{})
+	pub := brokertest.Connect(t, b.broker.Addr, codec.V5)
+	pub.Publish("t/a", "retained", 1, brokertest.Retained)
+	d := b.device()
+	first := d.want(d.ask(codes.GET, "/ps/t/a", nil, num(coap.Observe, 0)), codes.Content, "retained")
+	if uintOption(first, coap.Observe) == "none" {
+		t.Error("it isn't observed")
+	}
+	pub.Publish("t/a", "qos1", 1)
+	if m := d.want(d.notification(), codes.Content, "qos1"); m.Type != coap.Confirmable || string(m.Token) != "tk" || uintOption(m, coap.Observe) <= uintOption(first, coap.Observe) {
+		t.Errorf("got %v", m)
+	}
+	pub.Publish("t/a", "qos0", 0)
+	if m := d.want(d.notification(), codes.Content, "qos0"); m.Type != coap.NonConfirmable {
+		t.Errorf("got %v", m)
+	}
+	d.want(d.ask(codes.GET, "/ps/t/a", nil, num(coap.Observe, 1)), codes.Content, "retained")
+	if n := b.Bridge.observations.Load(); n != 0 {
+		t.Errorf("%d observations", n)
+	}
+	d.want(d.ask(codes.GET, "/ps/t/+/x", nil, num(coap.Observe, 0)), codes.Content, "")
+	pub.Publish("t/7/x", "wild", 1)
+	m := d.want(d.notification(), codes.Content, "wild")
+	if at, err := m.Options.LocationPath(); err != nil || at != "/ps/t/7/x" {
+		t.Errorf("location %q, %v", at, err)
+	}
+	pub.Publish("t/8/x", "reset", 1)
+	m = d.want(d.receive(), codes.Content, "reset")
+	d.write(empty(coap.Reset, uint16(m.MessageID)))
+	await(t, func() bool { return b.Bridge.observations.Load() == 0 })
+}
+
+func await(t *testing.T, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(30 * time.Second); !done(); {
+		if time.Now().After(end) {
+			t.Fatal("it takes too long")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestLibcoap(t *testing.T) {
+	t.Parallel()
+	b := mustBridge(t, Options{})
+	sub := brokertest.Connect(t, b.broker.Addr, codec.V5)
+	sub.Subscribe("t/#", 1)
+	big := filepath.Join(t.TempDir(), "big")
+	body := bytes.Repeat([]byte("0123456789abcde\n"), 6400)
+	if err := os.WriteFile(big, body, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := b.libcoap("", "-m", "put", "-f", big, "-b", "1024", "/ps/t/big?retain=true"); strings.Contains(out, "4.") {
+		t.Error(out)
+	}
+	sub.Acknowledge(sub.ExpectPublish("t/big", string(body)))
+	got := filepath.Join(t.TempDir(), "got")
+	if out := b.libcoap("", "-m", "get", "-o", got, "/ps/t/big"); strings.Contains(out, "4.") {
+		t.Error(out)
+	}
+	if text, err := os.ReadFile(got); err != nil || !bytes.Equal(text, body) {
+		t.Errorf("got %d bytes, %v", len(text), err)
+	}
+
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "coap-client-openssl", "-s", "60", "-w", "coap://"+b.addr+"/ps/t/obs/%23")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, func() bool { return b.Bridge.observations.Load() == 1 })
+	pub := brokertest.Connect(t, b.broker.Addr, codec.V5)
+	lines := bufio.NewReader(out)
+	for _, text := range []string{"one", "two", strings.Repeat("large ", 1000), "three"} {
+		pub.Publish("t/obs/x/y", text, 1)
+		for { // the first answer is an empty line
+			line, err := lines.ReadString('\n')
+			if err != nil {
+				t.Fatal(err)
+			}
+			if line = strings.TrimSuffix(line, "\n"); line != "" {
+				if strings.TrimSpace(line) != strings.TrimSpace(text) {
+					t.Errorf("got %q, want %q", line, text)
+				}
+				break
+			}
+		}
+	}
+	cancel()
+	_ = cmd.Wait()
+}
