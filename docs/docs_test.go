@@ -26,6 +26,7 @@ import (
 
 	"loopmq"
 	"loopmq/internal/brokertest"
+	"loopmq/loadtest"
 	"loopmq/metrics"
 )
 
@@ -473,4 +474,19 @@ func TestFlagsAreExplained(t *testing.T) {
 	if want := strings.ReplaceAll(session[2], "    loopmq", "loopmq"); err == nil || string(out) != want {
 		t.Errorf("loopmq %s printed\n%swant\n%s", session[1], out, want)
 	}
+}
+
+// docs/loadtest.md has the shapes of scenarios, the figures of objectives, and the flags that change what is run, seen and written.
+func TestLoadTestIsExplained(t *testing.T) {
+	var words []string
+	for _, name := range loadtest.PresetNames() {
+		s, err := loadtest.Preset(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		words = append(words, string(s.Shape))
+	}
+	mentions(t, "docs/loadtest.md", append(words, "p50", "p90", "p99", "p99.9", "max", "mean", "loss", "duplicates", "reordered", "errors", "rate", "cpu", "memory")...)
+	mentions(t, "docs/loadtest.md", "--html FILE", "--json FILE", "--metrics URL,URL", "--metrics-token-file", "--broker-pid", "--rate", "--window", "--scale 0.1",
+		"--reconnect", "--kill '5s: COMMAND'", "--precision", "--trials")
 }

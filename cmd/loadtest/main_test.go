@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +17,7 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 
 	"loopmq/internal/brokertest"
+	"loopmq/internal/meddler"
 	"loopmq/loadtest"
 	"loopmq/loadtest/capacity"
 	"loopmq/loadtest/plan"
@@ -142,6 +144,27 @@ func TestRunShowsWhatItFound(t *testing.T) {
 	}
 	out, _ = loadtestCommand(t, exitOK, "plan", "--devices", "1000", "--rate", "100", "--from", file)
 	contains(t, out, "measured: "+file)
+}
+
+// A broken promise is exit code 1, and the report and the page say which.
+func TestRunOfABrokenBroker(t *testing.T) {
+	t.Parallel()
+	b := brokertest.Start(t)
+	p, err := meddler.New(b.Addr, meddler.Plan{Every: 50, Faults: []meddler.Fault{meddler.Drop}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	page := filepath.Join(t.TempDir(), "a.html")
+	out, _ := loadtestCommand(t, exitFailed, "run", "p2p", "--target", "tcp://"+p.Addr(), "--pairs", "2", "--rate", "500", "--duration", "1s", "--drain", "1s",
+		"--html", page)
+	lost := fmt.Sprintf(" promised messages %d lost\n", p.Count(meddler.Drop))
+	contains(t, out, "BROKEN: of ", lost)
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	contains(t, string(text), `verdict broken">BROKEN: of `)
 }
 
 func TestRunErrors(t *testing.T) {

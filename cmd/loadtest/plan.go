@@ -38,7 +38,7 @@ The nodes:
 The costs:
   --from FILE           a result of loadtest run --json; may be repeated. What a message costs
                         is taken from the one that is nearest to the plan, what a connect
-                        costs from one of connects, memory from the one with most connections
+                        costs from one of connects, memory from one of idle connections
   --json FILE           write the answer as JSON, - for the standard output
 `
 

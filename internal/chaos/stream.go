@@ -19,15 +19,25 @@ type Stream struct {
 	Session     string
 	TopicFilter string
 	Ledger      *Ledger
+	// AcknowledgeAt is where every so many events are acknowledged while the stream goes on,
+	// which may be another node than the stream's; nil: they are by coming back.
+	AcknowledgeAt func() string
 	// OnSubscribed is called once the first stream has begun; nil: nobody is.
 	OnSubscribed func()
 
 	subscribed bool
 	last       string
+	received   int
 }
 
-// streamPause is how long a Stream waits before it comes back.
-const streamPause = 20 * time.Millisecond
+const (
+	// streamPause is how long a Stream waits before it comes back.
+	streamPause = 20 * time.Millisecond
+	// acknowledgeEach is after how many events a Stream acknowledges them.
+	acknowledgeEach = 50
+	// requestTimeout bounds requests other than streams.
+	requestTimeout = 10 * time.Second
+)
 
 // Run receives until ctx ends.
 func (s *Stream) Run(ctx context.Context) {
@@ -80,11 +90,41 @@ func (s *Stream) receive(ctx context.Context) error {
 					return err
 				}
 				s.last = id
+				if s.received++; s.AcknowledgeAt != nil && s.received%acknowledgeEach == 0 {
+					// It may be refused, if the stream is over: then coming back acknowledges.
+					_, _ = s.ask(ctx, http.MethodPost, s.AcknowledgeAt(), url.Values{"last_event_id": {id}})
+				}
 			}
 			id, data = "", ""
 		}
 	}
 	return lines.Err()
+}
+
+// End ends the session, with what is unacknowledged. Run has to be over.
+func (s *Stream) End(ctx context.Context) error {
+	status, err := s.ask(ctx, http.MethodDelete, s.URL(), url.Values{})
+	if err == nil && status != http.StatusNoContent {
+		err = fmt.Errorf("DELETE /subscribe: %d", status)
+	}
+	return err
+}
+
+// ask sends a request about the session.
+func (s *Stream) ask(ctx context.Context, method, at string, q url.Values) (status int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	q.Set("session", s.Session)
+	r, err := http.NewRequestWithContext(ctx, method, at+"/subscribe?"+q.Encode(), nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(r)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode, nil
 }
 
 // event handles one message.

@@ -278,7 +278,13 @@ func (o Objective) write(value float64) string {
 	case o.share:
 		return strconv.FormatFloat(value*100, 'g', 4, 64) + "%"
 	case o.figure.kind == duration:
-		return time.Duration(value * float64(time.Microsecond)).String()
+		d := time.Duration(value * float64(time.Microsecond))
+		for digit := time.Microsecond; digit <= time.Second; digit *= 10 {
+			if d >= 1000*digit {
+				d = d.Round(10 * digit) // three digits stay
+			}
+		}
+		return d.String()
 	case o.figure.kind == bytes:
 		return humanize.IBytes(uint64(value))
 	}

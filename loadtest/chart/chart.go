@@ -152,9 +152,9 @@ func (c *Chart) axes(b *bytes.Buffer, x, y scale) {
 	fmt.Fprintf(b, `<text x="%d" y="20" text-anchor="end" fill="#777">%s</text>`, right, escape(c.Y.Label))
 }
 
-// marks draws lines down to the axis. A label that would cover the next one is left out: what comes later lasts longer, as a rule.
+// marks draws lines down to the axis. A label that would cover the next one, or the edge, is left out: what comes later lasts longer, as a rule.
 func (c *Chart) marks(b *bytes.Buffer, x scale) {
-	next := math.Inf(1)
+	next := float64(c.Width)
 	for _, m := range slices.Backward(c.Marks) {
 		if c.X.Log && m.At <= 0 || m.At < x.low || m.At > x.high {
 			continue

@@ -104,8 +104,12 @@ func CostsFrom(q Question, names []string, results []*loadtest.Result) (c Costs,
 	}
 	if i := best(results, func(r *loadtest.Result) (float64, bool) {
 		n := float64(connections(r))
+		distance := -n
+		if r.Scenario == nil || r.Scenario.Shape != loadtest.Idle {
+			distance += 1e9 // with messages under way memory has them, too
+		}
 		// The growth of a process by few connections says more of its heap than of them.
-		return -n, r.Broker != nil && r.Broker.BytesPerConnection > 0 && n >= 1000
+		return distance, r.Broker != nil && r.Broker.BytesPerConnection > 0 && n >= 1000
 	}); i >= 0 {
 		c.Connection.measure(results[i].Broker.BytesPerConnection, names[i])
 	} else if len(results) > 0 {

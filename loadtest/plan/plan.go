@@ -250,7 +250,7 @@ func (l load) redis(n int) []Part {
 		{"stored for durable sessions", l.delivered * l.Durable * l.RedisStored.Value / 1e6},
 		{"to other nodes", l.forwarded(n) * (1 - l.Durable) * l.RedisForwarded.Value / 1e6},
 	}}
-	memory := Part{Name: "memory", Unit: Bytes, Of: l.Question.Redis, Parts: []Share{
+	memory := Part{Name: "memory", Unit: Bytes, Of: l.Redis, Parts: []Share{
 		{"sessions and routes", l.devices * l.RedisSession.Value},
 		{"queued messages", l.Queued / l.Devices * l.devices * (l.message() + l.RedisEntry.Value)},
 	}}

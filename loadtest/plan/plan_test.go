@@ -90,8 +90,16 @@ func TestMessageBytes(t *testing.T) {
 		qos     byte
 		want    float64
 	}{
-		{0, 0, 2 + 2 + 10}, {0, 2, 2 + 2 + 10 + 2}, {115, 0, 2 + 127}, {116, 0, 3 + 128}, {114, 1, 3 + 128}, {16371, 0, 3 + 16383}, {16372, 0, 4 + 16384},
-		{2097139, 0, 4 + 2097151}, {2097140, 0, 5 + 2097152}, {200 << 20, 0, 5 + 12 + 200<<20},
+		{0, 0, 2 + 2 + 10},
+		{0, 2, 2 + 2 + 10 + 2},
+		{115, 0, 2 + 127},
+		{116, 0, 3 + 128},
+		{114, 1, 3 + 128},
+		{16371, 0, 3 + 16383},
+		{16372, 0, 4 + 16384},
+		{2097139, 0, 4 + 2097151},
+		{2097140, 0, 5 + 2097152},
+		{200 << 20, 0, 5 + 12 + 200<<20},
 	} {
 		l := load{Question: Question{Payload: test.payload, QoS: test.qos, Topic: 10}}
 		if got := l.message(); got != test.want {
@@ -208,7 +216,8 @@ func TestCostsFromResults(t *testing.T) {
 	sparse, dense, other := result(1, 10_000, 1000, 30), result(1, 1000, 500_000, 1), result(0, 10_000, 700, 9)
 	connects := result(1, 50, 0, 130)
 	connects.Totals = loadtest.Totals{Connects: 5000}
-	idle := result(0, 20_000, 0, 0)
+	idle := result(0, 2000, 0, 0)
+	idle.Scenario.Shape = loadtest.Idle
 	idle.Totals, idle.Broker.BytesPerConnection = loadtest.Totals{Connects: 20_000}, 1500
 	names := []string{"sparse", "dense", "other", "connects", "idle"}
 	c, warnings := CostsFrom(q, names, []*loadtest.Result{sparse, dense, other, connects, idle})
@@ -217,7 +226,9 @@ func TestCostsFromResults(t *testing.T) {
 		value  float64
 		source string
 	}{
-		{c.Message, 30, "measured: sparse"}, {c.Connect, 130, "measured: connects"}, {c.Connection, 1500, "measured: idle"},
+		{c.Message, 30, "measured: sparse"},
+		{c.Connect, 130, "measured: connects"},
+		{c.Connection, 1500, "measured: idle"},
 		{c.Forward, 6, "assumed: about a commit on Redis and a message"},
 	} {
 		if test.cost.Value != test.value || test.cost.Source != test.source || test.cost.Measured != strings.HasPrefix(test.source, "measured") {

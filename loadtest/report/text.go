@@ -149,7 +149,11 @@ func audit(r *loadtest.Result) table {
 }
 
 func cost(r *loadtest.Result) table {
-	t := table{Head: []string{"cost", "cores", "CPU per message", "calls per message", "memory before", "at most", "per connection"}}
+	of := "message"
+	if r.Totals.Expected == 0 {
+		of = "connect" // as in Cost
+	}
+	t := table{Head: []string{"cost", "cores", "CPU per " + of, "calls per " + of, "memory before", "at most", "per connection"}}
 	cores := func(cpu float64) string {
 		if r.Seconds <= 0 {
 			return "-"

@@ -40,6 +40,7 @@ type node struct {
 	name       string
 	path, dir  string
 	mqtt, http string
+	bridge     string // HTTP for clients
 	link       *chaos.Link
 	process    atomic.Pointer[child.Process] // the last one
 	pause      atomic.Int64                  // nanoseconds until it is started again
@@ -69,7 +70,7 @@ func (n *node) start(t *testing.T) *child.Process {
 		return nil
 	}
 	defer log.Close()
-	cmd := exec.Command(n.path, "serve", "--tcp", n.mqtt, "--ws", "off", "--http", "off", "--admin", n.http, "--log-format", "json",
+	cmd := exec.Command(n.path, "serve", "--tcp", n.mqtt, "--ws", "off", "--http", n.bridge, "--admin", n.http, "--log-format", "json",
 		"--store", fmt.Sprintf("redis://%s/0?lease=%v&timeout=1s", n.link.Addr(), lease))
 	cmd.Stderr, cmd.Dir = log, n.dir
 	p, err := child.Start(cmd)
@@ -127,7 +128,7 @@ func build(t *testing.T) *site {
 			t.Fatal(err)
 		}
 		t.Cleanup(link.Close)
-		n := &node{name: fmt.Sprint("node", i+1), path: path, dir: dir, mqtt: localPort(), http: localPort(), link: link}
+		n := &node{name: fmt.Sprint("node", i+1), path: path, dir: dir, mqtt: localPort(), http: localPort(), bridge: localPort(), link: link}
 		s.nodes[i] = n
 		s.running.Go(func() { n.run(t, s.stop) })
 	}
@@ -217,6 +218,9 @@ type cast struct {
 	publishing    sync.WaitGroup
 	receiving     sync.WaitGroup
 	intruders     sync.WaitGroup
+	streams       []*chaos.Stream
+	streaming     sync.WaitGroup
+	hangUp        context.CancelFunc // ends the streams
 	unplug        context.CancelFunc
 	plugged       context.Context
 
@@ -255,9 +259,33 @@ func (c *cast) subscribe(s *chaos.Subscriber) {
 	}
 }
 
+// stream starts streams of server-sent events, whose sessions go from node to node, and returns when they have begun.
+func (c *cast) stream() {
+	ctx, hangUp := context.WithCancel(c.plugged)
+	c.hangUp = hangUp
+	for i := range 2 {
+		begun := make(chan struct{})
+		var turn, other atomic.Int64
+		s := &chaos.Stream{
+			URL: func() string { return "http://" + c.nodes[turn.Add(1)%nodeCount].bridge }, Session: fmt.Sprint("stream", i), TopicFilter: "chaos/#",
+			Ledger: &c.ledger, OnSubscribed: func() { close(begun) },
+		}
+		if i == 1 {
+			s.AcknowledgeAt = func() string { return "http://" + c.nodes[other.Add(1)%nodeCount].bridge }
+		}
+		c.streams = append(c.streams, s)
+		c.streaming.Go(func() { s.Run(ctx) })
+		select {
+		case <-begun:
+		case <-ctx.Done():
+		}
+	}
+}
+
 func assemble(s *site, ctx context.Context, rng *rand.Rand) *cast {
 	c := &cast{site: s, ctx: ctx, quiet: make(chan struct{})}
 	c.plugged, c.unplug = context.WithCancel(ctx)
+	c.stream()
 	for i := range byte(4) {
 		sub := &chaos.Subscriber{Client: c.client(fmt.Sprint("durable", i), i, chaos.Never, &c.ledger), TopicFilter: "chaos/#", QoS: 2 - i/3}
 		sub.ReceiveMaximum = uint16(i) * 16
@@ -501,6 +529,16 @@ func TestKill(t *testing.T) {
 	c.publishing.Wait()
 	c.reappear()
 	s.eventually(time.Minute, "all has arrived", c.lost)
+	c.hangUp()
+	c.streaming.Wait()
+	for _, stream := range c.streams { // which acknowledge by coming back
+		s.eventually(time.Minute, "the session of a stream ends", func(ctx context.Context) string {
+			if err := stream.End(ctx); err != nil {
+				return err.Error()
+			}
+			return ""
+		})
+	}
 	// What was acknowledged while Redis was away may still be in a queue: it comes again, and goes.
 	for _, cl := range c.clients {
 		cl.Drop()
