@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -67,7 +66,7 @@ func (p *endpoint) openFrom() (int, error) {
 	if err == nil {
 		err = unix.Connect(fd, p.remote)
 	}
-	if err != nil && err != unix.EINPROGRESS { //nolint:errorlint // a bare Errno
+	if err != nil && err != unix.EINPROGRESS {
 		_ = unix.Close(fd)
 		return -1, err
 	}
@@ -135,9 +134,32 @@ func resolve(ctx context.Context, s *Scenario, connections, loops int) ([][]endp
 	}
 	sets := make([][]endpoint, loops)
 	for i := range sets {
-		sets[i] = append(sets[i], all...)
+		for _, e := range all {
+			sets[i] = append(sets[i], e.clone())
+		}
 	}
 	return sets, nil
+}
+
+// clone returns a copy for another loop: a Sockaddr has room in it that system calls write to.
+func (p *endpoint) clone() endpoint {
+	c := *p
+	c.remote = cloneSockaddr(p.remote)
+	c.sources = nil
+	for _, s := range p.sources {
+		c.sources = append(c.sources, cloneSockaddr(s))
+	}
+	return c
+}
+
+func cloneSockaddr(s unix.Sockaddr) unix.Sockaddr {
+	switch s := s.(type) {
+	case *unix.SockaddrInet4:
+		return &unix.SockaddrInet4{Port: s.Port, Addr: s.Addr}
+	case *unix.SockaddrInet6:
+		return &unix.SockaddrInet6{Port: s.Port, Addr: s.Addr, ZoneId: s.ZoneId}
+	}
+	return s
 }
 
 // loopbackFor returns as many addresses of this machine as connections need; none if the kernel's choice will do. Where connections
@@ -206,12 +228,4 @@ func (t *TLS) config() (*tls.Config, error) {
 		c.Certificates = []tls.Certificate{certificate}
 	}
 	return c, nil
-}
-
-// expand fills in a template.
-func expand(template, role string, i, n int) string {
-	if !strings.Contains(template, "{") {
-		return template
-	}
-	return strings.NewReplacer("{role}", role, "{i}", strconv.Itoa(i), "{n}", strconv.Itoa(n)).Replace(template)
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -56,6 +57,7 @@ type run struct {
 	lastCPU   time.Duration
 	lastTick  int64
 
+	asking             sync.Mutex // held while Options.Broker is called
 	looking            sync.Mutex // guards what follows
 	sample, lastSample BrokerSample
 	sampled            bool // sample is new
@@ -507,7 +509,7 @@ func (r *run) fault(what, example string) {
 
 // close ends sessions and connections.
 func (r *run) close() {
-	var erase []*client
+	erase := make([][]*client, len(r.loops))
 	r.each(func(l *loop) {
 		l.timers = nil
 		for _, s := range l.sections {
@@ -520,18 +522,18 @@ func (r *run) close() {
 		for _, c := range l.clients {
 			durable := c.known && c.section.durable(c)
 			if durable && (c.section.Version < 5 || c.state != up) {
-				erase = append(erase, c)
+				erase[l.index] = append(erase[l.index], c)
 			}
 			l.leave(c, durable)
 		}
 	})
 	r.phase("close", closeMax, false, func() bool { return r.connections() == 0 })
-	if len(erase) == 0 {
+	if len(slices.Concat(erase...)) == 0 {
 		return
 	}
 	r.each(func(l *loop) {
-		for _, c := range erase {
-			if c.section.loop == l && c.fd < 0 {
+		for _, c := range erase[l.index] {
+			if c.fd < 0 {
 				c.erasing, c.gone = true, false
 				c.section.dials.again = append(c.section.dials.again, c)
 			}
@@ -649,7 +651,9 @@ func (r *run) finish() (*Result, error) {
 	result.Rates.Connects = float64(result.Totals.Connects) / max(connecting, 1e-9)
 	result.Cost.per(result.Totals)
 	if b := result.Broker; b != nil {
+		r.looking.Lock()
 		b.ResidentBytesMax = r.memory
+		r.looking.Unlock()
 	}
 	result.Latencies = map[string]*Latency{}
 	for i, h := range r.measured.histograms() {

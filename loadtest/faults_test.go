@@ -113,6 +113,22 @@ func TestFaultsOfABroker(t *testing.T) {
 	}
 }
 
+// TestLargeMessages sends more at a time than a socket takes.
+func TestLargeMessages(t *testing.T) {
+	t.Parallel()
+	for qos := range byte(2) {
+		f := &fake{suback: codec.ReasonCode(qos)}
+		s := &loadtest.Scenario{
+			Shape: loadtest.P2P, Pairs: 1, QoS: qos, Version: 5, Payload: 12 << 20, Window: 2, Targets: []string{f.start(t)}, Duration: 50 * time.Millisecond,
+		}
+		r := play(t, s, loadtest.Options{})
+		clean(t, r)
+		if r.Audit.QoS[qos].Promised.Expected+r.Audit.QoS[qos].MayDrop.Expected == 0 {
+			t.Errorf("QoS %d: no message came", qos)
+		}
+	}
+}
+
 // TestReconnect has clients thrown out all the time, while the audit goes on.
 func TestReconnect(t *testing.T) {
 	t.Parallel()
@@ -137,7 +153,7 @@ func reconnect(t *testing.T, shape loadtest.Shape, durable bool, qos byte) {
 	s := &loadtest.Scenario{
 		Shape: shape, Pairs: clients, Publishers: clients, Subscribers: clients, Topics: 20, QoS: qos, Version: 5,
 		Durable: durable, DurablePublishers: durable, Reconnect: true, ReconnectJitter: 20 * time.Millisecond, ClientID: "{role}-{i}",
-		Duration: 300 * time.Millisecond, Targets: []string{"tcp://" + broker.Addr}, Window: 8,
+		Duration: 200 * time.Millisecond, Targets: []string{"tcp://" + broker.Addr}, Window: 8,
 	}
 	if shape == loadtest.Shared || shape == loadtest.FanIn {
 		s.Rate = 1000

@@ -293,7 +293,7 @@ func (s *section) begin(start int64) {
 	switch s.Shape {
 	case Connects, Takeover:
 		if s.ConnectRate > 0 {
-			s.visits = schedule{start: start, rate: s.ConnectRate / float64(len(s.flow.sections)*max(1, s.Share.Of)), ramp: s.RampUp.Seconds()}
+			s.visits = schedule{start: start, rate: s.ConnectRate / float64(len(s.sections)*max(1, s.Share.Of)), ramp: s.RampUp.Seconds()}
 		}
 		return
 	case Retained:
@@ -306,7 +306,7 @@ func (s *section) begin(start int64) {
 	}
 	if s.Rate > 0 && len(s.publishers) > 0 {
 		// Loops take turns within the grid.
-		start += int64(grid) * int64(s.loop.index) / int64(len(s.flow.sections))
+		start += int64(grid) * int64(s.loop.index) / int64(len(s.sections))
 		s.schedule = schedule{start: start, rate: s.Rate * s.share(), ramp: s.RampUp.Seconds()}
 		s.nextDue = start
 		return

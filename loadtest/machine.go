@@ -32,7 +32,7 @@ func ThisMachine() Machine {
 	}
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
-		m.Files = uint64(limit.Cur)
+		m.Files = limit.Cur
 	}
 	return m
 }

@@ -12,8 +12,8 @@ type Options struct {
 	Progress func(Second)
 	// Logger gets what happens to the run itself; nil means slog.Default().
 	Logger *slog.Logger
-	// Broker looks at what the broker has used. It is called once a second, and when the measured time begins and ends; nil means
-	// that nobody looks. An error is an error of the run, which goes on.
+	// Broker looks at what the broker has used. It is called once a second, and when the measured time begins and ends, once at a
+	// time; nil means that nobody looks. An error is an error of the run, which goes on.
 	Broker func(context.Context) (BrokerSample, error)
 	// Loops is the number of event loops; 0 means one for each two cores.
 	Loops int

@@ -23,7 +23,7 @@ import (
 func play(t *testing.T, s *loadtest.Scenario, o loadtest.Options) *loadtest.Result {
 	t.Helper()
 	if s.Duration == 0 {
-		s.Duration = 100 * time.Millisecond
+		s.Duration = 50 * time.Millisecond
 	}
 	if s.Drain == 0 {
 		s.Drain = 20 * time.Second // a slow machine isn't a broken promise
@@ -82,7 +82,7 @@ func TestShapes(t *testing.T) {
 						t.Errorf("latency %s: %+v", name, l)
 					}
 				}
-				if r.Cost.MicrosPerMessage <= 0 || r.Cost.CallsPerMessage <= 0 || r.Seconds < 0.1 {
+				if r.Cost.MicrosPerMessage <= 0 || r.Cost.CallsPerMessage <= 0 || r.Seconds < 0.05 {
 					t.Errorf("cost %+v of %v s", r.Cost, r.Seconds)
 				}
 			})
@@ -104,8 +104,8 @@ func TestCycles(t *testing.T) {
 		{loadtest.Scenario{Shape: loadtest.Connects, Connections: 5}, func(r *loadtest.Result) bool {
 			return r.Totals.Connects > 5 && r.Totals.Disconnects > 0
 		}},
-		{loadtest.Scenario{Shape: loadtest.Connects, Connections: 5, ConnectRate: 100, Version: 5}, func(r *loadtest.Result) bool {
-			return r.Totals.Connects > 2 && r.Totals.Connects < 15
+		{loadtest.Scenario{Shape: loadtest.Connects, Connections: 5, ConnectRate: 400, Version: 5}, func(r *loadtest.Result) bool {
+			return r.Totals.Connects > 2 && r.Totals.Connects < 200
 		}},
 		{loadtest.Scenario{Shape: loadtest.Takeover, Connections: 3}, func(r *loadtest.Result) bool { return r.Totals.Connects > 3 }},
 		{loadtest.Scenario{Shape: loadtest.Takeover, Connections: 3, ConnectRate: 200, Version: 5}, func(r *loadtest.Result) bool { return r.Totals.Connects > 3 }},

@@ -400,6 +400,14 @@ func (s Share) of(n int) int {
 // crossing says whether messages go from clients of one Share to those of another.
 func (s *Scenario) crossing() bool { return s.Shape == FanIn || s.Shape == FanOut || s.Shape == Shared }
 
+// expand fills in a template.
+func expand(template, role string, i, n int) string {
+	if !strings.Contains(template, "{") {
+		return template
+	}
+	return strings.NewReplacer("{role}", role, "{i}", strconv.Itoa(i), "{n}", strconv.Itoa(n)).Replace(template)
+}
+
 // inherit gives a part what it has of the mixed scenario.
 func (s *Scenario) inherit(mixed *Scenario) {
 	s.Targets, s.TLS, s.Sources = mixed.Targets, mixed.TLS, mixed.Sources

@@ -75,6 +75,8 @@ func (r *run) look() (BrokerSample, bool) {
 	if r.options.Broker == nil {
 		return BrokerSample{}, false
 	}
+	r.asking.Lock()
+	defer r.asking.Unlock()
 	ctx, cancel := context.WithTimeout(r.ctx, sampleMax)
 	defer cancel()
 	sample, err := r.options.Broker(ctx)
