@@ -54,6 +54,7 @@ type handshake struct {
 	src   netip.Addr
 
 	submitted bool // the first record is whole; owned by the loop
+	gone      bool // the connection has ended, and done says why; owned by the loop
 
 	entry *list.Element // in its source's queue while it waits for a turn; guarded by handshakes.mu
 	turn  atomic.Int64  // when it got its goroutine, 0 until then
@@ -158,7 +159,11 @@ func (h *handshake) stop() {
 		c.loop.engine.handshakes.withdraw(h)
 		h.wake()
 	}
-	if received && c.state&refused == 0 && !c.loop.stopping {
+	switch {
+	case !received || c.state&refused != 0 || c.loop.stopping:
+	case h.turn.Load() != 0: // the peer may have gone because of what its goroutine has sent
+		h.gone = true
+	default:
 		c.loop.engine.refused(metrics.RefuseTLSAborted, c.RemoteAddr(), errHandshakeGone)
 	}
 }
@@ -326,7 +331,7 @@ func refusal(err error) metrics.RefuseReason {
 	case errors.As(err, &verification),
 		strings.Contains(err.Error(), "client") && strings.Contains(err.Error(), "certificate"): // crypto/tls has no type for a missing one
 		return metrics.RefuseTLSCertificate
-	case errors.As(err, &op) && op.Op == "remote error":
+	case errors.Is(err, errHandshakeGone), errors.As(err, &op) && op.Op == "remote error":
 		return metrics.RefuseTLSAborted
 	}
 	return metrics.RefuseTLSProtocol

@@ -1,6 +1,7 @@
 package eventloop
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -91,6 +92,10 @@ func (s *secure) stop(*Conn) {
 func (s *secure) done(tc *tls.Conn, err error) {
 	c, h := s.conn, s.shake
 	if c.state&closing != 0 {
+		if h.gone {
+			err = cmp.Or(err, errHandshakeGone)
+			c.loop.engine.refused(refusal(err), c.RemoteAddr(), err)
+		}
 		return
 	}
 	if err != nil {

@@ -477,7 +477,10 @@ func TestTLS_Refused(t *testing.T) {
 			}
 			e, addr, config := mustListenTLS(t, Config{Loops: 1, Handler: h}, test.listen)
 			test.client(t, addr, config)
-			await(t, "the connection is gone", func() bool { s := e.Stats(); return s.Accepted == 1 && s.Connections == 0 })
+			await(t, "the connection is gone, and that is counted", func() bool {
+				s := e.Stats()
+				return s.Accepted == 1 && s.Connections == 0 && slices.Max(s.Refused[:]) > 0
+			})
 			for r, n := range e.Stats().Refused {
 				if n != 0 && metrics.RefuseReason(r) != test.want {
 					t.Errorf("counted as %s", metrics.RefuseReason(r))
