@@ -29,6 +29,9 @@ func FuzzMessage(f *testing.F) {
 		if err := decodeJSON(text, &m); err != nil {
 			t.Fatalf("%q is read fast, though: %v", text, err)
 		}
+		if err := checkMembers(text); err != nil {
+			t.Fatalf("%q is read fast, though: %v", text, err)
+		}
 		if err := m.translate(&slow); err != nil || !reflect.DeepEqual(quick, slow) {
 			t.Fatalf("%q: %+v fast, %+v slow, %v", text, quick, slow, err)
 		}
