@@ -65,7 +65,7 @@ func faultOf(err error) *fault {
 	case errors.As(err, &wait):
 		return &fault{http.StatusTooManyRequests, metrics.HTTPRate, err.Error(), codec.MessageRateTooHigh, wait.RetryAfter, nil}
 	case errors.Is(err, loopmq.ErrTooLarge):
-		return &fault{status: http.StatusRequestEntityTooLarge, reason: metrics.HTTPTooLarge, detail: "the message is larger than packet_size, or its payload than payload_size, of http or limits", code: codec.PacketTooLarge}
+		return &fault{status: http.StatusRequestEntityTooLarge, reason: metrics.HTTPTooLarge, detail: "the message is larger than packet_size, or its payload than payload_size, of http.settings or limits", code: codec.PacketTooLarge}
 	case errors.Is(err, loopmq.ErrNoRetained):
 		return &fault{status: http.StatusNotFound, reason: metrics.HTTPNotFound, detail: "the topic has no retained message"}
 	case errors.Is(err, loopmq.ErrNotStored), errors.Is(err, loopmq.ErrNotRunning):
