@@ -117,7 +117,8 @@ func askReady(ctx context.Context, t target, where string) error {
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
 	var problem struct{ Detail string }
 	_ = json.Unmarshal(text, &problem) // Without it the status says enough.
-	if resp.StatusCode == http.StatusBadRequest && strings.Contains(string(text), "HTTPS server") { // net/http's words
+	// In net/http's words:
+	if resp.StatusCode == http.StatusBadRequest && strings.Contains(string(text), "HTTPS server") {
 		problem.Detail = "it speaks TLS: --admin https://" + where
 	}
 	return fmt.Errorf("%s: /readyz: %s: %s", where, resp.Status, problem.Detail)

@@ -63,7 +63,7 @@ func TestHealthByTLS(t *testing.T) {
 	address := s.Listener.Addr().String()
 	for asked, want := range map[string]string{
 		address:              "it speaks TLS: --admin https://" + address + "\n",
-		"https://" + address:      ": --ca FILE says whose certificates to believe\n",
+		"https://" + address: ": --ca FILE says whose certificates to believe\n",
 		"https://" + plain.Listener.Addr().String(): "server gave HTTP response to HTTPS client\n",
 	} {
 		if code, stdout, stderr := call(t, "health", "--admin", asked); code != 1 || stdout != "" || !strings.HasSuffix(stderr, want) {
