@@ -3,6 +3,7 @@
 package loadtest
 
 import (
+	"errors"
 	"net"
 	"testing"
 
@@ -57,7 +58,7 @@ func TestSources(t *testing.T) {
 func TestSourcesOut(t *testing.T) {
 	t.Parallel()
 	p, _ := listening(t, &Scenario{Sources: []string{"203.0.113.77", "203.0.113.78"}}, 1)
-	if fd, err := p.open(); err != unix.EADDRNOTAVAIL {
+	if fd, err := p.open(); !errors.Is(err, unix.EADDRNOTAVAIL) {
 		t.Errorf("got %d, %v, want EADDRNOTAVAIL", fd, err)
 	}
 }

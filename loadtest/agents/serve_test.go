@@ -207,8 +207,13 @@ func TestProcesses(t *testing.T) {
 // FuzzReceive: whatever a peer sends, receive takes no more than the limit, and what was sent comes as it was.
 func FuzzReceive(f *testing.F) {
 	for _, v := range []any{
-		message{}, message{Begin: true}, message{Scenario: &loadtest.Scenario{Name: "a", Targets: []string{"tcp://a"}}},
-		message{Second: &loadtest.Second{At: 1}}, message{Result: []byte(`{"version":1}`)}, message{Error: "no"}, hello{Nonce: []byte{1}},
+		message{},
+		message{Begin: true},
+		message{Scenario: &loadtest.Scenario{Name: "a", Targets: []string{"tcp://a"}}},
+		message{Second: &loadtest.Second{At: 1}},
+		message{Result: []byte(`{"version":1}`)},
+		message{Error: "no"},
+		hello{Nonce: []byte{1}},
 	} {
 		text, err := json.Marshal(v)
 		if err != nil {

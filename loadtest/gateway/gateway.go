@@ -143,7 +143,6 @@ type conn struct {
 	mu       sync.Mutex
 	out      *bufio.Writer // guarded by mu
 	packetID uint16        // guarded by mu
-	scratch  []byte        // guarded by mu
 }
 
 var errUnexpected = errors.New("a packet that the gateway doesn't take")
