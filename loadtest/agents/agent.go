@@ -34,11 +34,12 @@ func serve(ctx context.Context, listener net.Listener, token string, logger *slo
 	if logger == nil {
 		logger = slog.Default()
 	}
-	defer context.AfterFunc(ctx, func() { _ = listener.Close() })()
 	var sessions sync.WaitGroup
 	defer sessions.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	// Of this context, so that it has ended when Accept fails: its parent's end may close the listener first.
+	defer context.AfterFunc(ctx, func() { _ = listener.Close() })()
 	places, busy := make(chan struct{}, waitingMax), make(chan struct{}, 1)
 	for {
 		select {
