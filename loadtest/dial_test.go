@@ -70,7 +70,7 @@ func TestLoopbackSources(t *testing.T) {
 		connections, processes, want int
 		shape                        Shape
 	}{
-		{1000, 1, 0, Idle}, {20_001, 1, 2, Idle}, {15_000, 4, 3, Idle}, {10, 1, 8, Connects}, {10_000_000, 1, loopbackSources, Idle},
+		{1000, 1, 0, Idle}, {10_001, 1, 2, Idle}, {15_000, 4, 6, Idle}, {10, 1, 8, Connects}, {10_000_000, 1, loopbackSources, Idle},
 	} {
 		p, from := listening(t, &Scenario{Shape: test.shape, Share: Share{Of: test.processes}}, test.connections)
 		if len(p.sources) != test.want {
