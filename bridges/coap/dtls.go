@@ -65,7 +65,11 @@ func (x *security) config(addr net.Addr, s *secured) (*dtls.Config, error) {
 	c.CipherSuites = append(c.CipherSuites,
 		dtls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, dtls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, dtls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
 		dtls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, dtls.TLS_ECDHE_ECDSA_WITH_AES_128_CCM, dtls.TLS_ECDHE_ECDSA_WITH_AES_128_CCM_8)
-	c.ClientAuth = dtls.ClientAuthType(t.ClientAuth) // the same values
+	c.ClientAuth = dtls.ClientAuthType(t.ClientAuth)                       // the same values
+	if x.o.Keys != nil && t.ClientAuth == tls.RequireAndVerifyClientCert { // pion would want one of those with a key, too
+		c.ClientAuth = dtls.VerifyClientCertIfGiven
+		s.required = true
+	}
 	c.VerifyPeerCertificate = func(raw [][]byte, chains [][]*x509.Certificate) error {
 		if len(chains) == 0 {
 			return nil
@@ -82,7 +86,11 @@ func (x *security) config(addr net.Addr, s *secured) (*dtls.Config, error) {
 	return c, nil
 }
 
-var errNoIdentity = errors.New("the PSK identity is not known")
+// Why a handshake fails.
+var (
+	errNoIdentity    = errors.New("the PSK identity is not known")
+	errNoCertificate = errors.New("there is neither a key nor a certificate")
+)
 
 // secured is what a handshake has shown of a client: a PSK identity, or a certificate, or
 // nothing.
@@ -90,6 +98,7 @@ type secured struct {
 	identity string
 	key      []byte
 	tls      *tls.ConnectionState
+	required bool // a certificate is, of who has no key
 }
 
 // name is what the client is known as.
@@ -279,6 +288,9 @@ func (p *peer) handshake() (*dtls.Conn, error) {
 	defer cancel()
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return nil, errors.Join(err, conn.Close())
+	}
+	if s.required && s.key == nil && s.tls == nil {
+		return nil, errors.Join(errNoCertificate, conn.Close())
 	}
 	p.secured = s
 	p.pipe.conn = conn

@@ -102,13 +102,8 @@ type block struct {
 	szx    uint8 // the size is 16 << szx
 }
 
-// The sizes of blocks.
-const (
-	szxMax   = 6
-	blockMax = 16 << szxMax
-	// blockNumberMax is the largest number that an option can have.
-	blockNumberMax = 1<<20 - 1
-)
+// szxMax is that of the largest blocks, of 1024 bytes.
+const szxMax = 6
 
 func (b block) size() int { return 16 << b.szx }
 

@@ -187,7 +187,7 @@ func (p *peer) removeLocked(o *observation) {
 // farewell tells the client that it isn't told any more.
 func (o *observation) farewell(f *fault) {
 	p := o.peer.Load()
-	data, _ := f.response().encode(coap.NonConfirmable, p.nextID(), o.token, szxMax)
+	data, _ := p.fitted(f.response(), coap.NonConfirmable, p.nextID(), o.token, szxMax)
 	p.write(data)
 }
 

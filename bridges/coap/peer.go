@@ -20,6 +20,8 @@ const (
 	// amplification is how many times as much as it sent an address gets of which it isn't
 	// known whether it sent anything. [RFC 9175, 2.4]
 	amplification = 3
+	// slack is what it gets beyond that, once: short requests have short answers.
+	slack = 64
 	// missesMax is how many acknowledgements of nothing may come from an address before one
 	// of something is no proof any more that it gets what is sent there.
 	missesMax = 8
@@ -54,14 +56,14 @@ type peer struct {
 		misses         int
 		proof          chan struct{} // closed when it is verified; nil: nobody waits
 
-		requests []*request // that wait
-		working  bool       // a goroutine answers them
-		exchanges
-		outgoing map[uint16]*outgoing // confirmable messages, until they are acknowledged
-		uploads  map[string]*upload
-		bodies   map[string]*body
-		held     int64 // bytes of these
-		known    *known
+		requests  []*request // that wait
+		working   bool       // a goroutine answers them
+		exchanges exchanges
+		outgoing  map[uint16]*outgoing // confirmable messages, until they are acknowledged
+		uploads   map[string]*upload
+		bodies    map[string]*body
+		held      int64 // bytes of these
+		known     *known
 
 		observations map[string]*observation // by token
 		ready        []*observation          // that have something to send
@@ -201,7 +203,9 @@ func (p *peer) reply(q *request, r *response) {
 		data, more = p.fitted(r, t, id, q.message.Token, q.wanted())
 	}
 	p.mu.Lock()
-	if x := q.exchange; x != nil {
+	if x := q.exchange; x != nil && data == nil && q.message.Code == codes.GET { // it may be asked again, which makes room for more
+		p.mu.exchanges.remove(p.b, x)
+	} else if x != nil {
 		p.mu.exchanges.done(p.b, x, data, q.message.Code == codes.GET)
 	}
 	p.mu.Unlock()
@@ -256,7 +260,7 @@ func (p *peer) fits(n int) bool {
 }
 
 func (p *peer) fitsLocked(n int) bool {
-	return p.mu.verified || p.mu.sent+int64(n) <= amplification*p.mu.received
+	return p.mu.verified || p.mu.sent+int64(n) <= amplification*p.mu.received+slack
 }
 
 // write sends a datagram, unless the address may not have so much.

@@ -137,8 +137,12 @@ func (p *peer) notify(o *observation, n *notification, out *outgoing, confirmabl
 		if szx < 0 { // until the address is verified, not even a small block may be sent
 			p.mu.Lock()
 			o.lastSent, o.inflight, o.transfer = nil, false, false
+			verified := p.mu.verified // meanwhile
 			p.mu.Unlock()
 			p.b.metrics.CoAPIgnored[metrics.CoAPUnverified].Inc()
+			if verified {
+				p.schedule(o)
+			}
 			return
 		}
 		if out.data, more = r.encode(t, out.id, o.token, uint8(szx)); p.fits(len(out.data)) {
