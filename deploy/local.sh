@@ -104,7 +104,7 @@ start() {
 	node*)
 		[ -n "${!mqtt:-}" ] || fail "there is no $1"
 		mapfile -t flags <"$dir/flags"
-		launch "$1" "$bin" serve --tcp "${!mqtt}" --ws off --http off --admin "${!admin}" --store "$STORE" --log-format json "${flags[@]}"
+		launch "$1" "$bin" serve --tcp "${!mqtt}" --ws off --http off --coap off --admin "${!admin}" --store "$STORE" --log-format json "${flags[@]}"
 		;;
 	redis) launch redis redis-server "$dir/redis.conf" ;;
 	haproxy) launch haproxy haproxy -db -f "$dir/haproxy.cfg" ;;

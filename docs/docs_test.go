@@ -412,7 +412,7 @@ func serveAll(t *testing.T) (tcp, http, admin string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(path, "serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log-format", "json",
+	cmd := exec.Command(path, "serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--http", "127.0.0.1:0", "--coap", "off", "--admin", "127.0.0.1:0", "--log-format", "json",
 		"--store", "pebble:"+t.TempDir())
 	log, err := cmd.StderrPipe()
 	if err != nil {

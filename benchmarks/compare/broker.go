@@ -47,7 +47,7 @@ func brokerNamed(name, loopmq string) (broker, error) {
 		if err != nil {
 			return broker{}, fmt.Errorf("loopmq: %w (make build puts it there)", err)
 		}
-		return broker{name: name, command: quote(path) + " serve --tcp 127.0.0.1:{port} --ws off --http off --admin off --store pebble:{dir}/data"}, nil
+		return broker{name: name, command: quote(path) + " serve --tcp 127.0.0.1:{port} --ws off --http off --coap off --admin off --store pebble:{dir}/data"}, nil
 	case "mosquitto":
 		path, err := exec.LookPath("mosquitto")
 		if err != nil {

@@ -240,7 +240,7 @@ func TestBrokerNamedFindsLoopmq(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := quote(os.Args[0]) + " serve --tcp 127.0.0.1:{port} --ws off --http off --admin off --store pebble:{dir}/data"; b.command != want {
+	if want := quote(os.Args[0]) + " serve --tcp 127.0.0.1:{port} --ws off --http off --coap off --admin off --store pebble:{dir}/data"; b.command != want {
 		t.Errorf("got command %q, want %q", b.command, want)
 	}
 }

@@ -186,13 +186,13 @@ func TestServeIdentityErrors(t *testing.T) {
 		"authorization[0].http.url=http://192.0.2.1/":  "authorization[0].http: ",
 		"bans.file=/none":                              "bans: ",
 	} {
-		code, _, stderr := call(t, "serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--http", "off", "--admin", "off", "--store", "memory", "--set", set)
+		code, _, stderr := call(t, "serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--http", "off", "--coap", "off", "--admin", "off", "--store", "memory", "--set", set)
 		if code != 1 || !strings.HasPrefix(stderr, "loopmq: "+want) {
 			t.Errorf("%s: exit %d, %s", set, code, stderr)
 		}
 	}
 	for _, c := range [][2]string{{"authentication[0].http.tls.ca=" + empty, "has no certificate"}, {"authentication[0].http.tls.key=" + empty, "certificate: "}} {
-		code, _, stderr := call(t, "serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--http", "off", "--admin", "off", "--store", "memory", "--set", c[0], "--set", "authentication[0].http.url=https://localhost/")
+		code, _, stderr := call(t, "serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--http", "off", "--coap", "off", "--admin", "off", "--store", "memory", "--set", c[0], "--set", "authentication[0].http.url=https://localhost/")
 		if code != 1 || !strings.Contains(stderr, c[1]) {
 			t.Errorf("%s: exit %d, %s", c[0], code, stderr)
 		}

@@ -125,7 +125,7 @@ func TestServeGivesUpOnRedis(t *testing.T) {
 		{strings.Replace(closed.URL(), "redis://", "redis+cluster://:secret@", 1), "no node of a Redis Cluster"},
 		{node.URL(), "redis+cluster"},
 	} {
-		code, _, stderr := call(t, "serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--store", tt.url)
+		code, _, stderr := call(t, "serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--http", "127.0.0.1:0", "--coap", "off", "--admin", "127.0.0.1:0", "--store", tt.url)
 		if code != exitFailed || !strings.HasPrefix(stderr, "loopmq: --store: ") || !strings.Contains(stderr, tt.want) || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("%s: exit %d, %q, want 1 and %q", tt.url, code, stderr, tt.want)
 		}

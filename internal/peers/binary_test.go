@@ -47,7 +47,7 @@ func serve(t *testing.T) (*exec.Cmd, string) {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
-	program := exec.CommandContext(ctx, path, "serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--http", "off", "--admin", "off", "--log-format", "json",
+	program := exec.CommandContext(ctx, path, "serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--http", "off", "--coap", "off", "--admin", "off", "--log-format", "json",
 		"--store", "pebble:"+t.TempDir())
 	stderr, err := program.StderrPipe()
 	if err != nil {

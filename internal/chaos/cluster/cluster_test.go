@@ -70,7 +70,7 @@ func (n *node) start(t *testing.T) *child.Process {
 		return nil
 	}
 	defer log.Close()
-	cmd := exec.Command(n.path, "serve", "--tcp", n.mqtt, "--ws", "off", "--http", n.bridge, "--admin", n.http, "--log-format", "json",
+	cmd := exec.Command(n.path, "serve", "--tcp", n.mqtt, "--ws", "off", "--http", n.bridge, "--coap", "off", "--admin", n.http, "--log-format", "json",
 		"--store", fmt.Sprintf("redis://%s/0?lease=%v&timeout=1s", n.link.Addr(), lease))
 	cmd.Stderr, cmd.Dir = log, n.dir
 	p, err := child.Start(cmd)

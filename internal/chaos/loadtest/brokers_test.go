@@ -50,7 +50,7 @@ func loopmq(t *testing.T, configuration string) (b *broker, http string) {
 	t.Helper()
 	b = &broker{dir: t.TempDir(), addr: address()}
 	http = address()
-	text := fmt.Sprintf("listeners:\n  - {name: tcp, address: %q}\nhttp:\n  address: %q\nadmin:\n  address: \"off\"\nstore: %q\n%s",
+	text := fmt.Sprintf("listeners:\n  - {name: tcp, address: %q}\nhttp:\n  address: %q\ncoap:\n  address: \"off\"\nadmin:\n  address: \"off\"\nstore: %q\n%s",
 		b.addr, http, "pebble:"+filepath.Join(b.dir, "data"), configuration)
 	file := filepath.Join(b.dir, "loopmq.yaml")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

@@ -45,7 +45,7 @@ type broker struct {
 // start starts the program. listening is closed when it says where it listens,
 // or has ended.
 func (b *broker) start(t *testing.T) (listening chan struct{}) {
-	b.cmd = exec.Command(b.path, "serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--http", "127.0.0.1:0", "--admin", "off", "--log-format", "json", "--store", "pebble:"+b.dir)
+	b.cmd = exec.Command(b.path, "serve", "--tcp", "127.0.0.1:0", "--ws", "off", "--http", "127.0.0.1:0", "--coap", "off", "--admin", "off", "--log-format", "json", "--store", "pebble:"+b.dir)
 	log, err := b.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -180,7 +180,7 @@ func (n *node) run(stop <-chan struct{}) {
 			n.Error(err)
 			return
 		}
-		cmd := exec.Command(n.path, "serve", "--config", n.config, "--tcp", n.mqtt, "--ws", "off", "--http", "off", "--admin", "off",
+		cmd := exec.Command(n.path, "serve", "--config", n.config, "--tcp", n.mqtt, "--ws", "off", "--http", "off", "--coap", "off", "--admin", "off",
 			"--log-format", "json", "--store", n.store)
 		cmd.Stderr, cmd.Dir = log, filepath.Dir(n.config)
 		p, err := child.Start(cmd)
