@@ -31,6 +31,6 @@ if [ $# -eq 0 ]; then
 	LOOPMQ_TEST_ENGINE=netpoll go test -timeout 10m -race -tags invariants ./eventloop ./conformance/v5
 fi
 modules=()
-[ $# -gt 0 ] || mapfile -t packages < <(go list ./... | grep -vE '^loopmq/(benchmarks|cmd|deploy|docs|internal/chaos/webhooks)(/|$)')
+[ $# -gt 0 ] || mapfile -t packages < <(go list ./... | grep -vE '^loopmq/(benchmarks|cmd|deploy|docs|internal/chaos/(webhooks|loadtest))(/|$)')
 run_tests -timeout 10m -tags invariants -coverpkg ./... -coverprofile coverage/cover.out
 scripts/coverage.sh coverage/cover.out
