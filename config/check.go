@@ -30,6 +30,14 @@ func (c *Config) check() {
 		}
 		webhooks[name] = i
 	}
+	endpoints := map[string]int{}
+	for i := range c.OPCUA.Endpoints {
+		name, at := c.OPCUA.Endpoints[i].Name, element("opcua.endpoints", i)+".name"
+		if first, taken := endpoints[name]; taken && name != "" {
+			c.wrong(at, fmt.Sprintf("%q: %s has the same name: allowed: a name of its own", name, element("opcua.endpoints", first)))
+		}
+		endpoints[name] = i
+	}
 	c.checkDoor(&c.HTTP.Listener, "http")
 	c.checkCoAP()
 	c.checkAdmin()

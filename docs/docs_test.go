@@ -120,6 +120,7 @@ func TestMetricsOfABroker(t *testing.T) {
 	var text bytes.Buffer
 	set := brokertest.Start(t).Broker.Metrics()
 	set.Webhook("endpoint")
+	set.OPCUA("endpoint")
 	set.WritePrometheus(&text)
 	written := map[string]bool{"loopmq_build_info": true} // which cmd/loopmq adds
 	for line := range strings.Lines(text.String()) {
@@ -158,6 +159,15 @@ func TestReasonsAreExplained(t *testing.T) {
 	}
 	for r := range metrics.NumWebhookResults {
 		mentions(t, "docs/metrics.md", metrics.WebhookResult(r).String())
+	}
+	for r := range metrics.NumOPCUAConnects {
+		mentions(t, "docs/metrics.md", metrics.OPCUAConnect(r).String())
+	}
+	for r := range metrics.NumOPCUADrops {
+		mentions(t, "docs/metrics.md", metrics.OPCUADrop(r).String())
+	}
+	for r := range metrics.NumOPCUACommands {
+		mentions(t, "docs/metrics.md", metrics.OPCUACommand(r).String())
 	}
 	for e := range metrics.NumStreamEnds {
 		mentions(t, "docs/metrics.md", metrics.StreamEnd(e).String())
@@ -222,7 +232,7 @@ func TestSysTopicsAreListed(t *testing.T) {
 func TestFilesAreExplained(t *testing.T) {
 	text := read(t, "ARCHITECTURE.md")
 	for _, dir := range []string{
-		".", "eventloop", "eventloop/websocket", "codec", "trie", "session", "store", "store/memory", "store/storetest", "rate", "metrics", "bridges/http", "bridges/coap", "cmd/loopmq",
+		".", "eventloop", "eventloop/websocket", "codec", "trie", "session", "store", "store/memory", "store/storetest", "rate", "metrics", "bridges/http", "bridges/coap", "bridges/opcua", "cmd/loopmq",
 		"cmd/loadtest", "loadtest/capacity", "loadtest/chart", "loadtest/plan", "loadtest/report", "loadtest/scrape",
 	} {
 		files, err := filepath.Glob(filepath.Join("..", dir, "*.go"))

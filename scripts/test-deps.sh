@@ -62,13 +62,14 @@ if [ -n "$packages" ]; then
 	exit 1
 fi
 
-# MQTT.js, in the versions that the lock file holds. The copy of the lock file inside node_modules tells whether they are there.
-peer=internal/peers/mqttjs
-if ! cmp -s "$peer/package-lock.json" "$peer/node_modules/.installed-lock.json"; then
-	echo "make test: installing MQTT.js from $peer/package-lock.json"
-	if ! npm ci --prefix "$peer" --ignore-scripts --no-audit --no-fund --loglevel=error; then
-		echo "make test: 'npm ci' in $peer failed: MQTT.js is needed, from an npm registry that this machine can reach" >&2
-		exit 1
+# MQTT.js and node-opcua, in the versions that the lock files hold. The copy of the lock file inside node_modules tells whether they are there.
+for peer in internal/peers/mqttjs internal/peers/nodeopcua; do
+	if ! cmp -s "$peer/package-lock.json" "$peer/node_modules/.installed-lock.json"; then
+		echo "make test: installing what $peer/package-lock.json lists"
+		if ! npm ci --prefix "$peer" --ignore-scripts --no-audit --no-fund --loglevel=error; then
+			echo "make test: 'npm ci' in $peer failed: it is needed, from an npm registry that this machine can reach" >&2
+			exit 1
+		fi
+		cp "$peer/package-lock.json" "$peer/node_modules/.installed-lock.json"
 	fi
-	cp "$peer/package-lock.json" "$peer/node_modules/.installed-lock.json"
-fi
+done

@@ -22,6 +22,7 @@ type reloader struct {
 	http       *httpbridge.Bridge // nil: it is off
 	coap       *coapbridge.Bridge // nil: it is off
 	hooks      *hooks
+	opcua      *opcua
 	level      *slog.LevelVar
 	log        *slog.Logger
 }
@@ -41,7 +42,8 @@ func (r *reloader) reload() {
 		return
 	}
 	applyHooks, err := r.hooks.prepare(next)
-	if err != nil {
+	applyOPCUA, wrong := r.opcua.prepare(next)
+	if err = errors.Join(err, wrong); err != nil {
 		r.log.Error("reload_refused", "problems", strings.Split(err.Error(), "\n"))
 		return
 	}
@@ -70,6 +72,9 @@ func (r *reloader) reload() {
 	}
 	if err := applyHooks(); err != nil {
 		r.log.Error("webhooks_enable", "error", err) // They have the new endpoints, disabled as they were.
+	}
+	if err := applyOPCUA(); err != nil { // it was checked
+		r.log.Error("reload_opcua", "error", err)
 	}
 	if err := r.broker.SetDrain(drainOf(&next.Drain)); err != nil { // it was checked
 		r.log.Error("reload_drain", "error", err)

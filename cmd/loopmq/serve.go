@@ -49,7 +49,8 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 		return err
 	}
 	events, err := newHooks(c, who)
-	if err != nil {
+	servers, wrong := newOPCUA(c, who)
+	if err = errors.Join(err, wrong); err != nil {
 		return err
 	}
 	options.Recorder = loopmq.Recorders(options.Recorder, events.matcher.Recorder())
@@ -89,7 +90,7 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 	if r, ok := st.(*redisstore.Store); ok {
 		options.AcknowledgeEarly, options.ServeWithoutStore = r.AcknowledgesEarly(), r.Degraded()
 	}
-	r := &reloader{invocation: i, started: c, current: c, identity: who, hooks: events, admin: admin, level: level, log: logger}
+	r := &reloader{invocation: i, started: c, current: c, identity: who, hooks: events, opcua: servers, admin: admin, level: level, log: logger}
 	err = serveFrom(ctx, c, options, listeners, web, datagrams, r, f, hangups, adminAt)
 	return first(err, st.Close())
 }
@@ -166,6 +167,10 @@ func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, li
 	} else {
 		bound = append(bound, "coap", off)
 	}
+	if err := r.opcua.start(broker, &options); err != nil {
+		return first(err, stop(r, broker, c.Drain.Grace))
+	}
+	defer r.opcua.stop(c.Drain.Grace)
 	f.serving()
 	options.Logger.Info("listening", append(bound, adminAt...)...)
 
@@ -179,6 +184,7 @@ func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, li
 	// It ends by itself: nobody connects any more, and who is connected leaves at a
 	// known rate. So the grace time is for what comes after it.
 	drain := &r.current.Drain
+	r.opcua.stop(drain.Grace) // another node goes on with its servers meanwhile
 	if err := broker.Drain(context.Background(), drainOf(drain)); err != nil {
 		return first(err, stop(r, broker, drain.Grace))
 	}

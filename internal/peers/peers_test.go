@@ -128,6 +128,9 @@ func missing() error {
 	if _, err := os.Stat("mqttjs/node_modules/mqtt/package.json"); err != nil {
 		return fmt.Errorf("peers: MQTT.js isn't installed: npm ci in internal/peers/mqttjs, or make test, which does it")
 	}
+	if _, err := os.Stat("nodeopcua/node_modules/node-opcua/package.json"); err != nil {
+		return fmt.Errorf("peers: node-opcua isn't installed: npm ci in internal/peers/nodeopcua, or make test, which does it")
+	}
 	return nil
 }
 
