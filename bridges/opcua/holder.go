@@ -196,10 +196,9 @@ func (l *link) tell(ctx context.Context, state string, why error) {
 		return // errors name ports, so that each is another one
 	}
 	l.toldAt = time.Now()
-	switch {
-	case state == stateDisconnected:
+	if state == stateDisconnected {
 		h.log.Warn("opcua_"+state, "error", s.Error)
-	default:
+	} else {
 		h.log.Info("opcua_"+state, "items", s.Items, "failed", s.Failed)
 	}
 	payload, err := json.Marshal(&s)

@@ -180,14 +180,14 @@ func (e *Endpoint) SetDefaults() error {
 	u, err := url.Parse(e.URL)
 	switch {
 	case !endpointName.MatchString(e.Name):
-		return fmt.Errorf("Name: %q: allowed: up to 32 letters, digits, - and _", e.Name)
+		return wrong("Name", "%q: allowed: up to 32 letters, digits, - and _", e.Name)
 	case err != nil || u.Scheme != "opc.tcp" || u.Hostname() == "" || u.User != nil:
-		return errors.New("URL: allowed: opc.tcp://HOST:PORT/PATH")
+		return wrong("URL", "allowed: opc.tcp://HOST:PORT/PATH")
 	case e.PublishingInterval < intervalMin || e.RequestTimeout < requestMin || e.RetryMin < requestMin || e.SessionTimeout < requestMin || e.ItemsMax < 0:
-		return errors.New("PublishingInterval, SessionTimeout, RequestTimeout, RetryMin, ItemsMax: allowed: more than 0")
+		return wrong("PublishingInterval, SessionTimeout, RequestTimeout, RetryMin, ItemsMax", "allowed: more than 0")
 	}
 	if e.statusTopic, err = fixedTopic(e.StatusTopic, e.Name); err != nil {
-		return fmt.Errorf("StatusTopic: %w", err)
+		return wrong("StatusTopic", "%w", err)
 	}
 	for i, f := range e.ResponseTopics {
 		if !codec.ValidTopicFilter([]byte(f)) {
@@ -195,7 +195,7 @@ func (e *Endpoint) SetDefaults() error {
 		}
 	}
 	if err := e.Security.check(); err != nil {
-		return fmt.Errorf("Security: %w", err)
+		return wrong("Security", "%w", err)
 	}
 	for i := range e.Mappings {
 		if err := e.Mappings[i].setDefaults(e); err != nil {
@@ -213,6 +213,11 @@ func (e *Endpoint) SetDefaults() error {
 		topics[e.Calls[i].topic] = true
 	}
 	return nil
+}
+
+// wrong is what is wrong with fields.
+func wrong(fields, format string, args ...any) error {
+	return fmt.Errorf("%s: %w", fields, fmt.Errorf(format, args...))
 }
 
 // fixedTopic is a template without variables of nodes.
@@ -233,19 +238,19 @@ func (s *Security) check() error {
 	user, certificate := s.Username != "", len(s.UserCertificate) > 0
 	switch {
 	case !known:
-		return fmt.Errorf("Policy: %q: allowed: none, basic256sha256, aes128_sha256_rsaoaep, aes256_sha256_rsapss", s.Policy)
+		return wrong("Policy", "%q: allowed: none, basic256sha256, aes128_sha256_rsaoaep, aes256_sha256_rsapss", s.Policy)
 	case s.Policy != PolicyNone && (len(s.Certificate) == 0 || s.Key == nil):
-		return fmt.Errorf("Certificate, Key: allowed: with both, since Policy is %s", s.Policy)
+		return wrong("Certificate, Key", "allowed: with both, since Policy is %s", s.Policy)
 	case s.Policy != PolicyNone && len(s.Trusted) == 0:
-		return fmt.Errorf("Trusted: allowed: with a certificate, since Policy is %s", s.Policy)
+		return wrong("Trusted", "allowed: with a certificate, since Policy is %s", s.Policy)
 	case user && certificate:
-		return errors.New("Username, UserCertificate: allowed: one of them")
+		return wrong("Username, UserCertificate", "allowed: one of them")
 	case certificate != (s.UserKey != nil):
-		return errors.New("UserCertificate, UserKey: allowed: both, or none")
+		return wrong("UserCertificate, UserKey", "allowed: both, or none")
 	case certificate && s.Policy == PolicyNone:
-		return errors.New("UserCertificate: allowed: with another Policy than none")
+		return wrong("UserCertificate", "allowed: with another Policy than none")
 	case user && s.Policy == PolicyNone && !s.AllowPlainPassword:
-		return errors.New("Password: whoever answers in place of the server would get it: allowed: another Policy than none, or AllowPlainPassword")
+		return wrong("Password", "whoever answers in place of the server would get it: allowed: another Policy than none, or AllowPlainPassword")
 	}
 	return nil
 }
@@ -262,24 +267,24 @@ func (m *Mapping) setDefaults(e *Endpoint) (err error) {
 	}
 	switch {
 	case named != 1:
-		return errors.New("Node, Path, Tree: allowed: one of them")
+		return wrong("Node, Path, Tree", "allowed: one of them")
 	case m.Topic == "" && m.WriteTopic == "":
-		return errors.New("Topic, WriteTopic: allowed: one of them at least")
+		return wrong("Topic, WriteTopic", "allowed: one of them at least")
 	case m.PublishingInterval < intervalMin || m.SamplingInterval < 0:
-		return errors.New("PublishingInterval, SamplingInterval: allowed: a millisecond or more")
+		return wrong("PublishingInterval, SamplingInterval", "allowed: a millisecond or more")
 	case m.Deadband < 0 || m.PercentDeadband < 0 || m.PercentDeadband > 100 || m.Deadband > 0 && m.PercentDeadband > 0 || m.Deadband != m.Deadband || m.PercentDeadband != m.PercentDeadband:
-		return errors.New("Deadband, PercentDeadband: allowed: one of them, 0 or more, and up to 100 percent")
+		return wrong("Deadband, PercentDeadband", "allowed: one of them, 0 or more, and up to 100 percent")
 	case m.QoS > 2:
-		return errors.New("QoS: allowed: 0 to 2")
+		return wrong("QoS", "allowed: 0 to 2")
 	case m.Format != FormatValue && m.Format != FormatJSON && m.Format != FormatPart14:
-		return fmt.Errorf("Format: %q: allowed: value, json, part14", m.Format)
+		return wrong("Format", "%q: allowed: value, json, part14", m.Format)
 	case m.Format == FormatPart14 && m.WriteTopic != "":
-		return errors.New("Format: part14: allowed: without WriteTopic")
+		return wrong("Format", "part14: allowed: without WriteTopic")
 	}
 	if m.Type != "" {
 		var ok bool
 		if m.writeType, ok = typeByName(m.Type); !ok {
-			return fmt.Errorf("Type: %q: allowed: %s", m.Type, strings.Join(writableNames(), ", "))
+			return wrong("Type", "%q: allowed: %s", m.Type, strings.Join(writableNames(), ", "))
 		}
 	}
 	if strings.HasPrefix(where, "/") && m.Node == "" {
@@ -290,19 +295,19 @@ func (m *Mapping) setDefaults(e *Endpoint) (err error) {
 		err = errAddress
 	}
 	if err != nil {
-		return fmt.Errorf("Node, Path, Tree: %q: %w", where, err)
+		return wrong("Node, Path, Tree", "%q: %w", where, err)
 	}
 	if m.Topic != "" {
 		if m.topic, err = parseTemplate(m.Topic, e.Name); err != nil {
-			return fmt.Errorf("Topic: %w", err)
+			return wrong("Topic", "%w", err)
 		}
 	}
 	if m.WriteTopic != "" {
 		if m.writeTopic, err = parseTemplate(m.WriteTopic, e.Name); err != nil {
-			return fmt.Errorf("WriteTopic: %w", err)
+			return wrong("WriteTopic", "%w", err)
 		}
 		if f := m.writeTopic.filter(); f[0] == '+' || f[0] == '#' {
-			return fmt.Errorf("WriteTopic: %q: allowed: a template whose first level is text", m.WriteTopic)
+			return wrong("WriteTopic", "%q: allowed: a template whose first level is text", m.WriteTopic)
 		}
 	}
 	return nil
@@ -320,13 +325,13 @@ func writableNames() []string {
 
 func (c *Call) setDefaults(e *Endpoint) (err error) {
 	if c.topic, err = fixedTopic(c.Topic, e.Name); err != nil || c.Topic == "" {
-		return fmt.Errorf("Topic: %q: allowed: a Topic Name with no variable but {endpoint}", c.Topic)
+		return wrong("Topic", "%q: allowed: a Topic Name with no variable but {endpoint}", c.Topic)
 	}
 	if c.object, err = parseNodeID(c.Object, e.Namespaces); err != nil {
-		return fmt.Errorf("Object: %q: %w", c.Object, err)
+		return wrong("Object", "%q: %w", c.Object, err)
 	}
 	if c.method, err = parseNodeID(c.Method, e.Namespaces); err != nil {
-		return fmt.Errorf("Method: %q: %w", c.Method, err)
+		return wrong("Method", "%q: %w", c.Method, err)
 	}
 	return nil
 }

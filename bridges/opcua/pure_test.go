@@ -134,8 +134,10 @@ func TestFormats(t *testing.T) {
 		{[]int32{1, 2}, `[1,2]`, `{"Type":6,"Body":[1,2]}`},
 		{[][]int32{{1}, {2}}, `[[1],[2]]`, `{"Type":6,"Body":[[1],[2]]}`},
 		{ua.ByteArray{1, 2}, `[1,2]`, `{"Type":3,"Body":[1,2]}`},
-		{ua.NewExtensionObject(&ua.EUInformation{NamespaceURI: "u", UnitID: 1, DisplayName: ua.NewLocalizedText("m"), Description: nil}), `{"NamespaceURI":"u","UnitID":1,"DisplayName":"m","Description":null}`,
-			`{"Type":22,"Body":{"NamespaceURI":"u","UnitID":1,"DisplayName":{"Locale":"","Text":"m"},"Description":null}}`},
+		{
+			ua.NewExtensionObject(&ua.EUInformation{NamespaceURI: "u", UnitID: 1, DisplayName: ua.NewLocalizedText("m"), Description: nil}), `{"NamespaceURI":"u","UnitID":1,"DisplayName":"m","Description":null}`,
+			`{"Type":22,"Body":{"NamespaceURI":"u","UnitID":1,"DisplayName":{"Locale":"","Text":"m"},"Description":null}}`,
+		},
 	} {
 		s := &sample{endpoint: "e", node: "i=1", field: "f", writer: 3, value: value(c.value), now: at, message: "m"}
 		if got, err := appendSample(nil, FormatValue, s); err != nil || string(got) != c.plain {
