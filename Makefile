@@ -75,7 +75,7 @@ vuln: ## Look up known vulnerabilities of the modules in use (VULNFLAGS="-db URL
 	$(call each,$(TOOL) govulncheck $(VULNFLAGS) ./...)
 
 clean: ## Remove what the other targets leave behind
-	rm -rf bin coverage internal/peers/mqttjs/node_modules internal/peers/nodeopcua/node_modules
+	rm -rf bin coverage internal/peers/*/node_modules
 	go clean -testcache
 
 help: ## Show this list

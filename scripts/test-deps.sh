@@ -62,8 +62,8 @@ if [ -n "$packages" ]; then
 	exit 1
 fi
 
-# MQTT.js and node-opcua, in the versions that the lock files hold. The copy of the lock file inside node_modules tells whether they are there.
-for peer in internal/peers/mqttjs internal/peers/nodeopcua; do
+# MQTT.js, node-opcua and coap, in the versions that the lock files hold. The copy of the lock file inside node_modules tells whether they are there.
+for peer in internal/peers/mqttjs internal/peers/nodeopcua internal/peers/nodecoap; do
 	if ! cmp -s "$peer/package-lock.json" "$peer/node_modules/.installed-lock.json"; then
 		echo "make test: installing what $peer/package-lock.json lists"
 		if ! npm ci --prefix "$peer" --ignore-scripts --no-audit --no-fund --loglevel=error; then

@@ -131,6 +131,9 @@ func missing() error {
 	if _, err := os.Stat("nodeopcua/node_modules/node-opcua/package.json"); err != nil {
 		return fmt.Errorf("peers: node-opcua isn't installed: npm ci in internal/peers/nodeopcua, or make test, which does it")
 	}
+	if _, err := os.Stat("nodecoap/node_modules/coap/package.json"); err != nil {
+		return fmt.Errorf("peers: coap of npm isn't installed: npm ci in internal/peers/nodecoap, or make test, which does it")
+	}
 	return nil
 }
 
