@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 profile=${1:?usage: scripts/coverage.sh PROFILE}
 minimum=80
-exempt='/(examples/.*|internal/(brokertest|redistest|peers/.*)|store/storetest)$'
+exempt='/(examples/.*|internal/(brokertest|opcuatest|redistest|peers/.*)|store/storetest)$'
 
 {
 	go list -f '{{.ImportPath}} {{.Name}}' ./...

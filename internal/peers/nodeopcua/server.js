@@ -95,6 +95,20 @@ async function main() {
     sessions() {
       return server.engine.currentSessionCount;
     },
+    // queued reports whether a value waits in the queue of an item, of those with a queue of more than 10.
+    queued({ name, value }) {
+      for (const session of Object.values(server.engine._sessions)) {
+        for (const subscription of session.publishEngine.subscriptions) {
+          for (const item of subscription.monitoredItems.values()) {
+            if (item.node !== variables[name] || item.queueSize <= 10) continue;
+            const waiting = [...item.queue];
+            subscription._pending_notifications.filterOut((p) => (p.monitoredItemId === item.monitoredItemId && waiting.push(p.notification), false));
+            if (waiting.some((n) => n.value.value.value === value)) return true;
+          }
+        }
+      }
+      return false;
+    },
     // end forgets all sessions, with their subscriptions.
     end() {
       for (const s of Object.values(server.engine._sessions)) server.engine.closeSession(s.authenticationToken, true, "Terminated");
