@@ -615,6 +615,19 @@ func (c *Caller) take(messages, bytes int) error {
 	return nil
 }
 
+// MayBeRetained reports whether a topic that a Topic Filter matches may have a retained
+// message, as far as this node knows: neither the store nor the Authorizer is asked. If
+// there is none for sure, it returns false. It doesn't block.
+func (c *Caller) MayBeRetained(topicFilter string) bool {
+	filter, ok := c.settings.mountFilter(topicFilter)
+	if !ok || isShared(filter) || c.settings.RetainUnavailable || !c.b.validFilter(filter) {
+		return false
+	}
+	steps, topics := replaySteps, c.b.retained.Cursor(filter)
+	_, _, found := topics.Next(&steps)
+	return found || !topics.Done()
+}
+
 // Retained returns the retained message of a topic, whose bytes must not be changed.
 // ErrNoRetained: there is none. The Caller needs the right to subscribe to the topic,
 // and to be sent its messages if there is a DeliveryAuthorizer.

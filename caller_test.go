@@ -241,8 +241,16 @@ func TestCallerReadsRetained(t *testing.T) {
 	if _, err := c.Retained(t.Context(), "t"); !errors.Is(err, loopmq.ErrNoRetained) {
 		t.Errorf("got %v", err)
 	}
+	if c.MayBeRetained("#") {
+		t.Error("there may be a retained message")
+	}
 	if _, err := c.Publish(t.Context(), sent); err != nil {
 		t.Fatal(err)
+	}
+	for filter, want := range map[string]bool{"t": true, "+": true, "#": true, "t/+": false, "$share/g/t": false, "": false} {
+		if got := c.MayBeRetained(filter); got != want {
+			t.Errorf("%q: it may be retained: %t", filter, got)
+		}
 	}
 	m, err := c.Retained(t.Context(), "t")
 	if err != nil {

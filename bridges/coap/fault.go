@@ -43,10 +43,11 @@ func badRequest(format string, a ...any) error {
 const busyRetry = time.Second
 
 var (
-	errBusy      = &fault{code: codes.ServiceUnavailable, reason: metrics.CoAPBusy, detail: "too much is under way: try again later", retryAfter: busyRetry}
-	errPeerBusy  = &fault{code: codes.TooManyRequests, reason: metrics.CoAPRate, detail: "too many requests of this client are under way", retryAfter: busyRetry}
-	errForgetful = &fault{code: codes.ServiceUnavailable, reason: metrics.CoAPBusy, detail: "no more messages can be told from repetitions: try again later", retryAfter: exchangeLifetime / 4}
-	errStopping  = &fault{code: codes.ServiceUnavailable, reason: metrics.CoAPUnavailable, detail: "the broker is stopping", retryAfter: busyRetry}
+	errBusy          = &fault{code: codes.ServiceUnavailable, reason: metrics.CoAPBusy, detail: "too much is under way: try again later", retryAfter: busyRetry}
+	errPeerBusy      = &fault{code: codes.TooManyRequests, reason: metrics.CoAPRate, detail: "too many requests of this client are under way", retryAfter: busyRetry}
+	errForgetful     = &fault{code: codes.ServiceUnavailable, reason: metrics.CoAPBusy, detail: "no more messages can be told from repetitions: try again later", retryAfter: exchangeLifetime / 4}
+	errNotAcceptable = &fault{code: codes.NotAcceptable, reason: metrics.CoAPNotAcceptable, detail: "the message has another Content-Format than the one that is accepted"}
+	errStopping      = &fault{code: codes.ServiceUnavailable, reason: metrics.CoAPUnavailable, detail: "the broker is stopping", retryAfter: busyRetry}
 )
 
 // faultOf returns what an error means for a request.

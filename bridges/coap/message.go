@@ -141,8 +141,8 @@ type response struct {
 	key string
 	// observation is to wait until the rest was asked for.
 	observation *observation
-	// sent is called when the response was.
-	sent func()
+	// sent is called when it was sent, or can't be.
+	sent func(ok bool)
 }
 
 // encode returns a datagram. Of a payload that isn't for one datagram it has a block of

@@ -71,6 +71,7 @@ type observation struct {
 	confirmable bool          // what was sent last
 	lastID      uint16
 	confirmed   time.Time
+	arrived     chan struct{} // closed when queue gets its first message; nil: nobody waits for it
 }
 
 // lock locks the observation's peer, and returns it.
@@ -112,6 +113,10 @@ func (o *observation) push(n *notification) {
 	}
 	o.queue = append(o.queue, n)
 	o.bytes += n.size()
+	if o.arrived != nil {
+		close(o.arrived)
+		o.arrived = nil
+	}
 	p.mu.Unlock()
 	p.schedule(o)
 }
@@ -232,16 +237,13 @@ func (b *Bridge) observe(c *call, filter string) (*response, error) {
 			return nil, err
 		}
 	}
-	r, err := o.first(c)
+	r, err := o.first(c, again)
 	if err != nil && !again {
 		o.s.end(o, metrics.CoAPCancelled)
 	}
 	if err != nil {
 		return nil, err
 	}
-	sequence := o.sequence.Add(1) & 0xffffff
-	r.observe, r.observation = &sequence, o
-	r.sent = o.release
 	p.ping(verifyTimeout/4, 2, false) // notifications may be larger than the request
 	return r, nil
 }
@@ -308,13 +310,48 @@ func (b *Bridge) begin(c *call, filter, key string, qos byte) (*observation, err
 	return o, nil
 }
 
-// first returns the first answer to who observes: what is retained, unless the session
-// had a message already.
-func (o *observation) first(c *call) (*response, error) {
-	p := o.lock()
-	none := len(o.queue) == 0
-	p.mu.Unlock()
-	if none && !o.wildcard {
+// first returns the answer to who observes: what is retained. Of a topic that is looked
+// up, unless the session had a message already; of a wildcard it is the first message
+// that waits, which is as good as notified of then.
+func (o *observation) first(c *call, again bool) (r *response, err error) {
+	if !o.wildcard {
+		p := o.lock()
+		none := len(o.queue) == 0
+		p.mu.Unlock()
+		if r, err = o.current(c, none); err != nil {
+			return nil, err
+		}
+		o.observed(r)
+		r.sent = func(bool) { o.release() }
+		return r, nil
+	}
+	if !again {
+		o.await(c)
+	}
+	for {
+		n := o.takeFirst(c.confirmable())
+		if n == nil {
+			r = &response{code: codes.Content}
+			o.observed(r)
+			r.sent = func(bool) { o.release() }
+			return r, nil
+		}
+		r = o.response(n)
+		switch {
+		case r == nil: // it has expired
+			o.answered(n, true)
+		case !acceptable(o.accept, r.format):
+			return nil, errNotAcceptable
+		default:
+			r.sent = func(sent bool) { o.answered(n, sent) }
+			return part(c.request, r)
+		}
+	}
+}
+
+// current returns what is retained, if that is asked for and there is any.
+func (o *observation) current(c *call, asked bool) (*response, error) {
+	if asked {
 		m, err := c.caller.Retained(c.ctx, o.filter)
 		switch {
 		case err == nil:
@@ -324,6 +361,68 @@ func (o *observation) first(c *call) (*response, error) {
 		}
 	}
 	return &response{code: codes.Content}, nil
+}
+
+// observed makes r an answer that says that the observation goes on.
+func (o *observation) observed(r *response) {
+	sequence := o.sequence.Add(1) & 0xffffff
+	r.observe, r.observation = &sequence, o
+}
+
+// firstTimeout is how long the first answer waits for retained messages that there may be.
+const firstTimeout = time.Second
+
+// await waits until there is a message, if there may be retained ones.
+func (o *observation) await(c *call) {
+	p := o.lock()
+	var arrived chan struct{}
+	if len(o.queue) == 0 && c.caller.MayBeRetained(o.filter) {
+		arrived = make(chan struct{})
+		o.arrived = arrived
+	}
+	p.mu.Unlock()
+	if arrived == nil {
+		return
+	}
+	t := time.NewTimer(firstTimeout)
+	defer t.Stop()
+	select {
+	case <-arrived:
+	case <-t.C: // it has expired, or may not be seen
+	case <-c.ctx.Done():
+	case <-p.b.stopping:
+	}
+}
+
+// takeFirst returns the head of the queue if it can be the first answer: one that is
+// lost, as that to a non-confirmable request may be, is at QoS 0.
+func (o *observation) takeFirst(confirmable bool) *notification {
+	p := o.lock()
+	defer p.mu.Unlock()
+	if o.over || o.lastSent != nil || len(o.queue) == 0 || !confirmable && !o.queue[0].id.IsZero() {
+		return nil
+	}
+	n := o.queue[0]
+	o.lastSent, o.confirmable, o.inflight, o.transfer = n, true, false, true
+	return n
+}
+
+// answered is called when an answer had a message, or wasn't sent: it is a notification
+// then.
+func (o *observation) answered(n *notification, sent bool) {
+	p := o.lock()
+	o.held = false
+	if o.lastSent != n {
+		p.mu.Unlock()
+		p.schedule(o)
+		return
+	}
+	body := p.mu.bodies[o.key]
+	o.transfer = sent && body != nil && body.observation == o
+	if !sent {
+		o.lastSent = nil
+	}
+	o.settle(p, n)
 }
 
 // release has notifications go out, as the first answer was sent.

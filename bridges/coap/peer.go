@@ -195,30 +195,32 @@ func (p *peer) reply(q *request, r *response) {
 	}
 	var data []byte
 	var more bool
-	if q.silent(r.code) {
+	silent := q.silent(r.code)
+	if silent {
 		if q.confirmable() {
 			data = empty(t, id)
 		}
 	} else {
 		data, more = p.fitted(r, t, id, q.message.Token, q.wanted())
 	}
+	kept := true // what is lost is sent again
 	p.mu.Lock()
 	if x := q.exchange; x != nil && data == nil && q.message.Code == codes.GET { // it may be asked again, which makes room for more
 		p.mu.exchanges.remove(p.b, x)
 	} else if x != nil {
 		p.mu.exchanges.done(p.b, x, data, q.message.Code == codes.GET)
+		kept = !x.forgotten
 	}
 	p.mu.Unlock()
 	if more && r.key != "" {
 		p.keep(r)
-	} else if r.key != "" {
+	}
+	ok := data != nil && p.write(data)
+	if !more && r.key != "" {
 		p.fetched(r.key)
 	}
-	if data != nil {
-		p.write(data)
-	}
 	if r.sent != nil {
-		r.sent()
+		r.sent(ok && !silent && kept)
 	}
 }
 

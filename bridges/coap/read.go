@@ -54,7 +54,7 @@ func (b *Bridge) read(c *call) (*response, error) {
 func (c *call) content(m *loopmq.Message) (*response, error) {
 	r := &response{code: codes.Content, payload: m.Payload, format: formatOfMessage(m.ContentType, m.PayloadFormatIndicator == 1)}
 	if !acceptable(c.accept, r.format) {
-		return nil, faulty(codes.NotAcceptable, metrics.CoAPNotAcceptable, "the message has another Content-Format than the one that is accepted")
+		return nil, errNotAcceptable
 	}
 	r.etag = etagOf(m.Payload, m.ContentType)
 	if m.MessageExpiryInterval > 0 {

@@ -62,6 +62,86 @@ func TestObserve(t *testing.T) {
 	await(t, func() bool { return b.observations.Load() == 0 })
 }
 
+// The first answer of a wildcard has one of the retained messages, the others follow.
+func TestObserveRetained(t *testing.T) {
+	t.Parallel()
+	b := mustBridge(t, Options{})
+	pub := brokertest.Connect(t, b.broker.Addr, codec.V5)
+	want := map[string]string{"t/a": "one", "t/b": strings.Repeat("0123456789abcdef", 200), "t/c/d": "three", "t/e": "four"}
+	for topic, text := range want {
+		pub.Publish(topic, text, byte(len(topic)%3), brokertest.Retained)
+	}
+	d := b.device()
+	for _, typ := range []coap.Type{coap.Confirmable, coap.NonConfirmable} {
+		got := make(map[string]string)
+		m := d.message(typ, codes.GET, "all", "/ps/t/#?qos=1", nil, num(coap.Observe, 0))
+		d.send(m)
+		for first := true; len(got) < len(want); first = false {
+			m := d.want(d.notification(), codes.Content, "*")
+			at, err := m.Options.LocationPath()
+			if first && typ == coap.NonConfirmable && err != nil { // what is there first is not at QoS 0
+				continue
+			}
+			if err != nil || first && typ == coap.Confirmable && m.Type != coap.Acknowledgement || got[at] != "" {
+				t.Fatalf("%q, %v, %v", at, err, m)
+			}
+			text := string(m.Payload)
+			if v, err := m.Options.GetBytes(coap.Block2); err == nil { // of whichever size: the address may be verified by now, or not
+				for block, more := blockOf(uintOf(v)); more && block.more; {
+					block.number++
+					r := d.want(d.ask(codes.GET, "/ps/t/#?qos=1", nil, num(coap.Block2, block.number<<4|uint32(block.szx))), codes.Content, "*")
+					text += string(r.Payload)
+					v, _ := r.Options.GetBytes(coap.Block2)
+					block, more = blockOf(uintOf(v))
+				}
+			}
+			got[at] = text
+		}
+		for topic, text := range want {
+			if got["/ps/"+topic] != text {
+				t.Errorf("%s: got %q", topic, got["/ps/"+topic])
+			}
+		}
+		m = d.message(typ, codes.GET, "all", "/ps/t/#?qos=1", nil, num(coap.Observe, 1))
+		d.send(m)
+		d.want(d.receive(), codes.Content, "")
+	}
+
+	// A message that isn't at QoS 0 is no answer that may be lost.
+	d.send(d.message(coap.NonConfirmable, codes.GET, "non", "/ps/t/c/#?qos=1", nil, num(coap.Observe, 0)))
+	d.want(d.receive(), codes.Content, "")
+	if m := d.want(d.notification(), codes.Content, "three"); m.Type != coap.Confirmable {
+		t.Errorf("got %v", m)
+	}
+	d.send(d.message(coap.NonConfirmable, codes.GET, "non", "/ps/t/c/#?qos=1", nil, num(coap.Observe, 1)))
+	d.want(d.receive(), codes.Content, "")
+
+	// It waits for those that come by way of the queue of a durable session.
+	for range 10 {
+		with := "&token=" + string(d.want(d.ask(codes.POST, "/mqtt/connection?clientid=c&expiry=60", nil), codes.Created, "*").Payload)
+		d.want(d.ask(codes.GET, "/ps/t/c/#?qos=1"+with, nil, num(coap.Observe, 0)), codes.Content, "three")
+		d.want(d.ask(codes.DELETE, "/mqtt/connection?clientid=c"+with, nil), codes.Deleted, "")
+	}
+
+	// What there is no retained message of has an empty one.
+	m := d.want(d.ask(codes.GET, "/ps/t/none/#", nil, num(coap.Observe, 0)), codes.Content, "")
+	if uintOption(m, coap.Observe) == "none" {
+		t.Error("it isn't observed")
+	}
+	// A Content-Format that isn't accepted ends it.
+	d.want(d.ask(codes.GET, "/ps/t/f/#", nil, num(coap.Observe, 0), num(coap.Accept, 50)), codes.Content, "")
+	other := b.device()
+	other.want(other.ask(codes.PUT, "/ps/t/f/x", []byte("{}"), num(coap.ContentFormat, 50)), codes.Changed, "")
+	d.want(d.notification(), codes.Content, "{}")
+	other.want(other.ask(codes.PUT, "/ps/t/f/x?retain=true", []byte("<x/>"), num(coap.ContentFormat, 41)), codes.Changed, "")
+	d.want(d.receive(), codes.NotAcceptable, "*")
+	await(t, func() bool { return b.observations.Load() == 0 })
+	d.want(d.ask(codes.GET, "/ps/t/f/#", nil, num(coap.Observe, 0), num(coap.Accept, 50)), codes.NotAcceptable, "*")
+	if n := b.observations.Load(); n != 0 {
+		t.Errorf("%d observations", n)
+	}
+}
+
 func await(t *testing.T, done func() bool) {
 	t.Helper()
 	look := time.NewTicker(5 * time.Millisecond)

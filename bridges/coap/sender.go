@@ -128,6 +128,11 @@ func (p *peer) notify(o *observation, n *notification, out *outgoing, confirmabl
 		o.sent(n, false, false)
 		return
 	}
+	if !acceptable(o.accept, r.format) { // which ends it [RFC 7641, 4.2]
+		o.farewell(errNotAcceptable)
+		o.s.end(o, metrics.CoAPCancelled)
+		return
+	}
 	t := coap.NonConfirmable
 	if confirmable {
 		t = coap.Confirmable
