@@ -16,6 +16,7 @@ import (
 	"loopmq/codec"
 	"loopmq/internal/brokertest"
 	"loopmq/internal/opcuatest"
+	"loopmq/metrics"
 	"loopmq/store"
 	"loopmq/store/memory"
 )
@@ -47,17 +48,15 @@ func mustServe(t testing.TB, n node, endpoints ...*opcuabridge.Endpoint) *opcuab
 	return bridge
 }
 
-// metric returns the value of a metric, as text.
-func (n node) metric(t testing.TB, name string) string {
-	t.Helper()
+// metricOf returns the value of a metric, as text; empty: there is none.
+func metricOf(set *metrics.Set, name string) string {
 	var text bytes.Buffer
-	n.Broker.Metrics().WritePrometheus(&text)
+	set.WritePrometheus(&text)
 	for line := range strings.Lines(text.String()) {
 		if value, ok := strings.CutPrefix(line, name+" "); ok {
 			return strings.TrimSpace(value)
 		}
 	}
-	t.Fatalf("there is no metric %s", name)
 	return ""
 }
 
@@ -168,7 +167,7 @@ func mustReturn(t *testing.T) *returns {
 
 // connects is how often there was a connection, by what came of it.
 func (r *returns) connects(result string) string {
-	return r.metric(r.t, `loopmq_opcua_connects_total{endpoint="p1",result="`+result+`"}`)
+	return metricOf(r.Broker.Metrics(), `loopmq_opcua_connects_total{endpoint="p1",result="`+result+`"}`)
 }
 
 // allGoesOn is what holds after each return: values of each subscription come, and a command is executed.
