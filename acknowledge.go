@@ -257,7 +257,7 @@ func (c *Client) pubrec(a *codec.Ack) error {
 // the later versions don't.
 func (c *Client) resendPubrel(packetID uint16) {
 	if c.local != nil {
-		c.handler.Ack(c, codec.TypePubrel, packetID, codec.Success)
+		c.handler().Ack(c, codec.TypePubrel, packetID, codec.Success)
 		return
 	}
 	const dup = 0x08

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"loopmq/codec"
 	"loopmq/eventloop"
 	"loopmq/metrics"
 	"loopmq/store"
@@ -30,8 +29,8 @@ type Broker struct {
 	engine     *eventloop.Engine
 	loops      []*loop
 	started    time.Time
-	v3         *V3Handler
-	v5         *V5Handler
+	handlers   [4]Handler // by speaks
+	v5         *V5Handler // one of them
 
 	registry                    registry
 	subscriptions               *trie.Trie[*Session]
@@ -96,7 +95,8 @@ func New(o Options) (*Broker, error) {
 	b.limits.Store(&b.opts.Limits)
 	b.drainDefaults.Store(&b.opts.Drain)
 	b.logPackets.Store(o.Logger.Enabled(context.Background(), slog.LevelDebug))
-	b.v3, b.v5 = &V3Handler{b}, &V5Handler{b}
+	b.v5 = &V5Handler{b}
+	b.handlers = [...]Handler{speaksV3: &V3Handler{b}, speaksV5: b.v5, speaksCalls: localHandler{}}
 	var err error
 	if b.settings, err = b.opts.resolve(&b.opts.Settings); err != nil {
 		return nil, err
@@ -301,12 +301,4 @@ func (b *Broker) loadSession(ctx context.Context, stored *store.Subscribed) erro
 		b.givingBack = append(b.givingBack, s)
 	}
 	return nil
-}
-
-// handler returns the handler for a protocol version.
-func (b *Broker) handler(v codec.Version) Handler {
-	if v == codec.V5 {
-		return b.v5
-	}
-	return b.v3
 }

@@ -20,22 +20,20 @@ import (
 // It is kept small, since most clients are idle: what only some need hangs off
 // pointers that are nil until then.
 type Client struct {
-	info      ClientInfo
-	conn      *eventloop.Conn
-	loop      *loop
-	handler   Handler
-	settings  *settings   // of its listener
-	session   *Session    // nil until the CONNECT is through
-	flow      *flow       // nil until something at QoS 1 or 2 is under way
-	v5        *v5State    // nil unless the client uses something of it
-	connect   *connecting // nil unless stateConnecting
-	access    *access     // nil if it may do everything, for ever
-	takenOver *takeover   // another connection has the session now
-	meter     *meter      // nil without limits on what is sent
-	will      *store.Will
-	local     *LocalClient // it is one, and has no connection
+	info     ClientInfo
+	conn     *eventloop.Conn
+	loop     *loop
+	settings *settings   // of its listener
+	session  *Session    // nil until the CONNECT is through
+	flow     *flow       // nil until something at QoS 1 or 2 is under way
+	v5       *v5State    // nil unless the client uses something of it
+	connect  *connecting // nil unless stateConnecting
+	access   *access     // nil if it may do everything, for ever
+	meter    *meter      // nil without limits on what is sent
+	will     *store.Will
+	local    *LocalClient // it is one, and has no connection
 
-	stash []byte // a partial packet, or input that waits for a reason in waits
+	stash *[]byte // a partial packet, or input that waits for a reason in waits; else nil
 
 	timer    eventloop.Timer // CONNECT's time limit, then the Keep Alive
 	lastSeen int64           // nanoseconds of the loop's clock at the last packet
@@ -46,9 +44,9 @@ type Client struct {
 	receiveMaximum        uint16 // the client's, within Limits.Inflight
 	state                 clientState
 	waits                 wait
-	noReasonStrings       bool // Request Problem Information was 0
+	speaks                speaks
+	takenOver             takeover
 	retrying              bool // is in loop.retries
-	bridge                bool // the CONNECT said it is a bridge, see subscribe
 	unclaimedSession      bool // the store was away, see unclaimed
 }
 
@@ -157,13 +155,10 @@ func (b *Broker) HandleConnection(conn *eventloop.Conn) {
 // input takes bytes from the connection. They are valid until it returns.
 func (c *Client) input(in []byte) {
 	if c.waits != 0 {
-		c.stash = append(c.stash, in...)
-		if len(c.stash) > stashMax {
-			c.conn.Pause()
-		}
+		c.stashBytes(in)
 		return
 	}
-	if len(c.stash) > 0 {
+	if c.stash != nil {
 		if in = c.completeStash(in); in == nil {
 			return
 		}
@@ -207,14 +202,15 @@ func (c *Client) packetsOf(in []byte) (rest []byte) {
 // completeStash adds to the partial packet in the stash just what it lacks, and
 // handles it once it is whole. It returns what is left of in, nil if nothing is.
 func (c *Client) completeStash(in []byte) []byte {
+	stash := c.stash
 	for len(in) > 0 {
-		h, ok, err := codec.DecodeFixedHeader(c.stash, c.version())
+		h, ok, err := codec.DecodeFixedHeader(*stash, c.version())
 		if err != nil {
 			c.fail(err)
 			return nil
 		}
 		if !ok { // the fixed header itself is incomplete
-			c.stash = append(c.stash, in[0])
+			*stash = append(*stash, in[0])
 			in = in[1:]
 			continue
 		}
@@ -222,22 +218,22 @@ func (c *Client) completeStash(in []byte) []byte {
 			c.fail(errPacketTooLarge)
 			return nil
 		}
-		if n := min(h.Size-len(c.stash), len(in)); n > 0 {
-			c.stash = append(c.stash, in[:n]...)
+		if n := min(h.Size-len(*stash), len(in)); n > 0 {
+			*stash = append(*stash, in[:n]...)
 			in = in[n:]
 			if n >= progressBytes {
 				c.lastSeen = c.loop.el.Nanotime()
 			}
 		}
-		if len(c.stash) < h.Size {
+		if len(*stash) < h.Size {
 			return nil
 		}
 		return c.unstash(h, in)
 	}
 	// Only a whole packet is missing now if its body is empty.
-	if h, ok, err := codec.DecodeFixedHeader(c.stash, c.version()); err != nil {
+	if h, ok, err := codec.DecodeFixedHeader(*stash, c.version()); err != nil {
 		c.fail(err)
-	} else if ok && len(c.stash) == h.Size {
+	} else if ok && len(*stash) == h.Size {
 		return c.unstash(h, nil)
 	}
 	return nil
@@ -247,9 +243,10 @@ func (c *Client) completeStash(in []byte) []byte {
 func (c *Client) unstash(h codec.FixedHeader, rest []byte) []byte {
 	whole := c.stash
 	c.stash = nil
-	c.packet(h, whole[h.HeaderSize:h.Size])
-	if cap(whole) <= stashKept && len(c.loop.stashes) < 64 {
-		c.loop.stashes = append(c.loop.stashes, whole[:0])
+	c.packet(h, (*whole)[h.HeaderSize:h.Size])
+	if cap(*whole) <= stashKept && len(c.loop.stashes) < 64 {
+		*whole = (*whole)[:0]
+		c.loop.stashes = append(c.loop.stashes, whole)
 	}
 	if len(rest) == 0 {
 		return nil
@@ -259,12 +256,16 @@ func (c *Client) unstash(h codec.FixedHeader, rest []byte) []byte {
 
 // stashBytes keeps input for later.
 func (c *Client) stashBytes(in []byte) {
-	if n := len(c.loop.stashes); c.stash == nil && n > 0 && len(in) <= stashKept {
-		c.stash = c.loop.stashes[n-1]
-		c.loop.stashes = c.loop.stashes[:n-1]
+	if c.stash == nil {
+		if n := len(c.loop.stashes); n > 0 && len(in) <= stashKept {
+			c.stash = c.loop.stashes[n-1]
+			c.loop.stashes = c.loop.stashes[:n-1]
+		} else {
+			c.stash = new([]byte)
+		}
 	}
-	c.stash = append(c.stash, in...)
-	if c.waits != 0 && len(c.stash) > stashMax {
+	*c.stash = append(*c.stash, in...)
+	if c.waits != 0 && len(*c.stash) > stashMax {
 		c.conn.Pause()
 	}
 }
@@ -286,10 +287,11 @@ func (c *Client) resume(w wait) {
 	}
 	c.lastSeen = c.loop.el.Nanotime() // it was us who didn't listen
 	c.conn.Resume()
-	if in := c.stash; len(in) > 0 {
+	if stash := c.stash; stash != nil {
 		c.stash = nil
-		if rest := c.packetsOf(in); len(rest) > 0 {
-			c.stash = rest // where it is: waiting after each packet must not copy it each time
+		if rest := c.packetsOf(*stash); len(rest) > 0 {
+			*stash = rest // where it is: waiting after each packet must not copy it each time
+			c.stash = stash
 		}
 	}
 }
@@ -315,7 +317,7 @@ func (c *Client) packet(h codec.FixedHeader, body []byte) {
 	case c.state == stateConnecting && h.Type != codec.TypeAuth && h.Type != codec.TypeDisconnect:
 		err = errNotYetConnected
 	default:
-		err = c.handler.Packet(c, h, body)
+		err = c.handler().Packet(c, h, body)
 	}
 	if err != nil {
 		c.fail(err)
@@ -359,8 +361,8 @@ func (c *Client) fail(err error) {
 	}
 	e := asError(err)
 	c.loop.b.metrics.ProtocolErrors[e.ReasonCode].Inc()
-	if c.handler != nil {
-		c.handler.Refuse(c, e)
+	if c.speaks != speaksNothing {
+		c.handler().Refuse(c, e)
 	}
 	c.close(e)
 }
@@ -368,7 +370,7 @@ func (c *Client) fail(err error) {
 // disconnect ends the connection with a reason that the server has.
 func (c *Client) disconnect(reason codec.ReasonCode, err error) {
 	if c.state == stateConnected {
-		c.handler.Disconnect(c, reason, err.Error())
+		c.handler().Disconnect(c, reason, err.Error())
 	}
 	c.close(err)
 }
@@ -437,7 +439,7 @@ func (b *Broker) logDisconnect(c *Client, was clientState, err error) {
 
 // sendAck writes a PUBACK, PUBREC, PUBREL or PUBCOMP.
 func (c *Client) sendAck(t codec.PacketType, packetID uint16, reason codec.ReasonCode) {
-	c.handler.Ack(c, t, packetID, reason)
+	c.handler().Ack(c, t, packetID, reason)
 	if c.local == nil {
 		c.loop.m.PacketsSent[t].Inc()
 	}

@@ -165,7 +165,9 @@ func (b *Broker) clientStatus(se *store.Session) ClientStatus {
 		Username: c.Username, Address: c.Address, Listener: c.Listener, ProtocolVersion: c.ProtocolVersion,
 		KeepAlive: c.KeepAlive, CleanStart: c.CleanStart, ConnectedAt: c.Since,
 		Durable: se.Durable, SessionExpiryInterval: se.SessionExpiryInterval, ExpiresAt: se.Due,
-		DisconnectedAt: se.Disconnected.At, LastError: se.Disconnected.Reason,
+	}
+	if d := se.Disconnected; d != nil {
+		st.DisconnectedAt, st.LastError = d.At, d.Reason
 	}
 	if c.ProtocolVersion != 0 {
 		st.Protocol = c.ProtocolVersion.String()

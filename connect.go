@@ -160,7 +160,7 @@ func (c *Client) refuse(reason codec.ReasonCode, text string) {
 		b.metrics.AuthFailures.Inc()
 		c.recordRefused(&k.request, e)
 	}
-	c.handler.Connack(c, false, reason, text)
+	c.handler().Connack(c, false, reason, text)
 	c.close(e)
 }
 
@@ -328,7 +328,7 @@ func (c *Client) replaceOld() {
 			old.readNow() // a DISCONNECT may be there already
 		}
 		if old := s.client.Load(); old != nil {
-			old.takenOver = &takeover{cleanStart: cleanStart}
+			old.takenOver = takeoverBy(cleanStart)
 			old.disconnect(why.ReasonCode, why)
 			if why == errTakenOver {
 				l.recordClient(EventSessionTakenOver, &old.info, codec.SessionTakenOver, "")
@@ -340,8 +340,21 @@ func (c *Client) replaceOld() {
 	})
 }
 
-// takeover says how a connection was replaced.
-type takeover struct{ cleanStart bool }
+// takeover says whether another connection has the session now, and how it came to.
+type takeover uint8
+
+const (
+	notTakenOver takeover = iota
+	takenOver
+	takenOverClean // with Clean Start
+)
+
+func takeoverBy(cleanStart bool) takeover {
+	if cleanStart {
+		return takenOverClean
+	}
+	return takenOver
+}
 
 // claim makes this node and connection the owner of the session in the store, also
 // if the connection has gone meanwhile: the one that it replaced left everything to
@@ -582,7 +595,7 @@ func (c *Client) attach(s *Session, res *store.Claimed) {
 	l.connected.Add(1)
 	s.denied.Store(nil)
 	s.queuesQoS0.Store(c.settings.QueueQoS0)
-	c.handler.Connack(c, res.Present, codec.Success, "")
+	c.handler().Connack(c, res.Present, codec.Success, "")
 	c.decided()
 	c.connect = nil
 	if c.state == stateClosed { // the CONNACK was too large for the client
@@ -598,7 +611,7 @@ func (c *Client) attach(s *Session, res *store.Claimed) {
 	// First the owner, then the queue: what is stored in between comes as news.
 	s.client.Store(c)
 	if s.over.Load() { // and forgotten: the Yield that follows may not find c
-		c.takenOver = &takeover{cleanStart: true}
+		c.takenOver = takenOverClean
 		c.disconnect(codec.SessionTakenOver, errTakenOver)
 		l.recordClient(EventSessionTakenOver, &c.info, codec.SessionTakenOver, "")
 		return

@@ -38,7 +38,7 @@ func (b *Broker) disconnected(c *Client, err error) {
 func (c *Client) goOffline(why error) {
 	s, l, b := c.session, c.loop, c.loop.b
 	now, clean := l.now(), errors.Is(why, errNormal)
-	ends := !s.durable || c.sessionExpiryInterval == 0 || c.takenOver != nil && c.takenOver.cleanStart
+	ends := !s.durable || c.sessionExpiryInterval == 0 || c.takenOver == takenOverClean
 	op := c.op(store.OpOffline)
 	op.SessionExpiryInterval = c.sessionExpiryInterval
 	op.Disconnected = disconnectedFor(why, now)
@@ -162,7 +162,7 @@ func (c *Client) leaveFlow(ends bool) (gives bool) {
 			s.sentUpTo(f.cursor)
 		}
 		_, shared := s.subscriptionCount()
-		stays := c.takenOver != nil || l.b.shuttingDown.Load() && l.b.cluster == nil // with its client, or until the broker is back
+		stays := c.takenOver != notTakenOver || l.b.shuttingDown.Load() && l.b.cluster == nil // with its client, or until the broker is back
 		return shared > 0 && (ends || !stays)
 	}
 	if f == nil {

@@ -30,6 +30,19 @@ var (
 	_ Handler = (*V5Handler)(nil)
 )
 
+// speaks names the Handler of a client: in a byte, since there are many clients.
+type speaks uint8
+
+const (
+	speaksNothing speaks = iota // no CONNECT yet
+	speaksV3
+	speaksV5
+	speaksCalls // a LocalClient
+)
+
+// handler returns what handles c's packets. There is none before its CONNECT.
+func (c *Client) handler() Handler { return c.loop.b.handlers[c.speaks] }
+
 // detect handles the first packet: its version picks the handler.
 func (b *Broker) detect(c *Client, h codec.FixedHeader, body []byte) error {
 	p := &c.loop.packets.connect
@@ -41,18 +54,21 @@ func (b *Broker) detect(c *Client, h codec.FixedHeader, body []byte) error {
 			// A client of 3.x whose name and level don't go together reads return code 1
 			// [MQTT-3.1.2-2 of 3.1.1]. Others get the form of 5.0, as other brokers do: its
 			// fourth byte is not 0 in the form of 3.1.1 either [MQTT-3.1.2-2].
-			c.handler = b.v5
+			c.speaks = speaksV5
 			if p.Version == codec.V31 || p.Version == codec.V311 {
-				c.handler = b.v3
+				c.speaks = speaksV3
 			}
 		} else if p.Version == codec.V5 {
-			c.handler = b.v5
+			c.speaks = speaksV5
 		}
 		return err
 	}
 	c.info.ProtocolVersion = p.Version
-	c.handler = b.handler(p.Version)
-	return c.handler.Connect(c, p)
+	c.speaks = speaksV3
+	if p.Version == codec.V5 {
+		c.speaks = speaksV5
+	}
+	return c.handler().Connect(c, p)
 }
 
 // handshake decodes the packets that both versions handle alike, and hands them

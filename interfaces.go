@@ -143,6 +143,7 @@ type ClientInfo struct {
 	conn            interface{ RemoteAddr() net.Addr } // nil: it isn't connected
 	ProtocolVersion codec.Version
 	CleanStart      bool
+	bridge          bool   // the CONNECT said it is one, see subscribe
 	KeepAlive       uint16 // seconds
 }
 

@@ -152,7 +152,7 @@ func (c *Caller) Connect(ctx context.Context, o LocalOptions, h LocalHandler) (*
 		// The ClientID of its publishing is another.
 		identity: Identity{Username: c.info.Username, ClientID: o.ClientID, ACL: c.info.ACL, ExpiresAt: c.expiresAt},
 	}
-	lc.client = Client{info: c.info, loop: b.someLoop(), settings: c.settings, handler: localHandler{}, local: lc}
+	lc.client = Client{info: c.info, loop: b.someLoop(), settings: c.settings, speaks: speaksCalls, local: lc}
 	lc.client.info.ClientID = o.ClientID
 	if err := lc.connect(ctx, &o); err != nil {
 		lc.Close()

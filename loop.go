@@ -55,7 +55,7 @@ type loop struct {
 	forward    []byte // the properties of message
 	mounted    []byte // its topic behind a mount point
 	serial     uint64
-	stashes    [][]byte // free small buffers for partial packets
+	stashes    []*[]byte // free small buffers for partial packets
 	recording  recording
 
 	scratchDue  func() // clearScratch

@@ -285,7 +285,7 @@ func (n node) yield(clientID string, epoch uint64, cleanStart bool, to string) {
 	l := s.owner.Load()
 	l.el.Post(func() {
 		if old := s.client.Load(); old != nil && old.loop == l && old.epoch < epoch {
-			old.takenOver = &takeover{cleanStart: cleanStart}
+			old.takenOver = takeoverBy(cleanStart)
 			old.disconnect(codec.SessionTakenOver, errTakenOver)
 			l.recordClient(EventSessionTakenOver, &old.info, codec.SessionTakenOver, "")
 			if s.durable && !cleanStart {

@@ -17,9 +17,8 @@ import (
 // of its deliveries belongs to that connection (see flow.go), and what outlives
 // the connection is in the store.
 type Session struct {
-	id      store.SessionID
-	durable bool
-	client  atomic.Pointer[Client] // nil: offline
+	id     store.SessionID
+	client atomic.Pointer[Client] // nil: offline
 
 	// owner is the loop of that connection, or of the last one: what it has to
 	// commit for the session goes before what others do.
@@ -36,11 +35,13 @@ type Session struct {
 	// here only, and records of the feed are older than what the claim returned.
 	held atomic.Uint64
 
-	// queuesQoS0: see Settings.QueueQoS0.
-	queuesQoS0 atomic.Bool
-
 	// denied says what the session may not get of shared subscriptions; nil: nothing.
 	denied atomic.Pointer[denials]
+
+	durable bool
+
+	// queuesQoS0: see Settings.QueueQoS0.
+	queuesQoS0 atomic.Bool
 
 	// over: the session was ended elsewhere. It is set before client is looked at, and
 	// looked at after client was set: a connection that is given a session which is over

@@ -37,7 +37,7 @@ func (c *Client) subscribe(p *codec.Subscribe) {
 	for i := range p.Subscriptions {
 		sub := &p.Subscriptions[i]
 		s.subscriptions[i] = store.Subscription{TopicFilter: string(sub.TopicFilter), Options: sub.Options, SubscriptionIdentifier: id}
-		if c.bridge { // it wants RETAIN as it was published, and nothing back
+		if c.info.bridge { // it wants RETAIN as it was published, and nothing back
 			s.subscriptions[i].Options.RetainAsPublished = true
 			s.subscriptions[i].Options.NoLocal = !isShared(s.subscriptions[i].TopicFilter)
 		}

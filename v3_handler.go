@@ -19,7 +19,7 @@ func (v *V3Handler) Connect(c *Client, p *codec.Connect) error {
 	if !p.CleanStart {
 		k.sessionExpiryInterval = c.settings.limits.SessionExpiryInterval
 	}
-	c.bridge = p.Bridge
+	c.info.bridge = p.Bridge
 	c.begin(k)
 	return nil
 }

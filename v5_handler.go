@@ -18,6 +18,8 @@ type v5State struct {
 	authMethod string            // the Authentication Method of its CONNECT
 	authState  any               // of a re-authentication under way
 	authBusy   bool
+
+	noReasonStrings bool // Request Problem Information was 0
 }
 
 // v5s returns c's v5State, which comes when it is first needed.
@@ -82,7 +84,9 @@ func (v *V5Handler) Connect(c *Client, p *codec.Connect) error {
 	if props.Has(codec.PropTopicAliasMaximum) && props.TopicAliasMaximum > 0 {
 		c.v5s().aliasMax = min(int(props.TopicAliasMaximum), serverAliasMax)
 	}
-	c.noReasonStrings = props.Has(codec.PropRequestProblemInformation) && props.RequestProblemInformation == 0
+	if props.Has(codec.PropRequestProblemInformation) && props.RequestProblemInformation == 0 {
+		c.v5s().noReasonStrings = true
+	}
 	c.begin(k)
 	return nil
 }
@@ -311,7 +315,7 @@ func (v *V5Handler) serverReference(p *codec.Properties, reason codec.ReasonCode
 // Ack implements Handler.
 func (v *V5Handler) Ack(c *Client, t codec.PacketType, packetID uint16, reason codec.ReasonCode) {
 	b := c.conn.BeginWrite()
-	if v.b.opts.ReasonStrings && reason.IsError() && !c.noReasonStrings { // [MQTT-3.1.2-29]
+	if v.b.opts.ReasonStrings && reason.IsError() && (c.v5 == nil || !c.v5.noReasonStrings) { // [MQTT-3.1.2-29]
 		a := codec.Ack{Type: t, PacketID: packetID, ReasonCode: reason}
 		c.reasonString(&a.Properties, reason.String())
 		if c.accepts(a.Size(codec.V5)) { // [MQTT-3.4.2-2]

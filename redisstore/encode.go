@@ -435,14 +435,17 @@ func encodeDisconnected(d store.Disconnected) string {
 	return strconv.FormatInt(millis(d.At), 10) + " " + d.Reason
 }
 
-func decodeDisconnected(s string) (d store.Disconnected, err error) {
+func decodeDisconnected(s string) (*store.Disconnected, error) {
 	if s == "" {
-		return d, nil
+		return nil, nil //nolint:nilnil // there was none
 	}
 	at, reason, _ := strings.Cut(s, " ")
 	ms, err := strconv.ParseInt(at, 10, 64)
 	if err != nil {
-		return d, fmt.Errorf("%w: end of a connection", errFormat)
+		return nil, fmt.Errorf("%w: end of a connection", errFormat)
 	}
-	return store.Disconnected{At: fromMillis(ms), Reason: reason}, nil
+	if ms == 0 {
+		return nil, nil //nolint:nilnil // the same
+	}
+	return &store.Disconnected{At: fromMillis(ms), Reason: reason}, nil
 }

@@ -132,8 +132,8 @@ func FuzzDecode(f *testing.F) {
 				t.Errorf("%+v came back as %+v, %v", c, again, err)
 			}
 		}
-		if d, err := decodeDisconnected(s); err == nil && s != "" {
-			if again, err := decodeDisconnected(encodeDisconnected(d)); err != nil || again != d {
+		if d, err := decodeDisconnected(s); err == nil && d != nil {
+			if again, err := decodeDisconnected(encodeDisconnected(*d)); err != nil || *again != *d {
 				t.Errorf("%+v came back as %+v, %v", d, again, err)
 			}
 		}

@@ -157,9 +157,9 @@ type Session struct {
 	Due    time.Time
 	Limits Limits
 	// Connection is what the last claim said of its connection. Disconnected is how a
-	// connection of the session ended last.
+	// connection of the session ended last, nil if none did; it isn't written to.
 	Connection   Connection
-	Disconnected Disconnected
+	Disconnected *Disconnected
 }
 
 // Connection describes a connection for people: no rule looks at it.

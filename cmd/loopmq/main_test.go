@@ -506,11 +506,13 @@ func TestTuneGC(t *testing.T) {
 }
 
 func TestGCPercentFollowsItsRate(t *testing.T) {
-	g := gcTuner{percent: gcPercent}
+	g := newGCTuner(heap{})
+	var h heap
 	ticks := func(n int, cycles uint64, want int) {
 		t.Helper()
 		for range n {
-			g.tick(cycles)
+			h.cycles += cycles
+			g.tick(h)
 		}
 		if g.percent != want {
 			t.Fatalf("after %d ticks with %d collections each: %d%%, want %d%%", n, cycles, g.percent, want)
@@ -526,6 +528,34 @@ func TestGCPercentFollowsItsRate(t *testing.T) {
 	ticks(1, 0, gcPercentMax/2)
 	ticks(gcTicks, 0, gcPercentMax/4)
 	ticks(10*gcTicks, 0, gcPercent)
+}
+
+// What a load has left is collected once it is over, and only then.
+func TestGCCollectsWhatALoadHasLeft(t *testing.T) {
+	const live = 64 << 20
+	h := heap{cycles: 7, allocated: 1 << 30, live: live}
+	g := newGCTuner(h)
+	ticks := func(n int, allocated uint64, want int) {
+		t.Helper()
+		got := 0
+		for range n {
+			h.allocated += allocated
+			if g.tick(h) {
+				got++
+				h.cycles++
+			}
+		}
+		if got != want {
+			t.Fatalf("after %d ticks with %d bytes each: collected %d times, want %d", n, allocated, got, want)
+		}
+	}
+	ticks(100, live/gcLeft/100, 0) // not more than that
+	ticks(100, live/100, 0)        // under load
+	ticks(gcTicks-1, live/gcCalm, 0)
+	ticks(1, live/gcCalm, 1)
+	ticks(gcCalm/gcLeft, live/gcCalm, 0)
+	ticks(2, live/gcCalm, 1)
+	ticks(1000, 0, 0)
 }
 
 func TestOneLineForJoinedErrors(t *testing.T) {

@@ -380,7 +380,9 @@ func (s *Store) offline(op *store.Op) store.Result {
 	}
 	se.Owner = ""
 	se.SessionExpiryInterval = op.SessionExpiryInterval
-	se.Disconnected = op.Disconnected
+	if d := op.Disconnected; !d.At.IsZero() {
+		se.Disconnected = &d
+	}
 	s.setExpiry(se, op.Due)
 	return store.Done
 }

@@ -219,7 +219,7 @@ func (t *tx) connectionLost(clientID string, epoch uint64, now time.Time) {
 		if se.SessionExpiryInterval != neverExpires {
 			due = now.Add(time.Duration(se.SessionExpiryInterval) * time.Second)
 		}
-		se.Disconnected = store.Disconnected{At: now, Reason: store.NodeEnded}
+		se.Disconnected = &store.Disconnected{At: now, Reason: store.NodeEnded}
 		t.leave(se, due)
 	}
 }

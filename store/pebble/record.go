@@ -280,8 +280,12 @@ func (w *recordWriter) session(se *store.Session) {
 	w.uint(uint64(se.Limits.Protected))
 	w.string(se.Owner)
 	w.connection(&se.Connection)
-	w.time(se.Disconnected.At)
-	w.string(se.Disconnected.Reason)
+	var d store.Disconnected
+	if se.Disconnected != nil {
+		d = *se.Disconnected
+	}
+	w.time(d.At)
+	w.string(d.Reason)
 }
 
 func (w *recordWriter) connection(c *store.Connection) {
@@ -320,7 +324,9 @@ func readSession(clientID string, value []byte) (se store.Session, err error) {
 	se.Owner = r.string()
 	if len(r.b) > 0 { // it was written by a version that knows of it
 		se.Connection = r.connection()
-		se.Disconnected.At, se.Disconnected.Reason = r.time(), r.string()
+		if d := (store.Disconnected{At: r.time(), Reason: r.string()}); !d.At.IsZero() {
+			se.Disconnected = &d
+		}
 	}
 	return se, r.err()
 }

@@ -12,12 +12,12 @@ import (
 type session struct {
 	store.Session
 	state *state
-	// mayHaveWill: the Will of the last claim may be there.
-	mayHaveWill bool
-	owned       bool // has a record under keyOwned
 
 	older, newer *session // in the list of those that are idle
 	isIdle       bool
+	// mayHaveWill: the Will of the last claim may be there.
+	mayHaveWill bool
+	owned       bool // has a record under keyOwned
 }
 
 // isStored reports whether there is a session, and anything of it on the disk.
@@ -84,9 +84,10 @@ func (t *tx) session(clientID string) *session {
 		t.last = se
 		return se
 	}
-	se := &session{mayHaveWill: true}
+	var se *session // most that ask for one that isn't there connect for the first time: no garbage for them
 	t.key = keyString(t.key, keySession, clientID)
 	if !t.get(t.key, func(value []byte) (err error) {
+		se = &session{mayHaveWill: true}
 		se.Session, err = readSession(clientID, value)
 		return err
 	}) {

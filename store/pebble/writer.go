@@ -460,7 +460,9 @@ func (t *tx) offline(op *store.Op) store.Result {
 		return store.Done
 	}
 	se.SessionExpiryInterval = op.SessionExpiryInterval
-	se.Disconnected = op.Disconnected
+	if d := op.Disconnected; !d.At.IsZero() {
+		se.Disconnected = &d
+	}
 	t.leave(se, op.Due)
 	return store.Done
 }

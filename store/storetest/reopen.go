@@ -19,9 +19,8 @@ var reopenTests = []struct {
 		if embedded {
 			stored.Owner, oldOwner = "", ""
 			stored.Due = h.expiresAbout(h.lookup("c"))
-			stored.Disconnected = store.Disconnected{At: h.lookup("c").Disconnected.At, Reason: store.NodeEnded}
-			if stored.Disconnected.At.IsZero() {
-				h.Error("nothing says when the connection ended")
+			if stored.Disconnected = h.lookup("c").Disconnected; stored.Disconnected == nil || stored.Disconnected.Reason != store.NodeEnded {
+				h.Errorf("how the connection ended: got %v", stored.Disconnected)
 			}
 		}
 		h.sameSession("Lookup", h.lookup("c"), stored)
