@@ -665,7 +665,7 @@ func TestConnectsBeyondTheFileLimit(t *testing.T) {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	const files, burst = 120, 600
-	cmd := exec.Command("/bin/sh", "-c", fmt.Sprintf("ulimit -n %d && exec %s serve --tcp 127.0.0.1:0 --ws off --admin 127.0.0.1:0 --log-format json", files, binary))
+	cmd := exec.Command("/bin/sh", "-c", fmt.Sprintf("ulimit -n %d && exec %s serve --tcp 127.0.0.1:0 --ws off --http off --coap off --store memory --admin 127.0.0.1:0 --log-format json", files, binary))
 	log, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -84,6 +84,9 @@ func (t *tx) session(clientID string) *session {
 		t.last = se
 		return se
 	}
+	if clientID == t.absent && clientID != "" {
+		return nil
+	}
 	var se *session // most that ask for one that isn't there connect for the first time: no garbage for them
 	t.key = keyString(t.key, keySession, clientID)
 	if !t.get(t.key, func(value []byte) (err error) {
@@ -91,6 +94,7 @@ func (t *tx) session(clientID string) *session {
 		se.Session, err = readSession(clientID, value)
 		return err
 	}) {
+		t.absent = clientID
 		return nil
 	}
 	se.state = &state{queue: queue{number: se.ID.Incarnation, generation: s.generation}}

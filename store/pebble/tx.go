@@ -33,6 +33,7 @@ type tx struct {
 	moved   []*queue  // whose front has moved
 	boxes   []*outbox // whose record is to be written
 	last    *session  // that was looked up; a client's messages come in a row
+	absent  string    // ClientID that was looked up last and isn't on the disk
 
 	key, body []byte // scratch
 	value     recordWriter
