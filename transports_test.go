@@ -25,7 +25,7 @@ import (
 	"loopmq/tlsfiles"
 )
 
-const peerTimeout = 20 * time.Second
+const peerTimeout = time.Minute
 
 // pki is certificates that openssl made: an authority, a server, two clients, one of which is revoked.
 type pki struct{ dir string }
@@ -152,7 +152,7 @@ func TestTLS_Mosquitto(t *testing.T) {
 			if out, err := client("mosquitto_pub", version, cert, "-r", "-f", large); err != nil {
 				t.Fatalf("mosquitto_pub, %s: %v\n%s", version, err, out)
 			}
-			if out, err := client("mosquitto_sub", version, cert, "-C", "1", "-W", "10", "-N"); err != nil || out != payload {
+			if out, err := client("mosquitto_sub", version, cert, "-C", "1", "-W", "50", "-N"); err != nil || out != payload {
 				t.Errorf("mosquitto_sub, %s: %v, %d bytes, want %d", version, err, len(out), len(payload))
 			}
 		}
