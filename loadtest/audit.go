@@ -90,7 +90,7 @@ func common(a, b spans) uint64 {
 // A stream is what a subscriber, or a shared subscription, has had of one publisher. Nearly all have no gaps.
 type stream struct {
 	next uint64 // one above the highest number that came
-	away bool   // the subscriber was away: what is missing up to the next message is excused
+	away bool   // the subscriber was away: what is missing up to the next message that nothing explains is excused
 	gaps *gaps
 }
 
@@ -123,8 +123,8 @@ func (s *stream) extend(low uint32) uint64 {
 	return uint64(int64(s.next) + int64(int32(low-uint32(s.next))))
 }
 
-// arrive takes note of a message.
-func (s *stream) arrive(n uint64) arrival {
+// arrive takes note of a message. back says that the subscriber is there again, if it was away: what comes may be older than that.
+func (s *stream) arrive(n uint64, back bool) arrival {
 	if n == s.next && !s.away {
 		s.next++
 		return fresh
@@ -142,7 +142,7 @@ func (s *stream) arrive(n uint64) arrival {
 				g.missing = g.missing[1:]
 			}
 		}
-		s.away = false
+		s.away = s.away && !back
 		s.next = n + 1
 		return fresh
 	}
@@ -187,7 +187,7 @@ func settle(qos byte, sent *Sender, h *Heard) AuditQoS {
 	excused := h.Excused
 	if h.Away {
 		excused = slices.Clone(h.Excused)
-		excused.add(h.Next, sent.Sent)
+		excused.add(h.Next, h.excusedTo(sent))
 	}
 	free := union(sent.Unpromised, excused, total)
 	n, dropped := free.size(), common(lost, free)

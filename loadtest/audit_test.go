@@ -37,7 +37,7 @@ func TestAuditAgainstModel(t *testing.T) {
 		var highest int64 = -1
 		var doubled, overtaken, wantDoubled, wantOvertaken uint64
 		for _, n := range arrivals {
-			got := s.arrive(s.extend(uint32(n)))
+			got := s.arrive(s.extend(uint32(n)), true)
 			switch {
 			case came[n]:
 				wantDoubled++
@@ -83,13 +83,13 @@ func TestAuditAgainstModel(t *testing.T) {
 func TestAway(t *testing.T) {
 	s := stream{}
 	for _, n := range []uint64{0, 1, 3} { // 2 is lost while it is there
-		s.arrive(n)
+		s.arrive(n, true)
 	}
-	s.arrive(2) // but came late
-	s.arrive(5) // 4 is lost
+	s.arrive(2, true) // but came late
+	s.arrive(5, true) // 4 is lost
 	s.leave()
-	s.arrive(9)  // 6 to 8 were missed
-	s.arrive(11) // 10 is lost
+	s.arrive(9, true)  // 6 to 8 were missed
+	s.arrive(11, true) // 10 is lost
 	h := s.heard(0, 1, 0)
 	// What is missing when it leaves is excused too: nobody can tell where it got lost.
 	if got, want := settle(1, &Sender{Sent: 13}, &h), (AuditQoS{Tally{Expected: 9, Lost: 2}, Tally{Expected: 4, Lost: 4}}); got != want {
@@ -114,7 +114,7 @@ func TestNumbersBeyond32Bits(t *testing.T) {
 		if got := s.extend(uint32(n)); got != n {
 			t.Fatalf("got %d, want %d", got, n)
 		}
-		if got := s.arrive(n); got != fresh {
+		if got := s.arrive(n, true); got != fresh {
 			t.Fatalf("%d: got %d", n, got)
 		}
 	}
@@ -127,7 +127,7 @@ func TestGapsAreBounded(t *testing.T) {
 	s := stream{}
 	const sent = 4 * gapsMax
 	for n := uint64(0); n < sent; n += 2 {
-		s.arrive(n)
+		s.arrive(n, true)
 	}
 	if got := len(s.gaps.missing); got > gapsMax {
 		t.Errorf("%d gaps are kept", got)

@@ -456,8 +456,11 @@ func (l *loop) suback(c *client, first byte, body []byte) error {
 		return err
 	}
 	if c.subacks--; c.subacks == 0 {
-		if c.subscriber != nil && !c.subscriber.lost {
-			c.subscriber.joined()
+		switch sub := c.subscriber; {
+		case sub != nil && sub.group != nil:
+			c.section.flow.join(sub, l.now, c.section.running)
+		case sub != nil && !sub.lost:
+			sub.joined()
 		}
 		c.subscribed = true
 		l.up(c)
@@ -530,11 +533,14 @@ func (l *loop) fail(c *client, what string, err error) {
 	f := c.section.flow
 	if c.erasing || !f.Reconnect && c.role != visitor || c.section.closing {
 		c.gone = true
+		if !c.erasing && !c.section.closing {
+			l.gone++
+		}
 		if c.publisher != nil {
 			c.section.abandonAll(c.publisher)
 		}
-		if c.subscriber != nil && c.subscriber.group != nil && !c.section.closing {
-			c.subscriber.group.excused.Store(true)
+		if sub := c.subscriber; sub != nil && sub.group != nil && f.durable(c) && !c.section.closing {
+			f.abandon(sub.group)
 		}
 		return
 	}
@@ -567,7 +573,9 @@ func (l *loop) drop(c *client) {
 		l.vacant = append(l.vacant, c.slot)
 		c.fd = -1
 		l.open--
-		l.counts.disconnects++
+		if c.state > waitConnack {
+			l.counts.disconnects++
+		}
 	}
 	c.generation++
 	if c.subscriber != nil && c.state > waitConnack && c.state != leaving && !c.section.closing {

@@ -360,6 +360,8 @@ func b2i(b bool) int {
 // await returns when no client is on its way any more, or none arrives. It fails if there are clients and none has come.
 func (r *run) await() error {
 	last, at := uint64(0), now()
+	// A client that takes too long fails by itself before all of them are given up.
+	const longest = int64(setupMax + 2*sweepTime)
 	r.phase("connect", never, true, func() bool {
 		n, progress := 0, uint64(0)
 		r.each(func(l *loop) {
@@ -372,9 +374,15 @@ func (r *run) await() error {
 		if progress != last {
 			last, at = progress, now()
 		}
-		return n == 0 || now()-at > int64(setupMax)
+		return n == 0 || now()-at > longest
 	})
-	if r.interrupted() || r.connections() > 0 {
+	ready := 0
+	r.each(func(l *loop) {
+		for _, c := range l.clients {
+			ready += b2i(c.state == up)
+		}
+	})
+	if r.interrupted() || ready > 0 {
 		return nil
 	}
 	r.each(func(l *loop) {
@@ -397,7 +405,9 @@ type meter struct {
 
 func (r *run) meter() *meter {
 	m := &meter{at: now(), cpu: processCPU()}
-	m.broker, _ = r.look()
+	if r.result.Broker != nil { // else no look has succeeded, and another may take long
+		m.broker, _ = r.look()
+	}
 	return m
 }
 
@@ -420,6 +430,7 @@ func (r *run) charge(m *meter) {
 func (r *run) count(before string) *meter {
 	m := r.meter()
 	r.second(before)
+	m.at, m.cpu = now(), processCPU() // a look may have taken its time
 	r.measuring = true
 	return m
 }
@@ -590,7 +601,11 @@ func (r *run) settle() {
 // sender is a publisher's part of the Ledger.
 func (f *flow) sender(i int) *Sender {
 	p := f.publishers[i]
-	return &Sender{Part: f.part, Publisher: i, QoS: f.QoS, Sent: p.number, Unpromised: p.unpromised}
+	sender := &Sender{Part: f.part, Publisher: i, QoS: f.QoS, Sent: p.number, Unpromised: p.unpromised}
+	if f.feedback && p.until == f.membership.until.Load() { // else who knows of other processes' groups
+		sender.Resumed = &p.resumed
+	}
+	return sender
 }
 
 // hear calls take for each stream.
@@ -611,9 +626,7 @@ func (f *flow) hear(take func(Heard)) {
 		}
 		for i := range g.streams {
 			h := g.streams[i].heard(f.part, f.QoS, i)
-			if g.excused.Load() {
-				h.Excused = spans{{0, never}}
-			}
+			h.Shared = true
 			take(h)
 		}
 	}
@@ -630,6 +643,9 @@ func (r *run) finish() (*Result, error) {
 	result.Errors = r.faults.groups()
 	result.Interrupted = r.interrupted()
 	result.Totals.Connects, result.Totals.Reconnects = r.total.connects, r.total.reconnects
+	for _, l := range r.loops {
+		result.Totals.Gone += uint64(l.gone)
+	}
 	connecting := result.Seconds
 	if !r.scenario.revolving() {
 		connecting = 0

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -39,11 +40,12 @@ func TestFaultsOfABroker(t *testing.T) {
 		audit func(*loadtest.Audit) bool // nil: nothing is broken
 		err   string                     // of the run
 		what  string                     // an ErrorGroup
+		lost  bool                       // a client, for good
 	}{
 		"in order":           {},
 		"in order, QoS 1":    {qos: 1},
 		"refused":            {fake: &fake{connack: codec.Connack{ReasonCode: 0x87}}, err: "CONNACK 0x87"},
-		"subscription fails": {fake: &fake{suback: 0x80}, what: "protocol: SUBACK with code 0x80 for QoS 0"},
+		"subscription fails": {fake: &fake{suback: 0x80}, what: "protocol: SUBACK with code 0x80 for QoS 0", lost: true},
 		"doubles at QoS 0": {fake: &fake{deliver: every(5, again)}, audit: func(a *loadtest.Audit) bool {
 			return a.QoS[0].Promised.Duplicated > 0 && a.QoS[0].MayDrop.Lost == 0
 		}},
@@ -67,11 +69,11 @@ func TestFaultsOfABroker(t *testing.T) {
 			return [][]byte{p.Append(nil, codec.V5)}
 		}}, what: "delivered with QoS 0"},
 		"refuses messages":       {qos: 1, fake: &fake{puback: 0x97, refuses: true}, what: "PUBACK 0x97"},
-		"malformed":              {fake: &fake{deliver: every(5, func(*codec.Publish) [][]byte { return [][]byte{{0x30, 1, 0}} })}, what: "the broker sent a malformed packet"},
-		"too large":              {fake: &fake{deliver: every(5, func(*codec.Publish) [][]byte { return [][]byte{{0x30, 0xFF, 0xFF, 0xFF, 0x7F}} })}, what: "the broker sent a malformed packet"},
-		"unexpected":             {fake: &fake{deliver: every(5, func(*codec.Publish) [][]byte { return [][]byte{{0x40, 2, 0, 1}} })}, what: "protocol: unexpected packet type 4"},
-		"disconnects":            {fake: &fake{deliver: every(5, func(*codec.Publish) [][]byte { return [][]byte{{0xE0, 1, 0x8B}} })}, what: "DISCONNECT 0x8B by the broker"},
-		"doesn't answer PINGREQ": {fake: &fake{mute: true}, what: "no PINGRESP"},
+		"malformed":              {fake: &fake{deliver: every(5, func(*codec.Publish) [][]byte { return [][]byte{{0x30, 1, 0}} })}, what: "the broker sent a malformed packet", lost: true},
+		"too large":              {fake: &fake{deliver: every(5, func(*codec.Publish) [][]byte { return [][]byte{{0x30, 0xFF, 0xFF, 0xFF, 0x7F}} })}, what: "the broker sent a malformed packet", lost: true},
+		"unexpected":             {fake: &fake{deliver: every(5, func(*codec.Publish) [][]byte { return [][]byte{{0x40, 2, 0, 1}} })}, what: "protocol: unexpected packet type 4", lost: true},
+		"disconnects":            {fake: &fake{deliver: every(5, func(*codec.Publish) [][]byte { return [][]byte{{0xE0, 1, 0x8B}} })}, what: "DISCONNECT 0x8B by the broker", lost: true},
+		"doesn't answer PINGREQ": {fake: &fake{mute: true}, what: "no PINGRESP", lost: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -108,6 +110,9 @@ func TestFaultsOfABroker(t *testing.T) {
 			}
 			if !found {
 				t.Errorf("errors: %v, want %q", r.Errors, test.what)
+			}
+			if got := slices.Contains(r.Failures(), fmt.Sprintf("%d clients were lost for good", r.Totals.Gone)); got != test.lost {
+				t.Errorf("%d clients are gone, failures %q: want that %v", r.Totals.Gone, r.Failures(), test.lost)
 			}
 		})
 	}

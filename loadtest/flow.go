@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -21,6 +20,8 @@ const (
 	pacedMax = 10_000
 	// patience is how long a window without a Rate waits for deliveries that don't come before it goes on without them.
 	patience = 2 * time.Second
+	// dueMax bounds how many messages become due in a turn, so that a rate beyond all reason doesn't keep a loop from its mailbox.
+	dueMax = 100_000
 	// never is a time that doesn't come.
 	never = 1<<63 - 1
 )
@@ -46,16 +47,8 @@ type flow struct {
 	sections   []*section
 	endpoints  [][]endpoint // of a gateway, by loop; nil without one
 
-	resent atomic.Bool // a publisher has sent messages again after a reconnect
-}
-
-// A group is a shared subscription. What one member got no other may get, so they have streams in common.
-type group struct {
-	streams []stream        // by publisher
-	locks   *[64]sync.Mutex // by publisher, modulo; nil if one loop has all members
-	lost    atomic.Bool     // a member was: what it had may come twice
-	twice   atomic.Uint64   // duplicates at QoS 1
-	excused atomic.Bool     // and it had no durable session: what it had may be lost
+	resent     atomic.Bool // a publisher has sent messages again after a reconnect
+	membership membership  // of groups
 }
 
 // A section is the part of a flow that is on one loop, which owns it.
@@ -96,6 +89,8 @@ type publisher struct {
 	credited    int64  // when the last one came
 	waiting     bool   // in section.waiting
 	unpromised  spans  // numbers that were never acknowledged
+	until       int64  // of the groups, when resumed was taken
+	resumed     uint64 // the first number that no loss of a member explains
 }
 
 // A subscriber is the state of a subscribing client.
@@ -103,6 +98,7 @@ type subscriber struct {
 	first   int      // publisher of streams[0]
 	streams []stream // nil for a member of a group
 	group   *group
+	member  bool // of the group, as far as the broker is known to know
 	held    held
 	since   int64   // when it came, or came back
 	lost    bool    // its connection ended once as it shouldn't have
@@ -268,10 +264,7 @@ func (f *flow) addSubscriber(i int, s *section, publishers, loops int) {
 		}
 		g := f.groups[i%f.Groups]
 		if g == nil {
-			g = &group{streams: make([]stream, publishers)}
-			if loops > 1 {
-				g.locks = new([64]sync.Mutex)
-			}
+			g = newGroup(publishers, loops)
 			f.groups[i%f.Groups] = g
 		}
 		sub.group = g
@@ -338,7 +331,10 @@ func (s *section) turn() {
 	if s.running && len(s.available) > 0 {
 		s.cycle()
 	}
-	for s.nextDue <= l.now {
+	for range dueMax {
+		if s.nextDue > l.now {
+			break
+		}
 		p := s.publishers[s.pending%uint64(len(s.publishers))]
 		s.pending++
 		p.owed++
@@ -394,6 +390,9 @@ func (s *section) room(p *publisher) bool {
 // publish sends p's next message.
 func (s *section) publish(p *publisher, due int64) {
 	l := s.loop
+	if until := s.membership.until.Load(); until != p.until && due >= until {
+		p.until, p.resumed = until, p.number
+	}
 	var id uint16
 	if s.QoS > 0 {
 		id = p.flights.push(p.number, due)
@@ -584,7 +583,7 @@ func (l *loop) delivery(c *client, first byte, body []byte) error {
 		s.corrupted(c, payload)
 		return nil
 	}
-	switch stream.arrive(n) {
+	switch stream.arrive(n, shared == nil || st.due >= shared.until.Load()) {
 	case late:
 		if shared == nil { // those have no order
 			s.audit.Promised.Reordered++
@@ -687,6 +686,6 @@ func (sub *subscriber) left(c *client) {
 		sub.streams[i].leave()
 	}
 	if sub.group != nil {
-		sub.group.excused.Store(true)
+		c.section.flow.lose(sub, c.section.loop.now)
 	}
 }

@@ -65,6 +65,7 @@ type loop struct {
 	spare  *counts // the run's until it takes counts
 	faults faults
 	open   int // connections
+	gone   int // clients that failed and stay away
 
 	// Since the beginning, to see when everything is done.
 	owed, got uint64 // deliveries

@@ -25,6 +25,9 @@ type Sender struct {
 	Sent      uint64 `json:"sent"` // messages, numbered from 0
 	// Unpromised are the numbers that were never acknowledged, as ranges [from, to).
 	Unpromised spans `json:"unpromised,omitempty"`
+	// Resumed is the first number that was sent when the loss of no member of a shared subscription explained anything any more; nil
+	// if that isn't known.
+	Resumed *uint64 `json:"resumed,omitempty"`
 }
 
 // Heard is what a subscriber, or a shared subscription, has had of one publisher.
@@ -37,6 +40,15 @@ type Heard struct {
 	Missing   spans  `json:"missing,omitempty"` // numbers below Next that didn't come, as ranges [from, to)
 	Excused   spans  `json:"excused,omitempty"` // numbers that needn't come
 	Lost      uint64 `json:"lost,omitempty"`    // numbers that are missing, beyond what Missing remembers
+	Shared    bool   `json:"shared,omitempty"`  // a shared subscription
+}
+
+// excusedTo is up to which number messages are excused that were sent after the last that came, if the subscriber is away.
+func (h *Heard) excusedTo(sent *Sender) uint64 {
+	if h.Shared && sent.Resumed != nil {
+		return *sent.Resumed
+	}
+	return sent.Sent
 }
 
 // Merge puts together the results of processes that ran a scenario together, or load of their own at the same time. Counts and rates
@@ -109,6 +121,7 @@ func (t *Totals) add(o Totals) {
 	t.Connects += o.Connects
 	t.Reconnects += o.Reconnects
 	t.Disconnects += o.Disconnects
+	t.Gone += o.Gone
 	t.Retained += o.Retained
 	t.BytesOut += o.BytesOut
 	t.BytesIn += o.BytesIn

@@ -24,8 +24,10 @@ type Result struct {
 	// Interrupted says that the run was ended before its time. What was measured until then counts.
 	Interrupted bool `json:"interrupted,omitempty"`
 	// Processes is how many took part, Hosts their machines if it is more than one.
-	Processes int       `json:"processes"`
-	Hosts     []Machine `json:"hosts,omitempty"`
+	Processes int `json:"processes"`
+	// AgentsLost is how many more should have: they were lost, or have failed.
+	AgentsLost int       `json:"agents_lost,omitempty"`
+	Hosts      []Machine `json:"hosts,omitempty"`
 
 	Phases []Phase `json:"phases"`
 	Totals Totals  `json:"totals"`
@@ -81,7 +83,8 @@ type Totals struct {
 	Unsent       uint64 `json:"unsent"`       // messages that were due and never sent, of the whole run
 	Connects     uint64 `json:"connects"`     // connections established, until CONNACK
 	Reconnects   uint64 `json:"reconnects"`   // of these again, after a connection had ended that should not have
-	Disconnects  uint64 `json:"disconnects"`  // connections that ended
+	Disconnects  uint64 `json:"disconnects"`  // connections that ended, of those that were established
+	Gone         uint64 `json:"gone"`         // clients that failed and stayed away, of the whole run
 	Retained     uint64 `json:"retained"`     // subscriptions whose retained messages all came
 	BytesOut     uint64 `json:"bytes_out"`    // of the sockets
 	BytesIn      uint64 `json:"bytes_in"`
@@ -219,6 +222,30 @@ func (r *Result) Broken() bool {
 		}
 	}
 	return false
+}
+
+// Failures says why the run wasn't the one that was asked for, though no promise may be broken: clients or agents that were lost for
+// good, or a broker that did nothing at all. There is none for what Reconnect allows.
+func (r *Result) Failures() []string {
+	var all []string
+	add := func(when bool, text string) {
+		if when {
+			all = append(all, text)
+		}
+	}
+	add(r.AgentsLost > 0, fmt.Sprintf("%d agents were lost", r.AgentsLost))
+	add(r.Totals.Gone > 0, fmt.Sprintf("%d clients were lost for good", r.Totals.Gone))
+	if r.Interrupted { // it may have been too early for anything
+		return all
+	}
+	t := r.Audit.Promised()
+	t.add(r.Audit.MayDrop())
+	add(t.Expected > 0 && t.Lost == t.Expected, "no message was delivered")
+	if s := r.Scenario; s != nil {
+		add(s.QoS > 0 && r.Totals.Sent > 0 && r.Latencies[PublishAck] == nil, "no message was acknowledged")
+		add(s.revolving() && r.Totals.Connects == 0, "no client connected in the measured time")
+	}
+	return all
 }
 
 // Promised returns the promised deliveries of all QoS together, MayDrop all others.

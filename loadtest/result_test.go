@@ -107,6 +107,28 @@ func TestBroken(t *testing.T) {
 	}
 }
 
+// TestFailures: a run isn't ok only because nobody could break a promise.
+func TestFailures(t *testing.T) {
+	lost := Audit{QoS: [3]AuditQoS{1: {MayDrop: Tally{Expected: 5, Lost: 5}}}}
+	acked := map[string]*Latency{PublishAck: testLatency(t, time.Second)}
+	for want, r := range map[string]Result{
+		"":                             {Scenario: &Scenario{Shape: P2P, QoS: 1}, Totals: Totals{Sent: 5}, Latencies: acked},
+		"2 agents were lost":           {AgentsLost: 2},
+		"3 clients were lost for good": {Totals: Totals{Gone: 3}},
+		"no message was delivered":     {Audit: lost},
+		"no message was acknowledged":  {Scenario: &Scenario{Shape: P2P, QoS: 1}, Totals: Totals{Sent: 5}},
+		"no client connected in the measured time": {Scenario: &Scenario{Shape: Connects}},
+	} {
+		if got := strings.Join(r.Failures(), ", "); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	early := Result{Interrupted: true, Audit: lost, Scenario: &Scenario{Shape: P2P, QoS: 1}, Totals: Totals{Sent: 5}}
+	if got := early.Failures(); len(got) > 0 {
+		t.Errorf("interrupted: got %q", got)
+	}
+}
+
 // TestMerge puts together two processes of which one publishes what the other gets.
 func TestMerge(t *testing.T) {
 	a, b := testResult(t), testResult(t)

@@ -281,7 +281,7 @@ func (s *Scenario) check(p *problems, mixed *Scenario) {
 	p.add(s.Version < 3 || s.Version > 5, "version is %d: 3 (MQTT 3.1), 4 (3.1.1) or 5", s.Version)
 	p.add(s.Payload < stampBytes, "payload is %d: the audit needs at least %d bytes", s.Payload, stampBytes)
 	p.add(s.Payload > 200<<20, "payload is %d bytes: at most 200 MiB", s.Payload)
-	p.add(s.Rate < 0 || s.ConnectRate < 0, "a rate is below 0")
+	p.add(!(s.Rate >= 0 && s.Rate <= rateMax) || !(s.ConnectRate >= 0 && s.ConnectRate <= rateMax), "rate is %v, connect_rate %v: 0 to 1,000,000,000", s.Rate, s.ConnectRate)
 	p.add(s.Window < 0 || s.Window > 65535, "window is %d: 0 to 65535", s.Window)
 	p.add(s.KeepAlive < time.Second || s.KeepAlive > 65535*time.Second || s.KeepAlive%time.Second != 0, "keep_alive is %v: whole seconds, 1s to 65535s", s.KeepAlive)
 	p.add(s.Shape == Offline && s.QoS == 0, "offline needs qos 1 or 2: nothing keeps QoS 0 for who is away")
@@ -361,6 +361,9 @@ func (s *Scenario) checkCounts(p *problems) {
 	p.add(s.Shape == Shared && s.Publishers*max(s.Groups, 1) > streamsMax,
 		"%d publishers × %d groups are more than the %d that the audit can follow", s.Publishers, s.Groups, streamsMax)
 }
+
+// rateMax bounds rates: beyond it times are too close to each other to be told apart.
+const rateMax = 1e9
 
 // streamsMax bounds what the audit follows: one stream for each publisher and each of those who hear it.
 const streamsMax = 50_000_000

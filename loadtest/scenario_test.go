@@ -3,6 +3,7 @@ package loadtest
 import (
 	"bytes"
 	"errors"
+	"math"
 	"reflect"
 	"strings"
 	"testing"
@@ -135,6 +136,9 @@ func TestCheck(t *testing.T) {
 		{"version", func(s *Scenario) { s.Version = 6 }},
 		{"payload", func(s *Scenario) { s.Payload = 15 }},
 		{"rate", func(s *Scenario) { s.Rate = -1 }},
+		{"rate", func(s *Scenario) { s.Rate = math.NaN() }},
+		{"rate", func(s *Scenario) { s.Rate = 1e18 }},
+		{"rate", func(s *Scenario) { s.ConnectRate = math.Inf(1) }},
 		{"window", func(s *Scenario) { s.Window = 70_000 }},
 		{"keep_alive", func(s *Scenario) { s.KeepAlive = time.Millisecond }},
 		{"offline needs", func(s *Scenario) { s.Shape = Offline }},

@@ -59,6 +59,9 @@ func runCapacity(ctx context.Context, args []string, stdout, stderr io.Writer) e
 	if _, err := atRate(o.scenario, 1); err != nil {
 		return &usageError{err}
 	}
+	if err := o.writable(); err != nil {
+		return err
+	}
 	width := terminalWidth(stderr)
 	search.Run = func(ctx context.Context, rate float64) (*loadtest.Result, error) {
 		s, err := atRate(o.scenario, rate)

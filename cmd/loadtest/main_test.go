@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -167,8 +168,35 @@ func TestRunOfABrokenBroker(t *testing.T) {
 	contains(t, string(text), `verdict broken">BROKEN: of `)
 }
 
+// A broker that goes away has broken no promise, but this isn't the run that was asked for.
+func TestRunOfABrokerThatEnds(t *testing.T) {
+	t.Parallel()
+	b, err := brokertest.Run()
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := sync.OnceFunc(func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(end)
+	errs := &untilWriter{text: "measure", then: end}
+	var out bytes.Buffer
+	if got := run(t.Context(), []string{
+		"run", "p2p", "--target", "tcp://" + b.Addr, "--pairs", "2", "--rate", "50", "--duration", "2s", "--drain", "1s",
+	}, &out, errs); got != exitFailed {
+		t.Errorf("exit code %d", got)
+	}
+	contains(t, out.String(), "FAILED: 4 clients were lost for good")
+}
+
 func TestRunErrors(t *testing.T) {
 	t.Parallel()
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("abc"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for want, args := range map[string][]string{
 		"what to run comes first":                 {},
 		"no preset":                               {"nothing"},
@@ -176,15 +204,24 @@ func TestRunErrors(t *testing.T) {
 		"allowed: http://HOST:PORT/metrics":       {"p2p", "--metrics", "127.0.0.1:8081"},
 		"no such file":                            {"p2p", "--metrics", "http://127.0.0.1:1/", "--metrics-token-file", "/no/such/file"},
 		"one scenario can be run":                 {"p2p", "idle"},
+		"--scale NaN: allowed":                    {"p2p", "--scale", "NaN"},
+		"--scale 0: allowed":                      {"p2p", "--scale", "0"},
+		"rate is NaN":                             {"p2p", "--rate", "NaN"},
+		"is named twice":                          {"p2p", "--agents", "127.0.0.1:1,127.0.0.1:1", "--token-file", token},
 		"none of tcp://, tls://, ws:// and wss:/": {"p2p", "--target", "ftp://x"},
 	} {
 		_, errs := loadtestCommand(t, exitUsage, append([]string{"run"}, args...)...)
 		contains(t, errs, want)
 	}
 	b := brokertest.Start(t)
-	_, errs := loadtestCommand(t, exitFailed, "run", "p2p", "--target", "tcp://"+b.Addr, "--pairs", "1", "--rate", "10", "--duration", "200ms",
-		"--json", "/no/such/directory/a.json")
-	contains(t, errs, "no such file or directory")
+	for _, flag := range []string{"--json", "--html"} { // before anything has run in vain
+		out, errs := loadtestCommand(t, exitFailed, "run", "p2p", "--target", "tcp://"+b.Addr, "--pairs", "1", "--rate", "10", "--duration", "200ms",
+			flag, "/no/such/directory/a")
+		contains(t, errs, "no such file or directory")
+		if out != "" {
+			t.Errorf("it ran: %s", out)
+		}
+	}
 }
 
 // Ctrl-C ends a run with a report of what was measured.

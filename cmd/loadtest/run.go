@@ -17,6 +17,9 @@ import (
 	"loopmq/loadtest/scrape"
 )
 
+// scaleMax is more than any scenario can be scaled by.
+const scaleMax = 1e7
+
 // runRun is loadtest run.
 func runRun(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o, err := parseRun("run", args, stderr, nil)
@@ -28,6 +31,10 @@ func runRun(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 	defer o.close()
+	if err := o.writable(); err != nil {
+		fmt.Fprintln(stderr, "loadtest: run:", err)
+		return exitFailed
+	}
 	live := report.NewLive(stderr, terminalWidth(stderr), o.scenario.Duration)
 	result, err := o.measure(ctx, o.scenario, live.Second)
 	live.End()
@@ -41,7 +48,7 @@ func runRun(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case err != nil:
 		fmt.Fprintln(stderr, "loadtest: run:", err)
 		return exitFailed
-	case result.Broken():
+	case result.Broken() || len(result.Failures()) > 0:
 		return exitFailed
 	}
 	return exitOK
@@ -90,6 +97,25 @@ func (o *runOptions) write(stdout io.Writer, result *loadtest.Result) error {
 	return errors.Join(errs...)
 }
 
+// writable says before a run if its files can't be written after it.
+func (o *runOptions) writable() error {
+	for _, name := range []string{o.json, o.html} {
+		if name == "" || name == "-" {
+			continue
+		}
+		_, missing := os.Stat(name)
+		f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o666)
+		if err != nil {
+			return err
+		}
+		_ = f.Close()
+		if missing != nil {
+			_ = os.Remove(name)
+		}
+	}
+	return nil
+}
+
 // close ends what parseRun began.
 func (o *runOptions) close() {
 	if o.scraper != nil {
@@ -130,6 +156,9 @@ func parseRun(command string, args []string, stderr io.Writer, more func(*flag.F
 	o.scenario = s.Clone()
 	if err := o.flags(stderr).Parse(args[1:]); err != nil {
 		return nil, err
+	}
+	if !(o.scale > 0 && o.scale <= scaleMax) {
+		return nil, fmt.Errorf("--scale %v: allowed: above 0, up to %.0f", o.scale, float64(scaleMax))
 	}
 	s.Scale(o.scale)
 	o.scenario = s

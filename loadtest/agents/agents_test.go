@@ -153,8 +153,8 @@ func TestLost(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if got := groups(r); got != test.want || r.Processes != 2 {
-					t.Errorf("%d processes, errors %q, want 2 and %q", r.Processes, got, test.want)
+				if got := groups(r); got != test.want || r.Processes != 2 || r.AgentsLost != 1 {
+					t.Errorf("%d processes, %d lost, errors %q, want 2, 1 and %q", r.Processes, r.AgentsLost, got, test.want)
 				}
 			})
 		})

@@ -57,6 +57,11 @@ func Run(ctx context.Context, s *loadtest.Scenario, o Options) (*loadtest.Result
 	if s.Webhook != "" || slices.ContainsFunc(s.Parts, func(p *loadtest.Scenario) bool { return p.Webhook != "" }) {
 		return nil, fmt.Errorf("%w: webhook is for one process: the broker knows one address", loadtest.ErrScenario)
 	}
+	for i, address := range o.Addresses {
+		if slices.Contains(o.Addresses[:i], address) {
+			return nil, fmt.Errorf("%w: agent %s is named twice, and takes one run at a time", loadtest.ErrScenario, address)
+		}
+	}
 	crew, err := gather(ctx, o)
 	if err != nil {
 		return nil, err
@@ -374,6 +379,7 @@ func (c *conductor) report() (*loadtest.Result, error) {
 	}
 	merged.Scenario = c.scenario
 	merged.Errors = append(merged.Errors, c.failures...)
+	merged.AgentsLost = len(c.crew) - len(results)
 	if c.watch != nil {
 		c.watch.fill(merged)
 	}

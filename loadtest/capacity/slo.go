@@ -229,7 +229,7 @@ func (o *Objective) parse(text string) error {
 }
 
 // Violations says which objectives the run missed, each with what was measured; none means that it held. A figure that wasn't measured is a
-// violation, and so is a run that was interrupted.
+// violation, and so is a run that was interrupted or failed.
 func (s SLO) Violations(r *loadtest.Result) (missed []string) {
 	if r == nil {
 		return []string{"nothing was measured"}
@@ -237,6 +237,7 @@ func (s SLO) Violations(r *loadtest.Result) (missed []string) {
 	if r.Interrupted {
 		missed = append(missed, "the run was interrupted")
 	}
+	missed = append(missed, r.Failures()...)
 	for _, o := range s {
 		if m := o.missed(r); m != "" {
 			missed = append(missed, m)

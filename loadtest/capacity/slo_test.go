@@ -98,9 +98,13 @@ func TestSLORateOfConnects(t *testing.T) {
 	}
 	r := run()
 	r.Scenario = &loadtest.Scenario{Shape: loadtest.Connects, ConnectRate: 1000}
-	r.Rates = loadtest.Rates{Connects: 950}
+	r.Rates, r.Totals = loadtest.Rates{Connects: 950}, loadtest.Totals{Connects: 950}
 	if got := slo.Violations(r); !slices.Equal(got, []string{"rate>=99%: 95%"}) {
 		t.Errorf("got %q", got)
+	}
+	r.Totals.Gone = 3
+	if got := slo.Violations(r); !slices.Equal(got, []string{"3 clients were lost for good", "rate>=99%: 95%"}) {
+		t.Errorf("a run that lost clients: got %q", got)
 	}
 }
 

@@ -48,7 +48,7 @@ func HTML(w io.Writer, r *loadtest.Result) error {
 	var b bytes.Buffer
 	err = page.Execute(&b, map[string]any{
 		"Name": name, "Summary": Scenario(r.Scenario), "Measured": measured(r), "Hosts": hostsText, "Go": clean(r.Machine.Go),
-		"Verdict": Verdict(r), "Broken": r.Broken(), "Interrupted": r.Interrupted,
+		"Verdict": Verdict(r), "Broken": r.Broken() || len(r.Failures()) > 0, "Interrupted": r.Interrupted,
 		"Charts": charts, "Tables": tables(r), "Errors": r.Errors, "Scenario": scenario.String(),
 	})
 	if err != nil {

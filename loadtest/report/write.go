@@ -177,9 +177,12 @@ func latencies(r *loadtest.Result) (found []named) {
 	return found
 }
 
-// Verdict says in one line whether the broker kept its promises.
+// Verdict says in one line whether the broker kept its promises, and the run was what was asked for.
 func Verdict(r *loadtest.Result) string {
 	p := r.Audit.Promised()
+	if failures := r.Failures(); !r.Broken() && len(failures) > 0 {
+		return "FAILED: " + strings.Join(failures, ", ")
+	}
 	if !r.Broken() {
 		if p.Expected == 0 {
 			return "ok: nothing was promised, so nothing broken"
