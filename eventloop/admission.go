@@ -116,10 +116,8 @@ func (e *Engine) refusesAddress(a netip.Addr) bool {
 	return e.refuses != nil && a.IsValid() && e.refuses(a.WithZone(""))
 }
 
-// left takes back what admit, or Dial, counted.
+// left takes back what admit counted.
 func (e *Engine) left(ln *listener) {
 	e.gate.open.Add(-1)
-	if ln != nil {
-		ln.gate.open.Add(-1)
-	}
+	ln.gate.open.Add(-1)
 }

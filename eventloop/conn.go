@@ -76,20 +76,15 @@ func (c *Conn) Loop() *Loop { return c.loop }
 // RemoteAddr returns the peer's address: that of the client, if a proxy in front named it. For a peer on a unix socket,
 // which has no address, it is the socket's. It is valid after the connection was closed too, and safe for any goroutine.
 func (c *Conn) RemoteAddr() net.Addr {
-	if !c.remote.IsValid() && c.listener != nil {
+	if !c.remote.IsValid() {
 		return c.listener.addr
 	}
 	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.remote, c.port))
 }
 
-// Listener returns what was given to Engine.Listen for the listener that accepted the connection, or nil if it was
-// dialled. It is not to be changed, and safe for any goroutine.
-func (c *Conn) Listener() *Listener {
-	if c.listener == nil {
-		return nil
-	}
-	return &c.listener.spec
-}
+// Listener returns what was given to Engine.Listen for the listener that accepted the connection. It is not to be
+// changed, and safe for any goroutine.
+func (c *Conn) Listener() *Listener { return &c.listener.spec }
 
 // LocalAddr returns the address that the peer connected to, by a system call, or nil once the connection is closed.
 // Loop only.
@@ -107,7 +102,7 @@ func (c *Conn) LocalAddr() net.Addr {
 	return c.RemoteAddr()
 }
 
-// Context returns what SetContext or Dial stored; nil after OnClose has returned.
+// Context returns what SetContext stored; nil after OnClose has returned.
 func (c *Conn) Context() any { return c.context }
 
 // SetContext stores the handler's own state of this connection.

@@ -4,14 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/panjf2000/gnet/v2/pkg/socket"
 	"golang.org/x/sys/unix"
 
 	"loopmq/rate"
@@ -70,7 +68,7 @@ type Config struct {
 // Handler is told what happens to connections. All calls for one connection come from its loop, and never from inside a
 // method of this package. A handler must not block.
 type Handler interface {
-	// OnOpen is the first call for a connection. c.Context() is what Dial was given, or nil if it was accepted.
+	// OnOpen is the first call for a connection.
 	OnOpen(c *Conn)
 
 	// OnData hands over bytes from the peer. They are valid until it returns, and all of them are consumed: what the
@@ -89,7 +87,7 @@ type DrainHandler interface {
 }
 
 // Engine is a set of event loops with their connections. Its methods are safe for any goroutine, but those that wait
-// (CloseListeners, Stop, Dial) must not be called on a loop.
+// (CloseListeners, Stop) must not be called on a loop.
 type Engine struct {
 	// immutable after New
 	handler      Handler
@@ -212,50 +210,6 @@ func (e *Engine) Loops() []*Loop { return e.loops }
 
 // MaxConnections returns the limit that holds, see Config.
 func (e *Engine) MaxConnections() int { return e.gate.admission.Load().Connections }
-
-// Dial connects to a TCP address and hands the connection to the loop with the fewest. After OnOpen, for which
-// c.Context() is context, it is like one that was accepted. A nil error means that OnOpen will be called, unless the
-// engine stops first.
-func (e *Engine) Dial(ctx context.Context, address string, context any) error {
-	if e.gate.open.Add(1) > int64(e.MaxConnections()) {
-		e.left(nil)
-		return ErrConnectionLimit
-	}
-	fd, remote, err := dial(ctx, address)
-	if err != nil {
-		e.left(nil)
-		return err
-	}
-	l := e.leastLoaded()
-	l.counters.conns.Add(1)
-	if !l.adopted.Push(adoption{fd: fd, remote: remote, context: context}) {
-		l.counters.conns.Add(-1)
-		e.left(nil)
-		_ = unix.Close(fd)
-		return ErrStopped
-	}
-	return nil
-}
-
-// dial connects by means of the net package, which resolves names and tries addresses, and takes the socket from it.
-func dial(ctx context.Context, address string) (int, netip.AddrPort, error) {
-	var d net.Dialer
-	nc, err := d.DialContext(ctx, "tcp", address)
-	if err != nil {
-		return 0, netip.AddrPort{}, err
-	}
-	defer func() { _ = nc.Close() }()
-	tc := nc.(*net.TCPConn)
-	raw, err := tc.SyscallConn()
-	if err != nil {
-		return 0, netip.AddrPort{}, err
-	}
-	fd := -1
-	if controlErr := raw.Control(func(f uintptr) { fd, err = socket.Dup(int(f)) }); controlErr != nil {
-		err = controlErr
-	}
-	return fd, tc.RemoteAddr().(*net.TCPAddr).AddrPort(), err
-}
 
 func (e *Engine) leastLoaded() *Loop {
 	best := e.loops[0]

@@ -326,9 +326,6 @@ func TestConnectionLimit(t *testing.T) {
 	if got := e.Stats(); got.Refused[metrics.RefuseLimit] != 3 || got.Connections != 2 || got.Accepted != 2 {
 		t.Errorf("got %+v", got)
 	}
-	if err := e.Dial(t.Context(), addr, nil); !errors.Is(err, ErrConnectionLimit) {
-		t.Errorf("Dial: %v", err)
-	}
 	_ = cs[0].Close()
 	await(t, "a place is free", func() bool { return e.Stats().Connections == 1 })
 	c := mustDial(t, addr)
@@ -441,44 +438,6 @@ func TestLeastLoaded(t *testing.T) {
 	}
 }
 
-func TestDial(t *testing.T) {
-	type client struct{ got chan string }
-	e, addr := mustStart(t, Config{Loops: 2, Handler: &handler{
-		open: func(c *Conn) {
-			if c.Context() != nil {
-				c.Write([]byte("hello"))
-			}
-		},
-		data: func(c *Conn, in []byte) {
-			if v, ok := c.Context().(*client); ok {
-				v.got <- string(in)
-				return
-			}
-			echo(c, in)
-		},
-	}})
-	v := &client{got: make(chan string, 1)}
-	if err := e.Dial(t.Context(), addr, v); err != nil {
-		t.Fatal(err)
-	}
-	if got := receive(t, "echo", v.got); got != "hello" {
-		t.Errorf("got %q", got)
-	}
-
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = free.Close()
-	before := e.Stats().Connections
-	if err := e.Dial(t.Context(), free.Addr().String(), v); !errors.Is(err, syscall.ECONNREFUSED) {
-		t.Errorf("Dial to a closed port: %v", err)
-	}
-	if got := e.Stats().Connections; got != before {
-		t.Errorf("a failed Dial changed the count of connections from %d to %d", before, got)
-	}
-}
-
 func TestStop_Flushes(t *testing.T) {
 	payload := bytes.Repeat([]byte("payload."), 1<<20) // 8 MiB, more than the sockets hold
 	written := make(chan struct{})
@@ -584,9 +543,6 @@ func TestStop_CutsOffAtDeadline(t *testing.T) {
 	}
 	if len(closes) != 0 {
 		t.Error("OnClose was called twice")
-	}
-	if err := e.Dial(t.Context(), addr.String(), nil); err == nil {
-		t.Error("Dial after Stop")
 	}
 }
 

@@ -20,9 +20,6 @@ var (
 
 // Errors returned by the Engine.
 var (
-	// ErrConnectionLimit means that Config.MaxConnections are open already.
-	ErrConnectionLimit = errors.New("eventloop: connection limit reached")
-
 	errNoHandler = errors.New("eventloop: Config.Handler is nil")
 	errStarted   = errors.New("eventloop: engine was started before")
 )

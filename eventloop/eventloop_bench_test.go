@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // cpuTime returns user and system time of this process, generator included.
@@ -23,6 +25,33 @@ func cpuTime(b *testing.B) time.Duration {
 		b.Fatal(err)
 	}
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
+// mustAdopt connects to addr and gives the connection to e, as if e had accepted it.
+func mustAdopt(b *testing.B, e *Engine, addr string) {
+	b.Helper()
+	nc, err := net.Dial("tcp", addr)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer nc.Close()
+	raw, err := nc.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		b.Fatal(err)
+	}
+	fd := -1
+	if controlErr := raw.Control(func(f uintptr) { fd, err = unix.FcntlInt(f, unix.F_DUPFD_CLOEXEC, 0) }); controlErr != nil || err != nil {
+		b.Fatal(controlErr, err)
+	}
+	e.mu.Lock()
+	ln := e.mu.listeners[0]
+	e.mu.Unlock()
+	if !ln.admit(fd) {
+		b.Fatal("not admitted")
+	}
+	l := e.leastLoaded()
+	l.counters.conns.Add(1)
+	l.adopted.Push(adoption{fd: fd, remote: nc.RemoteAddr().(*net.TCPAddr).AddrPort(), listener: ln})
 }
 
 // BenchmarkEcho has peers that each keep a number of 64-byte messages in flight. Both ends are in this process: the
@@ -45,6 +74,7 @@ func BenchmarkEcho(b *testing.B) {
 			begin := make(chan struct{})
 			client, _ := mustStart(b, Config{Handler: &handler{
 				open: func(c *Conn) {
+					c.SetContext(new(peer))
 					go func() {
 						<-begin
 						c.Loop().Post(func() { send(c, c.Context().(*peer)) })
@@ -60,9 +90,7 @@ func BenchmarkEcho(b *testing.B) {
 				},
 			}})
 			for range 100 {
-				if err := client.Dial(b.Context(), addr, new(peer)); err != nil {
-					b.Fatal(err)
-				}
+				mustAdopt(b, client, addr)
 			}
 			before := cpuTime(b)
 			b.ResetTimer()
@@ -87,7 +115,7 @@ func BenchmarkFanOut(b *testing.B) {
 			type progress struct{ messages int }
 			// A loop of the client reports when all its readers have the next message.
 			reports := make(chan progress, 1<<16)
-			client, _ := mustStart(b, Config{Handler: &handler{data: func(c *Conn, in []byte) {
+			client, _ := mustStart(b, Config{Handler: &handler{open: func(c *Conn) { c.SetContext(new(reader)) }, data: func(c *Conn, in []byte) {
 				r := c.Context().(*reader)
 				before := r.received / size
 				r.received += len(in)
@@ -97,9 +125,7 @@ func BenchmarkFanOut(b *testing.B) {
 			}}})
 			byLoop := make([][]*Conn, len(server.Loops()))
 			for range subscribers {
-				if err := client.Dial(b.Context(), addr, new(reader)); err != nil {
-					b.Fatal(err)
-				}
+				mustAdopt(b, client, addr)
 				c := <-opened
 				byLoop[c.Loop().Index()] = append(byLoop[c.Loop().Index()], c)
 			}

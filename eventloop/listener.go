@@ -104,8 +104,7 @@ type listener struct {
 type adoption struct {
 	fd       int
 	remote   netip.AddrPort
-	listener *listener // nil if it was dialled
-	context  any
+	listener *listener
 }
 
 // Listen opens a listening socket and accepts from it, once the engine runs. The address that it got is returned. The
@@ -338,7 +337,7 @@ func (l *Loop) adopt(batch []adoption) {
 
 // open makes a connection of a socket that was counted already.
 func (l *Loop) open(a adoption) {
-	c := &Conn{loop: l, listener: a.listener, context: a.context, remote: a.remote.Addr(), port: a.remote.Port(), fd: int32(a.fd)}
+	c := &Conn{loop: l, listener: a.listener, remote: a.remote.Addr(), port: a.remote.Port(), fd: int32(a.fd)}
 	l.engine.conns.store(a.fd, c)
 	if l.stopping {
 		l.destroy(c)
@@ -359,9 +358,6 @@ func (l *Loop) open(a adoption) {
 
 // layers makes the layers of one connection; nil if there are none.
 func (ln *listener) layers() *stack {
-	if ln == nil {
-		return nil
-	}
 	var s stack
 	if len(ln.spec.ProxyProtocol) > 0 {
 		s.push(&proxied{})
