@@ -30,6 +30,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -419,7 +420,10 @@ func generate(ctx context.Context, out io.Writer) error {
 		at  time.Time
 		cpu time.Duration
 	}
-	var redis []look
+	var (
+		looking sync.Mutex
+		redis   []look // guarded by looking: Broker and Started are called by different goroutines
+	)
 	result, err := loadtest.Run(ctx, o.Scenario, loadtest.Options{
 		Logger: slog.New(slog.DiscardHandler),
 		Broker: func(context.Context) (loadtest.BrokerSample, error) {
@@ -436,7 +440,9 @@ func generate(ctx context.Context, out io.Writer) error {
 				if err != nil {
 					return sum, err
 				}
+				looking.Lock()
 				redis = append(redis, look{time.Now(), cpu})
+				looking.Unlock()
 			}
 			return sum, nil
 		},
@@ -452,7 +458,9 @@ func generate(ctx context.Context, out io.Writer) error {
 				return time.Time{}, err
 			}
 			_, err := lines.ReadString('\n')
+			looking.Lock()
 			redis = nil
+			looking.Unlock()
 			return time.Time{}, err
 		},
 	})
