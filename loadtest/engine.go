@@ -265,19 +265,21 @@ func (r *run) phase(name string, d time.Duration, heeds bool, done func() bool) 
 		return
 	}
 	start := now()
-	ticker := time.NewTicker(tick)
-	defer ticker.Stop()
+	timer := time.NewTimer(tick)
+	defer timer.Stop()
 	stop := r.stop
 	if !heeds {
 		stop = nil
 	}
 	for (done == nil || !done()) && now()-start < int64(d) {
-		if left := int64(d) - (now() - start); done == nil && left < int64(tick) {
-			ticker.Reset(time.Duration(max(left, 1)))
+		wait := int64(tick)
+		if done == nil { // nothing to look at before the second or the phase ends
+			wait = max(1, min(start+int64(d), r.lastTick+int64(time.Second))-now())
 		}
+		timer.Reset(time.Duration(wait))
 		over := false
 		select {
-		case <-ticker.C:
+		case <-timer.C:
 		case <-stop:
 			over = true
 		}

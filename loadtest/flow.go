@@ -286,7 +286,7 @@ func (s *section) begin(start int64) {
 	switch s.Shape {
 	case Connects, Takeover:
 		if s.ConnectRate > 0 {
-			s.visits = schedule{start: start, rate: s.ConnectRate / float64(len(s.sections)*max(1, s.Share.Of)), ramp: s.RampUp.Seconds()}
+			s.visits = schedule{start: start, rate: s.ConnectRate / float64(len(s.sections)*max(1, s.Share.Of)), ramp: s.RampUp.Seconds(), grid: grid}
 		}
 		return
 	case Retained:
@@ -298,9 +298,13 @@ func (s *section) begin(start int64) {
 		return
 	}
 	if s.Rate > 0 && len(s.publishers) > 0 {
+		step := grid
+		if s.Shape == Offline {
+			step = coarseGrid
+		}
 		// Loops take turns within the grid.
-		start += int64(grid) * int64(s.loop.index) / int64(len(s.sections))
-		s.schedule = schedule{start: start, rate: s.Rate * s.share(), ramp: s.RampUp.Seconds()}
+		start += int64(step) * int64(s.loop.index) / int64(len(s.sections))
+		s.schedule = schedule{start: start, rate: s.Rate * s.share(), ramp: s.RampUp.Seconds(), grid: step}
 		s.nextDue = start
 		return
 	}

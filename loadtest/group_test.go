@@ -202,7 +202,7 @@ func TestLossOfAMember(t *testing.T) {
 func TestMuchIsDue(t *testing.T) {
 	h := newSharing(t, 1, false)
 	s := h.flow.sections[0]
-	s.schedule, s.nextDue = schedule{rate: rateMax}, 0
+	s.schedule, s.nextDue = schedule{rate: rateMax, grid: grid}, 0
 	s.loop.now = int64(time.Minute)
 	s.turn()
 	if s.pending != dueMax || s.due() > s.loop.now {

@@ -7,9 +7,10 @@ import (
 
 func TestSchedule(t *testing.T) {
 	for _, test := range []schedule{
-		{start: 5, rate: 10},
-		{start: 1_000_000_007, rate: 1000, ramp: 2},
-		{rate: 123_456, ramp: 0.5},
+		{start: 5, rate: 10, grid: grid},
+		{start: 1_000_000_007, rate: 1000, ramp: 2, grid: grid},
+		{rate: 123_456, ramp: 0.5, grid: grid},
+		{rate: 5000, ramp: 1, grid: coarseGrid},
 	} {
 		last := int64(0)
 		count := map[int64]int{} // messages by half second
@@ -44,12 +45,14 @@ func TestSchedule(t *testing.T) {
 
 // TestGrid has messages of high rates due together, at most once in a grid.
 func TestGrid(t *testing.T) {
-	s := schedule{start: 77, rate: 1_000_000}
-	times := map[int64]int{}
-	for k := range uint64(10_000) {
-		times[s.at(k)]++
-	}
-	if got, want := len(times), 100; got != want {
-		t.Errorf("%d different times in 10 ms, want %d", got, want)
+	for step, want := range map[time.Duration]int{grid: 100, coarseGrid: 10} {
+		s := schedule{start: 77, rate: 1_000_000, grid: step}
+		times := map[int64]int{}
+		for k := range uint64(10_000) {
+			times[s.at(k)]++
+		}
+		if got := len(times); got != want {
+			t.Errorf("%d different times in 10 ms of a grid of %v, want %d", got, step, want)
+		}
 	}
 }
