@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -87,11 +88,18 @@ func (e *NonePublishedError) Error() string {
 	return "loopmq: none of the messages was published: " + errors.Join(e.Errors...).Error()
 }
 
-// remoteAddr is the address of who has no connection of the Broker's.
-type remoteAddr struct{ net.Addr }
+// remoteAddr is the address of who has no connection of the Broker's, and what its TLS
+// handshake agreed on, if there was one.
+type remoteAddr struct {
+	net.Addr
+	tls *tls.ConnectionState
+}
 
 // RemoteAddr returns it.
 func (a remoteAddr) RemoteAddr() net.Addr { return a.Addr }
+
+// TLSState returns nil if there was no handshake.
+func (a remoteAddr) TLSState() *tls.ConnectionState { return a.tls }
 
 // Authenticate decides who a Caller is, as it is decided for a CONNECT: by the
 // Authenticator of s, or else of Options, within the limit on CONNECTs under decision.
@@ -156,7 +164,7 @@ func (b *Broker) refuseCaller(r *ConnectRequest, e *codec.Error) error {
 		if b.wants(EventClientAuthFailed) {
 			info := ClientInfo{ClientID: r.ClientID, Username: r.Username, Listener: r.Listener, ProtocolVersion: codec.V5}
 			if r.RemoteAddr != nil {
-				info.conn = remoteAddr{r.RemoteAddr}
+				info.conn = remoteAddr{r.RemoteAddr, r.TLS}
 			}
 			l := b.loops[0]
 			l.el.Post(func() { l.recordClient(EventClientAuthFailed, &info, e.ReasonCode, e.Error()) })
@@ -182,7 +190,7 @@ func (b *Broker) newCaller(r *ConnectRequest, s *settings, id *Identity) (*Calle
 		info: ClientInfo{ClientID: clientID, Username: id.Username, ACL: id.ACL, Listener: r.Listener, ProtocolVersion: codec.V5},
 	}
 	if r.RemoteAddr != nil {
-		c.info.conn = remoteAddr{r.RemoteAddr}
+		c.info.conn = remoteAddr{r.RemoteAddr, r.TLS}
 	}
 	c.loop = b.loopOf([]byte(clientID))
 	c.mu.authorizer = s.Authorizer

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"loopmq/codec"
-	"loopmq/eventloop"
 )
 
 // Authenticator decides who may connect. Its methods may block: the broker
@@ -167,7 +166,7 @@ func (c *ClientInfo) address() string {
 // TLSState returns what the TLS handshake of the client's connection agreed on, with its
 // certificates, or nil if there was none. It makes a new one each time.
 func (c *ClientInfo) TLSState() *tls.ConnectionState {
-	if conn, ok := c.conn.(*eventloop.Conn); ok {
+	if conn, ok := c.conn.(interface{ TLSState() *tls.ConnectionState }); ok {
 		return conn.TLSState()
 	}
 	return nil

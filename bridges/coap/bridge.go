@@ -254,7 +254,8 @@ func (b *Bridge) Shutdown(ctx context.Context) error {
 }
 
 // Forget has each caller authenticated again, for instance because files of users have
-// changed. Clients whose key isn't what it was are cut off.
+// changed. DTLS sessions end whose key isn't what it was, or whose client the Broker has
+// disconnected, say because its certificate was revoked.
 func (b *Bridge) Forget() {
 	b.generation.Add(1)
 	b.mu.Lock()
@@ -262,7 +263,7 @@ func (b *Bridge) Forget() {
 	b.mu.Unlock()
 	for _, e := range endpoints {
 		for _, p := range e.all() {
-			if p.secured != nil && !p.secured.holds(b.opts.DTLS) {
+			if e.security != nil && !p.holds() {
 				p.end(metrics.CoAPDisconnected)
 			}
 		}

@@ -125,6 +125,21 @@ func (s *secured) holds(o *DTLSOptions) bool {
 	return s.key == nil || subtle.ConstantTimeCompare(s.key, o.Keys(s.identity)) == 1
 }
 
+// holds reports whether the client of a DTLS session may go on: its key is the same, and
+// of its certificate the Broker has not said otherwise, which isn't known of who has asked
+// for nothing yet.
+func (p *peer) holds() bool {
+	select {
+	case <-p.pipe.ready:
+	default: // the handshake looks when it is done
+		return true
+	}
+	p.mu.Lock()
+	k := p.mu.known
+	p.mu.Unlock()
+	return p.secured.holds(p.b.opts.DTLS) && (p.secured.tls == nil || k != nil && k.caller.Err() == nil)
+}
+
 // apply says in r who the client is, and returns what it may do.
 func (s *secured) apply(b *Bridge, r *loopmq.ConnectRequest) *loopmq.Settings {
 	if s.key == nil && s.tls == nil {
@@ -295,6 +310,9 @@ func (p *peer) handshake() (*dtls.Conn, error) {
 	p.secured = s
 	p.pipe.conn = conn
 	close(p.pipe.ready)
+	if !s.holds(o) { // it has changed meanwhile
+		return nil, errors.Join(errNoIdentity, conn.Close())
+	}
 	return conn, nil
 }
 

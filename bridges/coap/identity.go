@@ -65,6 +65,10 @@ func (b *Bridge) authenticate(c *call) error {
 		c.caller = k.caller
 		return nil
 	}
+	if k != nil && p.user() != "" && k.caller.Err() != nil { // whom the handshake showed may not go on
+		p.end(metrics.CoAPDisconnected)
+		return faultOf(k.caller.Err())
+	}
 	k = &known{credentials: show, until: time.Now().Add(b.opts.IdentityTTL), generation: b.generation.Load()}
 	var err error
 	if k.caller, err = b.identify(c, &show); err != nil {
