@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/gopcua/opcua"
 	"github.com/gopcua/opcua/id"
 	"github.com/gopcua/opcua/ua"
 )
@@ -25,7 +24,7 @@ type found struct {
 }
 
 // resolve returns the nodes of all mappings, and which of them can't be found. An error is one of the connection.
-func (l *link) resolve(ctx context.Context, c *opcua.Client) (items []*item, failures []failure, err error) {
+func (l *link) resolve(ctx context.Context, c *client) (items []*item, failures []failure, err error) {
 	roots, err := l.roots(ctx, c)
 	if err != nil {
 		return nil, nil, err
@@ -68,7 +67,7 @@ func newItem(mapping int, m *Mapping, node *ua.NodeID, p place) *item {
 }
 
 // roots finds what mappings name.
-func (l *link) roots(ctx context.Context, c *opcua.Client) ([]found, error) {
+func (l *link) roots(ctx context.Context, c *client) ([]found, error) {
 	all := make([]found, len(l.endpoint.Mappings))
 	var byID, byPath []int
 	for i := range l.endpoint.Mappings {
@@ -112,7 +111,7 @@ func (l *link) roots(ctx context.Context, c *opcua.Client) ([]found, error) {
 }
 
 // follow follows browse paths.
-func (l *link) follow(ctx context.Context, c *opcua.Client, mappings []int, all []found) error {
+func (l *link) follow(ctx context.Context, c *client, mappings []int, all []found) error {
 	req := &ua.TranslateBrowsePathsToNodeIDsRequest{}
 	var asked []int
 	for _, i := range mappings {
@@ -171,7 +170,7 @@ type branch struct {
 
 // tree returns the variables below a node, or the node itself if it is one and has none. Properties, and what servers
 // say of themselves, are left out.
-func (l *link) tree(ctx context.Context, c *opcua.Client, root found) (places []place, nodes []*ua.NodeID, err error) {
+func (l *link) tree(ctx context.Context, c *client, root found) (places []place, nodes []*ua.NodeID, err error) {
 	seen := map[string]bool{root.node.String(): true, fmt.Sprintf("i=%d", id.Server): true}
 	open := []branch{{node: root.node}}
 	for depth := 0; len(open) > 0 && depth < treeDepthMax; depth++ {
@@ -217,7 +216,7 @@ func (l *link) tree(ctx context.Context, c *opcua.Client, root found) (places []
 }
 
 // browse returns the objects and variables that nodes have.
-func (l *link) browse(ctx context.Context, c *opcua.Client, nodes []branch) ([][]*ua.ReferenceDescription, error) {
+func (l *link) browse(ctx context.Context, c *client, nodes []branch) ([][]*ua.ReferenceDescription, error) {
 	req := &ua.BrowseRequest{View: &ua.ViewDescription{ViewID: ua.NewTwoByteNodeID(0)}}
 	for _, n := range nodes {
 		req.NodesToBrowse = append(req.NodesToBrowse, &ua.BrowseDescription{

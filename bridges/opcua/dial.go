@@ -2,17 +2,20 @@ package opcuabridge
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"time"
 
-	"github.com/gopcua/opcua"
 	"github.com/gopcua/opcua/ua"
-	"github.com/gopcua/opcua/uacp"
-	"github.com/gopcua/opcua/uasc"
+	"github.com/gopcua/opcua/uapolicy"
 )
 
 // Why there is no session.
@@ -27,12 +30,18 @@ var (
 // applicationURI is what this client calls itself, unless its certificate says it.
 const applicationURI = "urn:loopmq"
 
+// nonceBytes is the length of what a server has to sign.
+const nonceBytes = 32
+
 // find asks a server for its endpoints, and returns the one to use. What it says is believed as far as its certificate is
 // trusted: the connection that follows is for who has the certificate's key.
 func (e *Endpoint) find(ctx context.Context) (*ua.EndpointDescription, error) {
-	ctx, cancel := context.WithTimeout(ctx, e.RequestTimeout)
-	defer cancel()
-	all, err := opcua.GetEndpoints(ctx, e.URL, opcua.Dialer(e.dialer()), opcua.RequestTimeout(e.RequestTimeout))
+	c, err := e.dial(ctx, ua.SecurityPolicyURINone, ua.MessageSecurityModeNone, nil)
+	if err != nil {
+		return nil, fmt.Errorf("ask for endpoints: %w", err)
+	}
+	defer c.close()
+	res, err := request[ua.GetEndpointsResponse](ctx, c, e.RequestTimeout, nil, &ua.GetEndpointsRequest{EndpointURL: e.URL})
 	if err != nil {
 		return nil, fmt.Errorf("ask for endpoints: %w", err)
 	}
@@ -43,7 +52,7 @@ func (e *Endpoint) find(ctx context.Context) (*ua.EndpointDescription, error) {
 	case e.Security.SignOnly:
 		mode = ua.MessageSecurityModeSign
 	}
-	for _, d := range all {
+	for _, d := range res.Endpoints {
 		if d == nil || d.SecurityPolicyURI != policyURIs[e.Security.Policy] || d.SecurityMode != mode {
 			continue
 		}
@@ -94,98 +103,152 @@ func (e *Endpoint) trusts(der []byte, now time.Time) error {
 	return nil
 }
 
-// dialer returns how servers are connected to: within the time and the sizes of e.
-func (e *Endpoint) dialer() *uacp.Dialer {
-	d := opcua.DefaultDialer()
-	d.Dialer.Timeout = e.RequestTimeout
-	ack := *d.ClientACK
-	ack.MaxMessageSize = e.MessageBytes
-	d.ClientACK = &ack
-	return d
+// session is one at a server. It outlives connections.
+type session struct {
+	token *ua.NodeID // the secret that it is known by
+	nonce []byte     // what the next proof is about
 }
 
-// open connects to a server at what find returned. Its requests are bounded by timeout.
-func (e *Endpoint) open(ctx context.Context, d *ua.EndpointDescription, timeout time.Duration) (*opcua.Client, *uasc.SessionConfig, error) {
+// client is a connection with a session.
+type client struct {
+	*channel
+	session *session
+	silence time.Duration // how long the server may take to have something to say
+}
+
+// connect connects to a server at what find returned.
+func (e *Endpoint) connect(ctx context.Context, d *ua.EndpointDescription, silence time.Duration) (*client, error) {
+	c, err := e.dial(ctx, d.SecurityPolicyURI, d.SecurityMode, d.ServerCertificate)
+	if err != nil {
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	return &client{channel: c, silence: silence}, nil
+}
+
+// applicationURI is what this client calls itself.
+func (e *Endpoint) applicationURI() (string, error) {
+	if len(e.Security.Certificate) == 0 {
+		return applicationURI, nil
+	}
+	cert, err := x509.ParseCertificate(e.Security.Certificate)
+	if err != nil {
+		return "", fmt.Errorf("certificate: %w", err)
+	}
+	if len(cert.URIs) == 0 {
+		return applicationURI, nil
+	}
+	return cert.URIs[0].String(), nil
+}
+
+// create makes a session, which isn't anybody's yet.
+func (e *Endpoint) create(ctx context.Context, c *client) (*session, error) {
+	uri, err := e.applicationURI()
+	if err != nil {
+		return nil, err
+	}
+	nonce := make([]byte, nonceBytes)
+	_, _ = rand.Read(nonce) // it never fails
+	res, err := request[ua.CreateSessionResponse](ctx, c.channel, e.RequestTimeout, nil, &ua.CreateSessionRequest{
+		ClientDescription: &ua.ApplicationDescription{
+			ApplicationURI: uri, ProductURI: applicationURI, ApplicationName: ua.NewLocalizedText("loopmq"), ApplicationType: ua.ApplicationTypeClient,
+		},
+		EndpointURL: e.URL, SessionName: "loopmq " + e.Name, ClientNonce: nonce, ClientCertificate: c.identity,
+		RequestedSessionTimeout: float64(e.SessionTimeout) / float64(time.Millisecond), MaxResponseMessageSize: e.MessageBytes,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if res.AuthenticationToken == nil {
+		return nil, errResponse
+	}
+	if c.peer != nil {
+		cert, err := firstCertificate(res.ServerCertificate)
+		if err != nil || !bytes.Equal(cert.Raw, c.peer) || res.ServerSignature == nil ||
+			c.asymmetric.VerifySignature(slices.Concat(c.identity, nonce), res.ServerSignature.Signature) != nil {
+			return nil, errNoSession
+		}
+	}
+	return &session{token: res.AuthenticationToken, nonce: res.ServerNonce}, nil
+}
+
+// activate makes a session, new or of a connection before, one of this connection and of the user.
+func (e *Endpoint) activate(ctx context.Context, c *client, s *session, d *ua.EndpointDescription) error {
+	user, proof, err := e.user(d, s.nonce)
+	if err != nil {
+		return err
+	}
+	own := &ua.SignatureData{}
+	if c.peer != nil {
+		own.Algorithm = c.asymmetric.SignatureURI()
+		if own.Signature, err = c.asymmetric.Signature(slices.Concat(c.peer, s.nonce)); err != nil {
+			return err
+		}
+	}
+	res, err := request[ua.ActivateSessionResponse](ctx, c.channel, e.RequestTimeout, s.token, &ua.ActivateSessionRequest{
+		ClientSignature: own, UserIdentityToken: ua.NewExtensionObject(user), UserTokenSignature: proof,
+	})
+	if err != nil {
+		return err
+	}
+	s.nonce, c.session = res.ServerNonce, s
+	return nil
+}
+
+// user returns who the user is, and with a certificate the proof.
+func (e *Endpoint) user(d *ua.EndpointDescription, nonce []byte) (token any, proof *ua.SignatureData, err error) {
 	s := &e.Security
-	user := ua.UserTokenTypeAnonymous
+	kind := ua.UserTokenTypeAnonymous
 	switch {
 	case s.Username != "":
-		user = ua.UserTokenTypeUserName
+		kind = ua.UserTokenTypeUserName
 	case s.UserKey != nil:
-		user = ua.UserTokenTypeCertificate
+		kind = ua.UserTokenTypeCertificate
 	}
-	session, err := e.session(d, user)
+	i := slices.IndexFunc(d.UserIdentityTokens, func(t *ua.UserTokenPolicy) bool { return t != nil && t.TokenType == kind })
+	if i < 0 {
+		return nil, nil, errNoSuchToken
+	}
+	t := d.UserIdentityTokens[i]
+	proof = &ua.SignatureData{}
+	if kind == ua.UserTokenTypeAnonymous {
+		return &ua.AnonymousIdentityToken{PolicyID: t.PolicyID}, proof, nil
+	}
+	policy := cmp.Or(t.SecurityPolicyURI, d.SecurityPolicyURI)
+	if kind == ua.UserTokenTypeUserName && policy == ua.SecurityPolicyURINone {
+		if d.SecurityMode != ua.MessageSecurityModeSignAndEncrypt && !s.AllowPlainPassword {
+			return nil, nil, errPlainPassword
+		}
+		return &ua.UserNameIdentityToken{PolicyID: t.PolicyID, UserName: s.Username, Password: []byte(s.Password)}, proof, nil
+	}
+	cert, err := firstCertificate(d.ServerCertificate)
 	if err != nil {
 		return nil, nil, err
 	}
-	options := []opcua.Option{
-		opcua.AutoReconnect(false), opcua.Dialer(e.dialer()), opcua.RequestTimeout(timeout), opcua.SecurityFromEndpoint(d, user), opcua.Lifetime(time.Hour),
+	key, ok := cert.PublicKey.(*rsa.PublicKey)
+	if !ok {
+		return nil, nil, errNotTrusted
 	}
-	if s.Policy != PolicyNone {
-		options = append(options, opcua.PrivateKey(s.Key), opcua.Certificate(s.Certificate))
-	}
-	if s.UserKey != nil {
-		options = append(options, opcua.AuthPrivateKey(s.UserKey))
-	}
-	c, err := opcua.NewClient(e.URL, options...)
+	algorithm, err := uapolicy.Asymmetric(policy, s.UserKey, key)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := c.Dial(ctx); err != nil {
-		return nil, nil, fmt.Errorf("connect: %w", err)
+	if kind == ua.UserTokenTypeCertificate {
+		proof.Algorithm = algorithm.SignatureURI()
+		proof.Signature, err = algorithm.Signature(slices.Concat(cert.Raw, nonce))
+		return &ua.X509IdentityToken{PolicyID: t.PolicyID, CertificateData: s.UserCertificate}, proof, err
 	}
-	return c, session, nil
+	secret := binary.LittleEndian.AppendUint32(nil, uint32(len(s.Password)+len(nonce)))
+	secret, err = algorithm.Encrypt(slices.Concat(secret, []byte(s.Password), nonce))
+	return &ua.UserNameIdentityToken{PolicyID: t.PolicyID, UserName: s.Username, Password: secret, EncryptionAlgorithm: algorithm.EncryptionURI()}, proof, err
 }
 
-// session returns what a session is asked for with.
-func (e *Endpoint) session(d *ua.EndpointDescription, user ua.UserTokenType) (*uasc.SessionConfig, error) {
-	s := &e.Security
-	c := opcua.DefaultSessionConfig()
-	c.SessionTimeout = e.SessionTimeout
-	c.SessionName = "loopmq " + e.Name
-	c.ClientDescription = &ua.ApplicationDescription{
-		ApplicationURI: applicationURI, ProductURI: applicationURI, ApplicationName: ua.NewLocalizedText("loopmq"), ApplicationType: ua.ApplicationTypeClient,
+// leave ends a connection. Its session goes on, unless it is to end too.
+func (c *client) leave(endSession bool) {
+	if endSession && c.session != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), farewell)
+		defer cancel()
+		// There is nothing that could be done if it fails: the server ends it later.
+		_, _ = request[ua.CloseSessionResponse](ctx, c.channel, farewell, c.session.token, &ua.CloseSessionRequest{DeleteSubscriptions: true})
 	}
-	if len(s.Certificate) > 0 {
-		cert, err := x509.ParseCertificate(s.Certificate)
-		if err != nil {
-			return nil, fmt.Errorf("certificate: %w", err)
-		}
-		if len(cert.URIs) > 0 {
-			c.ClientDescription.ApplicationURI = cert.URIs[0].String()
-		}
-	}
-	for _, t := range d.UserIdentityTokens {
-		if t == nil || t.TokenType != user {
-			continue
-		}
-		c.AuthPolicyURI = t.SecurityPolicyURI
-		if c.AuthPolicyURI == "" {
-			c.AuthPolicyURI = d.SecurityPolicyURI
-		}
-		switch user {
-		case ua.UserTokenTypeUserName:
-			if c.AuthPolicyURI == ua.SecurityPolicyURINone && d.SecurityMode != ua.MessageSecurityModeSignAndEncrypt && !s.AllowPlainPassword {
-				return nil, errPlainPassword
-			}
-			c.UserIdentityToken = &ua.UserNameIdentityToken{PolicyID: t.PolicyID, UserName: s.Username}
-			c.AuthPassword = s.Password
-		case ua.UserTokenTypeCertificate:
-			c.UserIdentityToken = &ua.X509IdentityToken{PolicyID: t.PolicyID, CertificateData: s.UserCertificate}
-		default:
-			c.UserIdentityToken = &ua.AnonymousIdentityToken{PolicyID: t.PolicyID}
-		}
-		return c, nil
-	}
-	return nil, errNoSuchToken
-}
-
-// closeClient ends a connection. Its session goes on, unless it is to end too.
-func closeClient(c *opcua.Client, endSession bool) {
-	ctx, cancel := context.WithTimeout(context.Background(), farewell)
-	defer cancel()
-	if !endSession {
-		_, _ = c.DetachSession(ctx) // it can't fail
-	}
-	_ = c.Close(ctx) // there is nothing that could be done
+	c.close()
 }

@@ -8,9 +8,8 @@
 //   - After a cut the session is activated again on a new connection, and notifications that were missed are asked for
 //     (Republish). If the session is gone, or the server is another process, there is a new session with all
 //     subscriptions and monitored items; each begins with its current value.
-//   - The library's own reconnecting isn't used: after a session was restored it no longer asks for notifications, and
-//     when a connection is refused it gives up.
-//
-// The library (gopcua 0.8.0) decodes what a server sends in a goroutine of its own, and panics on some of what no server
-// of good will sends. So an endpoint is trusted that far.
+//   - The client is this package's own, on the library's algorithms and encodings (gopcua 0.8.0). The library's decodes what
+//     comes in a goroutine of its own, where a server can make it panic or allocate without end; after a session was
+//     restored it no longer asks for notifications; and when a connection is refused it gives up.
+//   - What a server sends is looked at before it is decoded: lengths, depths, and the memory that it will take.
 package opcuabridge

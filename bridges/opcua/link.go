@@ -1,17 +1,16 @@
 package opcuabridge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"math/rand/v2"
 	"slices"
 	"sync/atomic"
 	"time"
 
-	"github.com/gopcua/opcua"
 	"github.com/gopcua/opcua/id"
 	"github.com/gopcua/opcua/ua"
 
@@ -50,7 +49,7 @@ type link struct {
 	toldAt time.Time
 	since  time.Time
 
-	session       *opcua.Session // nil: there is none to go on with
+	session       *session // nil: there is none to go on with
 	namespaces    []string
 	subscriptions map[time.Duration]*subscription // by publishing interval
 	items         map[itemKey]*item
@@ -66,7 +65,7 @@ type link struct {
 
 // live is what commands need of a connection.
 type live struct {
-	client     *opcua.Client
+	client     *client
 	namespaces []string
 	writes     map[string]*item        // by topic
 	types      map[string]dataType     // of nodes, by id; the commander's
@@ -159,33 +158,33 @@ func (l *link) connect(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	c, session, err := e.open(setup, d, 2*e.keepAlive()+e.RequestTimeout)
+	c, err := e.connect(setup, d, 2*e.keepAlive()+e.RequestTimeout)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		l.live.Store(nil)
 		m.Connected.Store(false)
-		closeClient(c, ctx.Err() != nil)
+		c.leave(ctx.Err() != nil)
 	}()
 	result := metrics.OPCUAResumed
-	// The library returns no error if the server's signature is wrong, and no session either.
-	if l.session == nil || c.ActivateSession(setup, l.session) != nil || c.Session() != l.session {
-		result = metrics.OPCUANewSession
-		l.session = nil
-		l.forget()
-		s, err := c.CreateSession(setup, session)
-		if err == nil && s == nil {
-			err = errNoSession
+	if l.session != nil {
+		switch err := e.activate(setup, c, l.session, d); {
+		case errors.Is(err, errClosed): // which says nothing of the session
+			return err
+		case err != nil:
+			l.session = nil
 		}
+	}
+	if l.session == nil {
+		result = metrics.OPCUANewSession
+		l.forget()
+		s, err := e.create(setup, c)
 		if err != nil {
 			return fmt.Errorf("create a session: %w", err)
 		}
-		if err := c.ActivateSession(setup, s); err != nil {
+		if err := e.activate(setup, c, s, d); err != nil {
 			return fmt.Errorf("activate the session: %w", err)
-		}
-		if c.Session() != s {
-			return errNoSession
 		}
 		if l.namespaces, err = l.readNamespaces(setup, c); err != nil {
 			return fmt.Errorf("read the namespaces: %w", err)
@@ -206,30 +205,13 @@ func (l *link) connect(ctx context.Context) (err error) {
 	return l.listen(ctx, c)
 }
 
-// send asks a server, within a timeout.
-func send[R any](ctx context.Context, c *opcua.Client, timeout time.Duration, req ua.Request) (*R, error) {
-	if timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
-		defer cancel()
-	}
-	var res *R
-	err := c.Send(ctx, req, func(v ua.Response) error {
-		r, ok := any(v).(*R)
-		if !ok || r == nil {
-			return errResponse
-		}
-		res = r
-		return nil
-	})
-	if err == nil && res == nil {
-		err = errResponse
-	}
-	return res, err
+// send asks a server, within a timeout; 0: as long as it may be silent.
+func send[R any](ctx context.Context, c *client, timeout time.Duration, req ua.Request) (*R, error) {
+	return request[R](ctx, c.channel, cmp.Or(timeout, c.silence), c.session.token, req)
 }
 
 // readNamespaces reads the NamespaceArray.
-func (l *link) readNamespaces(ctx context.Context, c *opcua.Client) ([]string, error) {
+func (l *link) readNamespaces(ctx context.Context, c *client) ([]string, error) {
 	values, err := l.read(ctx, c, []*ua.NodeID{ua.NewNumericNodeID(0, id.Server_NamespaceArray)}, ua.AttributeIDValue)
 	if err != nil {
 		return nil, err
@@ -242,7 +224,7 @@ func (l *link) readNamespaces(ctx context.Context, c *opcua.Client) ([]string, e
 }
 
 // read reads an attribute of nodes.
-func (l *link) read(ctx context.Context, c *opcua.Client, nodes []*ua.NodeID, attribute ua.AttributeID) ([]*ua.DataValue, error) {
+func (l *link) read(ctx context.Context, c *client, nodes []*ua.NodeID, attribute ua.AttributeID) ([]*ua.DataValue, error) {
 	var values []*ua.DataValue
 	for some := range slices.Chunk(nodes, operationsMax) {
 		req := &ua.ReadRequest{TimestampsToReturn: ua.TimestampsToReturnNeither}
@@ -262,7 +244,7 @@ func (l *link) read(ctx context.Context, c *opcua.Client, nodes []*ua.NodeID, at
 }
 
 // sync looks up the mappings, and has the server monitor what it doesn't yet.
-func (l *link) sync(ctx context.Context, c *opcua.Client) error {
+func (l *link) sync(ctx context.Context, c *client) error {
 	found, failures, err := l.resolve(ctx, c)
 	if err != nil {
 		return fmt.Errorf("look up nodes: %w", err)
@@ -305,7 +287,7 @@ func (l *link) fail(it *item, err error) {
 }
 
 // subscribe returns the subscription for an interval.
-func (l *link) subscribe(ctx context.Context, c *opcua.Client, interval time.Duration) (*subscription, error) {
+func (l *link) subscribe(ctx context.Context, c *client, interval time.Duration) (*subscription, error) {
 	if s := l.subscriptions[interval]; s != nil {
 		return s, nil
 	}
@@ -324,7 +306,7 @@ func (l *link) subscribe(ctx context.Context, c *opcua.Client, interval time.Dur
 }
 
 // monitor creates monitored items.
-func (l *link) monitor(ctx context.Context, c *opcua.Client, interval time.Duration, items []*item) error {
+func (l *link) monitor(ctx context.Context, c *client, interval time.Duration, items []*item) error {
 	s, err := l.subscribe(ctx, c, interval)
 	if err != nil {
 		return err
@@ -372,7 +354,7 @@ func (l *link) created(it *item, r ua.StatusCode) {
 }
 
 // create is one request.
-func (l *link) create(ctx context.Context, c *opcua.Client, s *subscription, items []*item, filtered bool) ([]ua.StatusCode, error) {
+func (l *link) create(ctx context.Context, c *client, s *subscription, items []*item, filtered bool) ([]ua.StatusCode, error) {
 	req := &ua.CreateMonitoredItemsRequest{SubscriptionID: s.id, TimestampsToReturn: ua.TimestampsToReturnBoth}
 	for _, it := range items {
 		if it.handle == 0 {
@@ -418,7 +400,7 @@ func deadband(t ua.DeadbandType, value float64) *ua.ExtensionObject {
 
 // listen asks for notifications until the connection ends. There is one request at a time: the next says that what came is
 // published.
-func (l *link) listen(ctx context.Context, c *opcua.Client) error {
+func (l *link) listen(ctx context.Context, c *client) error {
 	undecoded := 0
 	for {
 		if l.due() {
@@ -454,7 +436,7 @@ func (l *link) listen(ctx context.Context, c *opcua.Client) error {
 			if err := l.alive(ctx, c); err != nil {
 				return err
 			}
-		case errors.As(err, &status) && status != ua.StatusBadEncodingLimitsExceeded && status != ua.StatusBadDecodingError, errors.Is(err, io.EOF), l.alive(ctx, c) != nil:
+		case errors.As(err, &status) && status != ua.StatusBadEncodingLimitsExceeded && status != ua.StatusBadDecodingError, errors.Is(err, errClosed), l.alive(ctx, c) != nil:
 			return fmt.Errorf("wait for notifications: %w", err)
 		default: // a notification that the library can't read is lost, and others may be well
 			l.acks = l.acks[:0]
@@ -479,13 +461,13 @@ func (l *link) due() bool {
 }
 
 // alive asks a server whether it is there.
-func (l *link) alive(ctx context.Context, c *opcua.Client) error {
+func (l *link) alive(ctx context.Context, c *client) error {
 	_, err := l.read(ctx, c, []*ua.NodeID{ua.NewNumericNodeID(0, id.Server_ServerStatus_State)}, ua.AttributeIDValue)
 	return err
 }
 
 // renew has new subscriptions in place of those that the server has dropped.
-func (l *link) renew(ctx context.Context, c *opcua.Client) error {
+func (l *link) renew(ctx context.Context, c *client) error {
 	var ids []uint32
 	for _, s := range l.subscriptions {
 		ids = append(ids, s.id)
@@ -502,7 +484,7 @@ func (l *link) renew(ctx context.Context, c *opcua.Client) error {
 }
 
 // process is a response with a notification, or one that only says that the server is there.
-func (l *link) process(ctx context.Context, c *opcua.Client, res *ua.PublishResponse) error {
+func (l *link) process(ctx context.Context, c *client, res *ua.PublishResponse) error {
 	var s *subscription
 	for _, one := range l.subscriptions {
 		if one.id == res.SubscriptionID {
@@ -530,7 +512,7 @@ func following(n uint32) uint32 {
 }
 
 // notified publishes what is in a notification, and has it acknowledged.
-func (l *link) notified(ctx context.Context, c *opcua.Client, s *subscription, n *ua.NotificationMessage) error {
+func (l *link) notified(ctx context.Context, c *client, s *subscription, n *ua.NotificationMessage) error {
 	for _, o := range n.NotificationData {
 		if o == nil {
 			continue
@@ -554,7 +536,7 @@ func (l *link) notified(ctx context.Context, c *opcua.Client, s *subscription, n
 }
 
 // catchUp asks for what was sent while there was no connection.
-func (l *link) catchUp(ctx context.Context, c *opcua.Client) error {
+func (l *link) catchUp(ctx context.Context, c *client) error {
 	for _, s := range l.subscriptions {
 		err := l.republish(ctx, c, s, 0)
 		if errors.Is(err, ua.StatusBadSubscriptionIDInvalid) {
@@ -568,7 +550,7 @@ func (l *link) catchUp(ctx context.Context, c *opcua.Client) error {
 }
 
 // republish asks for the notifications of a subscription that are missing, up to one; 0: all that there are.
-func (l *link) republish(ctx context.Context, c *opcua.Client, s *subscription, until uint32) error {
+func (l *link) republish(ctx context.Context, c *client, s *subscription, until uint32) error {
 	for next, i := following(s.last), 0; next != until && i < republishMax; next, i = following(next), i+1 {
 		res, err := send[ua.RepublishResponse](ctx, c, l.endpoint.RequestTimeout, &ua.RepublishRequest{SubscriptionID: s.id, RetransmitSequenceNumber: next})
 		switch {

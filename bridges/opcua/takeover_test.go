@@ -100,7 +100,7 @@ func TestTakeover(t *testing.T) {
 func gauge(set *metrics.Set) string { return metricOf(set, `loopmq_opcua_connected{endpoint="p1"}`) }
 
 // eventually waits until something holds.
-func eventually(t *testing.T, what string, holds func() bool) {
+func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

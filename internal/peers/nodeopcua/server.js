@@ -84,6 +84,10 @@ async function main() {
       const v = variables[name];
       v.setValueFromSource({ dataType: v.readValue().value.dataType, value, arrayType: v.readValue().value.arrayType });
     },
+    // all gives the options.many variables another value.
+    all({ value }) {
+      for (let i = 0; i < options.many; i++) variables["Many" + i].setValueFromSource({ dataType: DataType.Int32, value });
+    },
     bad({ name }) {
       const v = variables[name];
       v.setValueFromSource(v.readValue().value, StatusCodes.BadSensorFailure);
