@@ -469,6 +469,8 @@ func (c *channel) end(err error) {
 
 // close tells the server that the channel isn't needed any more, and ends the connection.
 func (c *channel) close() {
+	force := time.AfterFunc(farewell, func() { _ = c.conn.Close() })
+	defer force.Stop()
 	if _, err := c.post(&ua.CloseSecureChannelRequest{}, c.timeout, nil, nil); err == nil {
 		_ = c.conn.SetReadDeadline(time.Now()) // what comes now is for nobody
 	}
@@ -481,7 +483,6 @@ func request[R any](ctx context.Context, c *channel, timeout time.Duration, sess
 	to := make(chan answer, 1)
 	number, err := c.post(req, timeout, session, to)
 	if err != nil {
-		c.end(err) // what was sent of it can't be taken back
 		return nil, err
 	}
 	defer func() {
@@ -577,6 +578,9 @@ func (c *channel) post(req ua.Request, timeout time.Duration, session *ua.NodeID
 	}
 	// What is left of a chunk for the body, when it is signed and filled up to whole blocks.
 	room := c.chunkBytes - frameHeader - len(header) - sequenceHeader - algorithm.SignatureLength() - 2*max(algorithm.BlockSize(), algorithm.PlaintextBlockSize(), 1)
+	if room < 1 {
+		return 0, errProtocol
+	}
 	for rest := body; ; {
 		some := rest[:min(room, len(rest))]
 		rest = rest[len(some):]
@@ -595,11 +599,13 @@ func (c *channel) post(req ua.Request, timeout time.Duration, session *ua.NodeID
 		binary.LittleEndian.PutUint32(b[4:], uint32(len(b)))
 		if c.mode != ua.MessageSecurityModeNone {
 			if b, err = secure(algorithm, b, start, encrypted); err != nil {
+				c.end(err)
 				return 0, err
 			}
 		}
 		if err := c.send(b); err != nil {
-			return 0, err
+			c.end(err) // what was sent of it can't be taken back
+			return 0, fmt.Errorf("%w: %w", errClosed, err)
 		}
 		if len(rest) == 0 {
 			return w.request, nil

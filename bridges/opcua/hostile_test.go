@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/x509"
 	"encoding/binary"
 	"math"
 	"reflect"
@@ -12,9 +13,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/gopcua/opcua/ua"
 	"github.com/gopcua/opcua/uapolicy"
+
+	"loopmq/internal/opcuatest"
 )
 
 // A notification that was lost with the connection is asked for when the session goes on.
@@ -247,6 +251,72 @@ func TestHostileBeginning(t *testing.T) {
 			})
 			mustServeFake(t, f).await("well")
 		})
+	}
+}
+
+// A channel gets another token before the one that it has ends, and what is asked for meanwhile is answered.
+func TestTokenIsRenewed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cert, key := opcuatest.MustCertificate(t, dir, "client", "urn:loopmq:test")
+	server := opcuatest.Start(t, nil)
+	e := &Endpoint{Name: "e", URL: opcuatest.URL(server.Addr()), RequestTimeout: fakeWait, Security: Security{
+		Policy: PolicyBasic256Sha256, Certificate: cert.Raw, Key: key, Trusted: []*x509.Certificate{server.Certificate},
+	}}
+	if err := e.SetDefaults(); err != nil {
+		t.Fatal(err)
+	}
+	d, err := e.find(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := e.connect(t.Context(), d, fakeWait)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	first := c.writing.token
+	for range 3 {
+		var asking sync.WaitGroup
+		for range 5 {
+			asking.Go(func() {
+				if _, err := request[ua.GetEndpointsResponse](t.Context(), c.channel, fakeWait, nil, &ua.GetEndpointsRequest{EndpointURL: e.URL}); err != nil {
+					t.Errorf("while the token is renewed: %v", err)
+				}
+			})
+		}
+		if err := c.open(t.Context(), ua.SecurityTokenRequestTypeRenew); err != nil {
+			t.Fatal(err)
+		}
+		asking.Wait()
+	}
+	if now := c.writing.token; now.channel != first.channel || now.id == first.id {
+		t.Errorf("token %d of channel %d, after %d of %d", now.id, now.channel, first.id, first.channel)
+	}
+}
+
+// A server whose tokens hold for a moment is asked for others, again and again.
+func TestShortTokens(t *testing.T) {
+	t.Parallel()
+	f := mustFake(t)
+	again := make(chan struct{})
+	var opened atomic.Int32
+	f.on("OpenSecureChannel", func(ua.Request) any {
+		if opened.Add(1) == 4 { // after those of GetEndpoints and of the connection
+			close(again)
+		}
+		return &ua.OpenSecureChannelResponse{SecurityToken: &ua.ChannelSecurityToken{ChannelID: 1, TokenID: 1, RevisedLifetime: 1}}
+	})
+	mustServeFake(t, f)
+	select {
+	case <-again:
+	case <-time.After(fakeWait):
+		t.Fatal("the token isn't renewed")
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n := f.mu.asked["CreateSession"]; n != 1 {
+		t.Errorf("%d sessions, want 1", n)
 	}
 }
 
