@@ -6,29 +6,42 @@ import "sync"
 // that run at one time. More wait; each connection has at most one waiting.
 const maxWorkers = 64
 
+// spareWorkers wait for work when there is none: what a call needs of stack is there
+// then, which a new goroutine would have to grow into, at a tenth of what a CONNECT
+// costs.
+const spareWorkers = 4
+
 // workers runs blocking calls off the loops. Goroutines come with the work, up
-// to a maximum, and go when there is none.
+// to a maximum, and all but a few go when there is none.
 type workers struct {
 	mu struct {
 		sync.Mutex
 		queue   []func()
 		running int
+		spare   int // of those that run: they wait
 		stopped bool
 	}
-	max int
-	wg  sync.WaitGroup
+	work sync.Cond // there is some for one of them, or they are to end
+	max  int
+	wg   sync.WaitGroup
 }
 
-func newWorkers(limit int) *workers { return &workers{max: limit} }
+func newWorkers(limit int) *workers {
+	w := &workers{max: limit}
+	w.work.L = &w.mu
+	return w
+}
 
 // do runs f soon. It never blocks. After stop it drops f, and reports false.
 func (w *workers) do(f func()) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.mu.stopped {
+	switch {
+	case w.mu.stopped:
 		return false
-	}
-	if w.mu.running < w.max {
+	case w.mu.spare > len(w.mu.queue): // a spare one may be on its way to what is queued
+		w.work.Signal()
+	case w.mu.running < w.max:
 		w.mu.running++
 		w.wg.Go(func() { w.run(f) })
 		return true
@@ -48,10 +61,15 @@ func (w *workers) run(f func()) {
 func (w *workers) next() func() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.mu.queue) == 0 {
+	for len(w.mu.queue) == 0 {
 		w.mu.queue = nil
-		w.mu.running--
-		return nil
+		if w.mu.stopped || w.mu.spare == spareWorkers {
+			w.mu.running--
+			return nil
+		}
+		w.mu.spare++
+		w.work.Wait()
+		w.mu.spare--
 	}
 	f := w.mu.queue[0]
 	w.mu.queue[0] = nil
@@ -63,6 +81,7 @@ func (w *workers) next() func() {
 func (w *workers) stop() {
 	w.mu.Lock()
 	w.mu.stopped, w.mu.queue = true, nil
+	w.work.Broadcast()
 	w.mu.Unlock()
 	w.wg.Wait()
 }
