@@ -36,6 +36,20 @@ func play(t *testing.T, s *loadtest.Scenario, o loadtest.Options) *loadtest.Resu
 	return r
 }
 
+// enough runs a scenario longer and longer until it shows something, or clearly doesn't: on a busy machine nothing may happen for a while.
+func enough(t *testing.T, s loadtest.Scenario, o loadtest.Options, shows func(*loadtest.Result) bool) *loadtest.Result {
+	t.Helper()
+	for d := 50 * time.Millisecond; ; d *= 8 {
+		longer := s.Clone()
+		longer.Duration = d
+		r := play(t, longer, o)
+		clean(t, r)
+		if shows(r) || d > 10*time.Second || t.Failed() {
+			return r
+		}
+	}
+}
+
 // clean fails unless all that is known of is in order.
 func clean(t *testing.T, r *loadtest.Result) {
 	t.Helper()
@@ -65,8 +79,9 @@ func TestShapes(t *testing.T) {
 			s.QoS, s.Version, s.Targets = qos, version, []string{"tcp://" + broker.Addr}
 			t.Run(fmt.Sprintf("%s/qos=%d/version=%d/rate=%v", s.Shape, qos, version, s.Rate), func(t *testing.T) {
 				t.Parallel()
-				r := play(t, &s, loadtest.Options{Loops: 1 + int(qos)%2})
-				clean(t, r)
+				r := enough(t, s, loadtest.Options{Loops: 1 + int(qos)%2}, func(r *loadtest.Result) bool {
+					return r.Totals.Delivered > 0 && (qos == 0 || r.Totals.Acknowledged > 0)
+				})
 				// QoS 0 isn't promised, but nothing lost it here either.
 				audited := r.Audit.QoS[qos].Promised.Expected + r.Audit.QoS[qos].MayDrop.Expected
 				if r.Totals.Delivered == 0 || audited < r.Totals.Delivered || qos > 0 && r.Audit.QoS[qos].MayDrop.Expected > 0 {
@@ -105,10 +120,10 @@ func TestCycles(t *testing.T) {
 			return r.Totals.Connects > 5 && r.Totals.Disconnects > 0
 		}},
 		{loadtest.Scenario{Shape: loadtest.Connects, Connections: 5, ConnectRate: 400, Version: 5}, func(r *loadtest.Result) bool {
-			return r.Totals.Connects > 0 && r.Totals.Connects < 200
+			return r.Totals.Connects > 0 && float64(r.Totals.Connects) < 800*r.Seconds+20
 		}},
-		{loadtest.Scenario{Shape: loadtest.Takeover, Connections: 3}, func(r *loadtest.Result) bool { return r.Totals.Connects > 0 }},
-		{loadtest.Scenario{Shape: loadtest.Takeover, Connections: 3, ConnectRate: 200, Version: 5}, func(r *loadtest.Result) bool { return r.Totals.Connects > 0 }},
+		{loadtest.Scenario{Shape: loadtest.Takeover, Connections: 3}, func(r *loadtest.Result) bool { return r.Totals.Connects > 3 }},
+		{loadtest.Scenario{Shape: loadtest.Takeover, Connections: 3, ConnectRate: 200, Version: 5}, func(r *loadtest.Result) bool { return r.Totals.Connects > 3 }},
 		{loadtest.Scenario{Shape: loadtest.Retained, Topics: 70, Subscribers: 3, Publishers: 2, QoS: 1}, func(r *loadtest.Result) bool {
 			a := r.Audit.QoS[1].Promised.Expected
 			return r.Totals.Retained > 0 && a >= 70*r.Totals.Retained && a%70 == 0 && r.Latencies[loadtest.RetainedReply].Count > 0
@@ -135,8 +150,7 @@ func TestCycles(t *testing.T) {
 		s.Targets = []string{"tcp://" + broker.Addr}
 		t.Run(fmt.Sprintf("%s/version=%d/rate=%v", s.Shape, s.Version, s.ConnectRate), func(t *testing.T) {
 			t.Parallel()
-			r := play(t, &s, loadtest.Options{Loops: 2})
-			clean(t, r)
+			r := enough(t, s, loadtest.Options{Loops: 2}, test.what)
 			if !test.what(r) {
 				t.Errorf("totals %+v, rates %+v, cost %+v, audit %+v", r.Totals, r.Rates, r.Cost, r.Audit)
 			}
