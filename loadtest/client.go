@@ -458,7 +458,7 @@ func (l *loop) suback(c *client, first byte, body []byte) error {
 	if c.subacks--; c.subacks == 0 {
 		switch sub := c.subscriber; {
 		case sub != nil && sub.group != nil:
-			c.section.flow.join(sub, l.now, c.section.running)
+			c.section.join(sub, l.now, c.section.running)
 		case sub != nil && !sub.lost:
 			sub.joined()
 		}

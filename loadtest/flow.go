@@ -690,6 +690,6 @@ func (sub *subscriber) left(c *client) {
 		sub.streams[i].leave()
 	}
 	if sub.group != nil {
-		c.section.flow.lose(sub, c.section.loop.now)
+		c.section.lose(sub, c.section.loop.now)
 	}
 }
