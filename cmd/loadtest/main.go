@@ -21,11 +21,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"runtime"
 	"strings"
-	"syscall"
 
+	"loopmq/internal/signals"
 	"loopmq/loadtest"
 )
 
@@ -102,16 +101,7 @@ var errBroken = errors.New("the broker broke a promise")
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 func main() {
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		<-signals
-		cancel()
-		<-signals
-		os.Exit(exitInterrupted)
-	}()
-	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(signals.Context(exitInterrupted), os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // run executes one command line and returns the exit code. The end of ctx is the request to come to an end.

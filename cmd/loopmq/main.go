@@ -25,6 +25,7 @@ import (
 	"syscall"
 
 	_ "loopmq/cmd/loopmq/internal/quietlog"
+	"loopmq/internal/signals"
 )
 
 // version is set by the linker: -X main.version=v1.2.3.
@@ -57,16 +58,8 @@ Usage:
 func main() {
 	// Whoever reads the log may go away; the broker stays.
 	signal.Ignore(syscall.SIGPIPE)
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx := signals.Context(exitInterrupted)
 	tuneGC(ctx)
-	go func() {
-		<-signals
-		cancel()
-		<-signals
-		os.Exit(exitInterrupted)
-	}()
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
