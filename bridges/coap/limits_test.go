@@ -219,3 +219,53 @@ func TestSlowObserver(t *testing.T) {
 		d.want(d.notification(), codes.Content, fmt.Sprint(i))
 	}
 }
+
+// A confirmable notification is sent again, and no other one at the same time (NSTART),
+// until it is acknowledged. A reset ends an observation, of a non-confirmable one too.
+func TestNotifications(t *testing.T) {
+	t.Parallel()
+	for name, timeout := range map[string]time.Duration{"retransmission": 50 * time.Millisecond, "NSTART": time.Minute} {
+		b := mustBridge(t, Options{AckTimeout: timeout, MaxRetransmit: 20})
+		pub := brokertest.Connect(t, b.broker.Addr, codec.V5)
+		d := b.device()
+		for _, topic := range []string{"a", "b"} {
+			d.send(d.message(coap.Confirmable, codes.GET, topic, "/ps/t/"+topic, nil, num(coap.Observe, 0)))
+			d.want(d.receive(), codes.Content, "")
+		}
+		pub.Publish("t/a", "one", 1)
+		m := d.want(d.receive(), codes.Content, "one")
+		pub.Publish("t/b", "two", 1)
+		if name == "retransmission" {
+			if again := d.want(d.receive(), codes.Content, "one"); again.MessageID != m.MessageID {
+				t.Errorf("it came again as %d, not %d", again.MessageID, m.MessageID)
+			}
+			continue
+		}
+		health := d.message(coap.Confirmable, codes.GET, "h", "/health", nil)
+		d.send(health)
+		d.want(d.receive(), codes.Content, "ok") // and nothing before it
+		d.write(empty(coap.Acknowledgement, uint16(m.MessageID)))
+		d.want(d.notification(), codes.Content, "two")
+
+		d.send(d.message(coap.Confirmable, codes.GET, "c", "/ps/t/c", nil, num(coap.Observe, 0)))
+		d.want(d.receive(), codes.Content, "")
+		pub.Publish("t/c", "three", 0)
+		if m = d.want(d.receive(), codes.Content, "three"); m.Type != coap.NonConfirmable {
+			t.Errorf("got %v", m)
+		}
+		d.write(empty(coap.Reset, uint16(m.MessageID)))
+		await(t, func() bool { return b.metrics.CoAPEnded[metrics.CoAPReset].Get() == 1 })
+	}
+}
+
+// Beyond the bound of all observations there are no others, and it is said when to try again.
+func TestTooManyObservations(t *testing.T) {
+	t.Parallel()
+	b := mustBridge(t, Options{Observations: 1})
+	d, other := b.device(), b.device()
+	d.want(d.ask(codes.GET, "/ps/t/a", nil, num(coap.Observe, 0)), codes.Content, "")
+	m := other.want(other.ask(codes.GET, "/ps/t/a", nil, num(coap.Observe, 0)), codes.ServiceUnavailable, "*")
+	if age := uintOption(m, coap.MaxAge); age != "1" {
+		t.Errorf("Max-Age is %s", age)
+	}
+}
