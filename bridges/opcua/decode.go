@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gopcua/opcua/ua"
 )
@@ -55,6 +56,9 @@ func decodeValue(payload []byte, f Format, t dataType) (*ua.Variant, error) {
 	if f == FormatValue && t.rank != 1 {
 		switch t.builtin {
 		case ua.TypeIDString, ua.TypeIDLocalizedText:
+			if !utf8.Valid(payload) {
+				return nil, errNotUTF8
+			}
 			return variantOf(string(payload), t)
 		case ua.TypeIDByteString:
 			return ua.NewVariant(bytes.Clone(payload))
@@ -80,8 +84,14 @@ func decodeValue(payload []byte, f Format, t dataType) (*ua.Variant, error) {
 	return variantOf(v, t)
 }
 
+// errNotUTF8 is the refusal of text that the server would read as another one. So would package json, which puts U+FFFD in it.
+var errNotUTF8 = refuse(ua.StatusBadDecodingError, "the payload is not UTF-8")
+
 // parseJSON reads one JSON text, with numbers as they are written.
 func parseJSON(b []byte) (any, error) {
+	if !utf8.Valid(b) {
+		return nil, errNotUTF8
+	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
 	var v any
