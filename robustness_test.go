@@ -244,7 +244,7 @@ func TestGarbage(t *testing.T) {
 // Whoever sends part of a packet and then nothing, or a byte now and then, is disconnected: before CONNECT when its time is over, later
 // when its Keep Alive is. The memory that its part took comes back.
 func TestHalfPackets(t *testing.T) {
-	s := brokertest.Start(t, func(o *loopmq.Options) { o.ConnectTimeout = 300 * time.Millisecond })
+	s := brokertest.Start(t, func(o *loopmq.Options) { o.ConnectTimeout = 2 * time.Second })
 	stop := startHonest(t, s)
 	before := heapBytes()
 	large := codec.Publish{TopicName: []byte("large"), Payload: make([]byte, 3<<20)}
