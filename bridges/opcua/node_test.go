@@ -131,6 +131,7 @@ func endpoint(addr string) *opcuabridge.Endpoint {
 	return &opcuabridge.Endpoint{
 		Name: "p1", URL: opcuatest.URL(addr), Namespaces: map[string]string{"p": "urn:plant"},
 		PublishingInterval: 20 * time.Millisecond, RetryMin: 20 * time.Millisecond, RetryMax: 200 * time.Millisecond, RequestTimeout: 20 * time.Second,
+		SessionTimeout: 10 * time.Minute, // however slow the machine is
 		Mappings: []opcuabridge.Mapping{
 			{Node: "ns=p;s=Temperature", Topic: "plant/{endpoint}/temperature", QoS: 1, Retain: true, Format: opcuabridge.FormatValue, Queue: 100},
 			{Path: "/Objects/p:Plant/p:Boiler&/1/p:Pressure", Topic: "plant/{browse_path}", QoS: 1, Deadband: 1},
