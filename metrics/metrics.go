@@ -118,6 +118,8 @@ type Set struct {
 	// CoAPDropped what they were not, CoAPRetransmissions what was sent again.
 	CoAPEnded                                           [NumCoAPEnds]*Count
 	CoAPNotifications, CoAPDropped, CoAPRetransmissions *Count
+	// OPCUAServer is what the OPC UA server counts.
+	OPCUAServer OPCUAServer
 	// Auth is what authentication, authorization and bans count.
 	Auth Auth
 	// AdminRefused counts requests to the admin listener that were refused, by reason.

@@ -38,7 +38,7 @@ const (
 
 // families is the list of all names, and the only place that has them. It is
 // ordered as a reader wants it: connections, packets, messages, state, loops.
-var families = slices.Concat(brokerFamilies, authFamilies, webhookFamilies, adminFamilies, httpFamilies, streamFamilies, coapFamilies, opcuaFamilies)
+var families = slices.Concat(brokerFamilies, authFamilies, webhookFamilies, adminFamilies, httpFamilies, streamFamilies, coapFamilies, opcuaFamilies, opcuaServerFamilies)
 
 var brokerFamilies = []Family{
 	{
