@@ -3,6 +3,7 @@ package peers
 import (
 	"bytes"
 	"fmt"
+	opcuaserver "loopmq/bridges/opcua/server"
 	"os"
 	"os/exec"
 	"reflect"
@@ -103,6 +104,13 @@ type client interface {
 
 // TestMain says what is missing, in one line, before a test fails for it.
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == beOPCUAServer {
+		if err := opcuaserver.Serve(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if err := missing(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

@@ -243,7 +243,8 @@ func (c *channel) open() error {
 	if renewing && head.Policy != c.policy {
 		return failed(ua.StatusBadSecurityPolicyRejected, "the policy was %q and is %q", c.policy, head.Policy)
 	}
-	if c.in[3] != 'F' || !c.s.offers(head.Policy) {
+	// Who looks for the endpoints doesn't know them yet. [OPC 10000-4, 5.5.4.1]
+	if c.in[3] != 'F' || head.Policy != ua.SecurityPolicyURINone && !c.s.offers(head.Policy) {
 		return failed(ua.StatusBadSecurityPolicyRejected, "policy %q", head.Policy)
 	}
 	algo, cert, err := c.asymmetric(head.Policy, head.Certificate, head.Thumbprint)

@@ -155,6 +155,10 @@ func (s *server) findServers(q *ua.FindServersRequest) ua.Response {
 
 // createSession begins a session, which can do nothing yet. [OPC 10000-4, 5.6.2]
 func (s *server) createSession(c *channel, q *ua.CreateSessionRequest) (ua.Response, error) {
+	if !s.offers(c.policy) {
+		s.refuse(refusedCertificate)
+		return nil, ua.StatusBadSecurityModeInsufficient
+	}
 	r := &ua.CreateSessionResponse{ResponseHeader: responseHeader(q.RequestHeader, ua.StatusOK), ServerSignature: &ua.SignatureData{}, ServerCertificate: s.certificate}
 	if c.certificate != nil {
 		all, err := x509.ParseCertificates(q.ClientCertificate)
