@@ -40,6 +40,7 @@ func (c *Config) check() {
 	}
 	c.checkDoor(&c.HTTP.Listener, "http")
 	c.checkCoAP()
+	c.checkOPCUAServer()
 	c.checkAdmin()
 }
 
@@ -119,7 +120,7 @@ func (c *Config) checkTLS(t *TLS, at string) {
 }
 
 // reserved are the other attributes of the log line that says where listeners are.
-var reserved = map[string]bool{"time": true, "level": true, "msg": true, "version": true, "admin": true, "admin_socket": true, "http": true, "coap": true, "coaps": true}
+var reserved = map[string]bool{"time": true, "level": true, "msg": true, "version": true, "admin": true, "admin_socket": true, "http": true, "coap": true, "coaps": true, "opcua": true}
 
 // choice is an element of a list that is one of several sections.
 type choice[T any] interface {

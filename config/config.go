@@ -55,7 +55,7 @@ func (c *Config) nodes() []*node {
 			"the ways of knowing what clients may publish, subscribe to and be sent, asked in this order: each allows it, denies it, or leaves it to the next one. With an empty list everything is allowed"),
 		key("allow_by_default", &c.AllowByDefault, false, boolean, "whether what no element of authorization decides on is allowed"),
 		reloads(listOf("webhooks", &c.Webhooks, (*Webhook).keys, "HTTP endpoints that are told what happens, see docs/webhooks.md"))[0],
-		keys("opcua", &c.OPCUA, (*OPCUA).keys, "the client of OPC UA servers, whose values become messages: docs/opcua.md"),
+		keys("opcua", &c.OPCUA, (*OPCUA).keys, "the client of OPC UA servers, whose values become messages, and the server of OPC UA clients: docs/opcua.md"),
 		optional("bans", &c.Bans, (*Bans).keys, "clients that are kept out by Client Identifier, user name or address, beyond those that /api/v1/bans of the admin listener adds"),
 		key("store", &c.Store, "pebble:./loopmq-data", storeURL,
 			"where sessions and messages are kept: pebble:DIR, a directory; memory, gone when the process ends; redis://HOST:PORT/DB (rediss://, redis+sentinel://, redis+cluster://), "+

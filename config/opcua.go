@@ -7,16 +7,18 @@ import (
 	"time"
 )
 
-// OPCUA is the client of OPC UA servers.
+// OPCUA is the client of OPC UA servers, and the server of OPC UA clients.
 type OPCUA struct {
 	Username  string
 	Endpoints []OPCUAEndpoint
+	Server    OPCUAServer
 }
 
 func (o *OPCUA) keys() []*node {
 	return []*node{
 		key("username", &o.Username, "", text, "the user name as which endpoints publish, and get commands, which authorization at the top decides on; empty: none. Their Client Identifiers are $local/opcua/NAME"),
 		reloads(listOf("endpoints", &o.Endpoints, (*OPCUAEndpoint).keys, "servers. Of nodes that share a store one serves each of them"))[0],
+		keys("server", &o.Server, (*OPCUAServer).keys, "the server for OPC UA clients, which see topics as variables: docs/opcua.md"),
 	}
 }
 

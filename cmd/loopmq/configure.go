@@ -88,7 +88,8 @@ func fileProblems(c *config.Config) (problems []string) {
 	_, web := httpOf(c, who)
 	_, datagrams := coapOf(c, who)
 	_, hooks := newHooks(c, who)
-	if err = errors.Join(err, admin, web, datagrams, hooks); err == nil {
+	_, variables := opcuaServerOf(c, who)
+	if err = errors.Join(err, admin, web, datagrams, hooks, variables); err == nil {
 		return nil
 	}
 	for problem := range strings.Lines(err.Error()) {

@@ -24,6 +24,7 @@ import (
 	"strings"
 	"syscall"
 
+	opcuaserver "loopmq/bridges/opcua/server"
 	_ "loopmq/cmd/loopmq/internal/quietlog"
 	"loopmq/internal/signals"
 )
@@ -58,6 +59,9 @@ Usage:
 func main() {
 	// Whoever reads the log may go away; the broker stays.
 	signal.Ignore(syscall.SIGPIPE)
+	if len(os.Args) == 2 && os.Args[1] == opcuaserver.Command { // not for people
+		os.Exit(beOPCUAServer(os.Stderr))
+	}
 	ctx := signals.Context(exitInterrupted)
 	tuneGC(ctx)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))

@@ -8,23 +8,25 @@ import (
 	"loopmq"
 	coapbridge "loopmq/bridges/coap"
 	httpbridge "loopmq/bridges/http"
+	opcuaserver "loopmq/bridges/opcua/server"
 	"loopmq/config"
 )
 
 // reloader applies a changed configuration to a running broker.
 type reloader struct {
-	invocation invocation
-	started    *config.Config // what the broker was started with
-	current    *config.Config // what was read last, and was good
-	broker     *loopmq.Broker
-	identity   *identity
-	admin      *httpbridge.Admin
-	http       *httpbridge.Bridge // nil: it is off
-	coap       *coapbridge.Bridge // nil: it is off
-	hooks      *hooks
-	opcua      *opcua
-	level      *slog.LevelVar
-	log        *slog.Logger
+	invocation  invocation
+	started     *config.Config // what the broker was started with
+	current     *config.Config // what was read last, and was good
+	broker      *loopmq.Broker
+	identity    *identity
+	admin       *httpbridge.Admin
+	http        *httpbridge.Bridge // nil: it is off
+	coap        *coapbridge.Bridge // nil: it is off
+	hooks       *hooks
+	opcua       *opcua
+	opcuaServer *opcuaserver.Server // nil: it is off
+	level       *slog.LevelVar
+	log         *slog.Logger
 }
 
 // reload reads file and environment again. All that can change without a restart

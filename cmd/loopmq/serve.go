@@ -16,6 +16,7 @@ import (
 	"loopmq"
 	coapbridge "loopmq/bridges/coap"
 	httpbridge "loopmq/bridges/http"
+	opcuaserver "loopmq/bridges/opcua/server"
 	"loopmq/config"
 	"loopmq/metrics"
 	"loopmq/redisstore"
@@ -50,7 +51,8 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 	}
 	events, err := newHooks(c, who)
 	servers, wrong := newOPCUA(c, who)
-	if err = errors.Join(err, wrong); err != nil {
+	variables, wrongToo := opcuaServerOf(c, who)
+	if err = errors.Join(err, wrong, wrongToo); err != nil {
 		return err
 	}
 	options.Recorder = loopmq.Recorders(options.Recorder, events.matcher.Recorder())
@@ -91,7 +93,7 @@ func serve(ctx context.Context, i invocation, c *config.Config, stderr io.Writer
 		options.AcknowledgeEarly, options.ServeWithoutStore = r.AcknowledgesEarly(), r.Degraded()
 	}
 	r := &reloader{invocation: i, started: c, current: c, identity: who, hooks: events, opcua: servers, admin: admin, level: level, log: logger}
-	err = serveFrom(ctx, c, options, listeners, web, datagrams, r, f, hangups, adminAt)
+	err = serveFrom(ctx, c, options, listeners, web, datagrams, variables, r, f, hangups, adminAt)
 	return first(err, st.Close())
 }
 
@@ -104,7 +106,7 @@ func newLogger(c *config.Config, level slog.Leveler, w io.Writer) *slog.Logger {
 }
 
 // serveFrom runs a broker on an open store.
-func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, listeners []loopmq.Listener, web *httpbridge.Options, datagrams *coapbridge.Options, r *reloader, f *front, hangups <-chan os.Signal, adminAt []any) error {
+func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, listeners []loopmq.Listener, web *httpbridge.Options, datagrams *coapbridge.Options, variables *opcuaserver.Options, r *reloader, f *front, hangups <-chan os.Signal, adminAt []any) error {
 	broker, err := loopmq.New(options)
 	if err != nil {
 		return err
@@ -171,6 +173,13 @@ func serveFrom(ctx context.Context, c *config.Config, options loopmq.Options, li
 		return first(err, stop(r, broker, c.Drain.Grace))
 	}
 	defer r.opcua.stop(c.Drain.Grace)
+	if variables != nil {
+		at, err := r.startOPCUAServer(c, variables, broker, &options)
+		if err != nil {
+			return first(err, stop(r, broker, c.Drain.Grace))
+		}
+		bound = append(bound, at...)
+	}
 	f.serving()
 	options.Logger.Info("listening", append(bound, adminAt...)...)
 
@@ -217,6 +226,7 @@ func stop(r *reloader, broker *loopmq.Broker, grace time.Duration) error {
 	if r.coap != nil {
 		_ = r.coap.Shutdown(ctx)
 	}
+	r.stopOPCUAServer(grace)
 	if err := broker.Shutdown(ctx); err != nil {
 		return fmt.Errorf("shut down within --grace %v: %w", grace, err)
 	}

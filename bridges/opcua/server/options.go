@@ -19,6 +19,9 @@ import (
 // Listener is the name of the listener that ConnectRequest and ClientInfo have.
 const Listener = "opcua"
 
+// Command is the argument with which a program that starts a [Server] calls [Serve].
+const Command = "opcua-server"
+
 // Options configure a [Server]. The zero value of a field means its default.
 type Options struct {
 	// Broker is whose topics are shown. Required.
@@ -69,7 +72,7 @@ type Options struct {
 	// MemoryBytes bounds the process. Default 256 MiB, but four times ValuesBytes at least.
 	MemoryBytes int64
 
-	// Command is what starts the process that calls [Serve]; default: this program with the argument "opcua-server".
+	// Command is what starts the process that calls [Serve]; default: this program with the argument Command.
 	Command []string
 	// Metrics is where it is counted; default: the Broker's.
 	Metrics *metrics.Set
@@ -77,8 +80,8 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// check fills in the defaults, and says what is wrong.
-func (o *Options) check() error {
+// Check fills in the defaults, and says what is wrong. It doesn't look at Broker, Metrics and Logger.
+func (o *Options) Check() error {
 	o.ApplicationName = cmp.Or(o.ApplicationName, "loopmq")
 	o.Topics, o.ValueBytes, o.ValuesBytes = cmp.Or(o.Topics, 10_000), cmp.Or(o.ValueBytes, 64<<10), cmp.Or(o.ValuesBytes, 64<<20)
 	o.Connections, o.Sessions, o.Items = cmp.Or(o.Connections, 100), cmp.Or(o.Sessions, 100), cmp.Or(o.Items, 50_000)
@@ -88,7 +91,6 @@ func (o *Options) check() error {
 	if least := 4 * int64(o.ValuesBytes); o.MemoryBytes < least {
 		o.MemoryBytes = least
 	}
-	o.Metrics, o.Logger = cmp.Or(o.Metrics, o.Broker.Metrics()), cmp.Or(o.Logger, slog.Default())
 	switch {
 	case len(o.Filters) == 0:
 		return errors.New("opcuaserver: Filters: there is none")

@@ -2,6 +2,7 @@ package opcuaserver
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -56,9 +57,10 @@ type Server struct {
 
 // New returns a Server that Start starts, or what is wrong with its Options.
 func New(o Options) (*Server, error) {
-	if err := o.check(); err != nil {
+	if err := o.Check(); err != nil {
 		return nil, err
 	}
+	o.Metrics, o.Logger = cmp.Or(o.Metrics, o.Broker.Metrics()), cmp.Or(o.Logger, slog.Default())
 	setup, err := o.setup(o.Logger.Enabled(context.Background(), slog.LevelDebug))
 	if err != nil {
 		return nil, fmt.Errorf("opcuaserver: %w", err)
@@ -272,7 +274,7 @@ func (s *Server) command() (*exec.Cmd, error) {
 		if err != nil {
 			return nil, err
 		}
-		args = []string{own, "opcua-server"}
+		args = []string{own, Command}
 	}
 	cmd := exec.Command(args[0], args[1:]...) //nolint:gosec // this program itself
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")

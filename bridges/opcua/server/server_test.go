@@ -14,7 +14,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -43,6 +42,9 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if len(os.Args) == 2 && os.Args[1] == hungryArgument {
+		hungry()
+	}
 	os.Exit(m.Run())
 }
 
@@ -51,40 +53,52 @@ type fixture struct {
 	t      testing.TB
 	broker *brokertest.Server
 	server *opcuaserver.Server
+	here   *opcuaserver.Here // nil: it is a process
 	set    *metrics.Set
 	url    string
 }
 
+// mustServe starts a broker, and a server in this process.
 func mustServe(t testing.TB, o opcuaserver.Options, broker ...func(*loopmq.Options)) *fixture {
+	t.Helper()
+	f := newFixture(t, o, broker...)
+	at, here, err := f.server.StartHere()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.url, f.here = "opc.tcp://"+at.String(), here
+	return f
+}
+
+// mustStart starts a broker, and a server with its process.
+func mustStart(t testing.TB, o opcuaserver.Options, broker ...func(*loopmq.Options)) *fixture {
+	t.Helper()
+	f := newFixture(t, o, broker...)
+	at, err := f.server.Start("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.url = "opc.tcp://" + at.String()
+	return f
+}
+
+func newFixture(t testing.TB, o opcuaserver.Options, broker ...func(*loopmq.Options)) *fixture {
 	t.Helper()
 	f := &fixture{t: t, broker: brokertest.Start(t, broker...), set: metrics.New(1)}
 	own, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Broker, o.Metrics, o.Logger, o.Command = f.broker.Broker, f.set, slog.New(slog.NewTextHandler(testWriter{t}, nil)), []string{own, childArgument}
+	o.Broker, o.Metrics, o.Logger, o.Command = f.broker.Broker, f.set, slog.New(slog.DiscardHandler), []string{own, childArgument}
 	if f.server, err = opcuaserver.New(o); err != nil {
 		t.Fatal(err)
 	}
-	at, err := f.server.Start("127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.url = "opc.tcp://" + at.String()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		f.server.Close(ctx)
 	})
 	return f
-}
-
-// testWriter writes to the log of a test.
-type testWriter struct{ t testing.TB }
-
-func (w testWriter) Write(b []byte) (int, error) {
-	w.t.Log(strings.TrimSpace(string(b)))
-	return len(b), nil
 }
 
 // open is the server as an OPC UA client reaches it without credentials.
@@ -156,9 +170,9 @@ func (f *fixture) eventually(so func() bool, what func() string) {
 
 // identity is a certificate and its key.
 type identity struct {
-	cert          *x509.Certificate
-	key           *rsa.PrivateKey
-	certPath, key_ string
+	cert              *x509.Certificate
+	key               *rsa.PrivateKey
+	certPath, keyPath string
 }
 
 var keys sync.Map
@@ -193,7 +207,7 @@ func mustIdentity(t testing.TB, name, uri string) identity {
 	}
 	dir := t.TempDir()
 	i := identity{cert, key, filepath.Join(dir, "cert.der"), filepath.Join(dir, "key.pem")}
-	if err := errors.Join(os.WriteFile(i.certPath, der, 0o600), os.WriteFile(i.key_, pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}), 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(i.certPath, der, 0o600), os.WriteFile(i.keyPath, pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	return i

@@ -1,0 +1,70 @@
+package opcuaserver_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+
+	opcuaserver "loopmq/bridges/opcua/server"
+	"loopmq/codec"
+	"loopmq/internal/brokertest"
+	"loopmq/metrics"
+)
+
+// hungryArgument has the test binary take more memory than it may.
+const hungryArgument = "take-too-much-memory"
+
+func hungry() {
+	const limit = 64 << 20
+	if err := opcuaserver.LimitMemory(limit); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	var all [][]byte
+	for i := range 16 {
+		all = append(all, make([]byte, limit/2))
+		for j := range all[i] {
+			all[i][j] = 1
+		}
+	}
+	fmt.Println("there is no limit:", len(all))
+	os.Exit(0)
+}
+
+func TestAProcessThatTakesTooMuchMemoryEnds(t *testing.T) {
+	t.Parallel()
+	own, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(own, hungryArgument).CombinedOutput(); err == nil {
+		t.Errorf("it lived: %s", out)
+	}
+}
+
+// The process is killed: MQTT clients notice nothing, and another process has the listener, without a connection refused.
+func TestAKilledProcessIsStartedAgain(t *testing.T) {
+	t.Parallel()
+	f := mustStart(t, open("plant/#"))
+	p := brokertest.Connect(t, f.broker.Addr, codec.V5)
+	p.Publish("plant/a", "1", 1, brokertest.Retained)
+	for round := range int64(2) {
+		c := f.mustDial()
+		f.await(c, topic("plant/a"), round+1)
+		pid := f.server.PID()
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		p.Publish("plant/a", fmt.Sprint(round+2), 1, brokertest.Retained) // it is acknowledged
+		c = f.mustDial()                                                  // it waits, and isn't refused
+		f.await(c, topic("plant/a"), round+2)
+		if now := f.server.PID(); now == pid || now == 0 {
+			t.Errorf("the process is %d after %d", now, pid)
+		}
+	}
+	if n := f.set.OPCUAServer.Ended[metrics.OPCUAServerExited].Get(); n != 2 {
+		t.Errorf("%d ends were counted, want 2", n)
+	}
+}
