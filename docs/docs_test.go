@@ -232,7 +232,7 @@ func TestSysTopicsAreListed(t *testing.T) {
 func TestFilesAreExplained(t *testing.T) {
 	text := read(t, "ARCHITECTURE.md")
 	for _, dir := range []string{
-		".", "eventloop", "eventloop/websocket", "codec", "trie", "session", "store", "store/memory", "store/storetest", "rate", "metrics", "bridges/http", "bridges/coap", "bridges/opcua", "cmd/loopmq",
+		".", "eventloop", "eventloop/websocket", "codec", "trie", "session", "store", "store/memory", "store/storetest", "rate", "metrics", "bridges/http", "bridges/coap", "bridges/opcua", "bridges/opcua/server", "cmd/loopmq",
 		"cmd/loadtest", "loadtest/capacity", "loadtest/chart", "loadtest/plan", "loadtest/report", "loadtest/scrape",
 	} {
 		files, err := filepath.Glob(filepath.Join("..", dir, "*.go"))

@@ -30,8 +30,6 @@ const (
 	OPCUAServerResponse
 	// OPCUAServerValue: a value that can't be a message.
 	OPCUAServerValue
-	// OPCUAServerBusy: too much is under way.
-	OPCUAServerBusy
 
 	// NumOPCUAServerRefusals is the number of reasons.
 	NumOPCUAServerRefusals = int(iota)
@@ -49,7 +47,6 @@ var opcuaServerRefusals = [NumOPCUAServerRefusals]string{
 	OPCUAServerUnsupported:   "unsupported",
 	OPCUAServerResponse:      "response",
 	OPCUAServerValue:         "value",
-	OPCUAServerBusy:          "busy",
 }
 
 // String returns the value of the label, such as "items". It doesn't allocate.

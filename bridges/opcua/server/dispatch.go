@@ -120,7 +120,6 @@ func statusOf(err error) ua.StatusCode {
 func (s *server) handle(c *channel, request uint32, message []byte) error {
 	q, err := decodeRequest(message)
 	if err != nil {
-		s.refuse(refusedProtocol)
 		return failed(ua.StatusBadDecodingError, "request: %v", err)
 	}
 	body, err := s.answer(c, request, q)

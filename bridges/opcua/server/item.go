@@ -134,7 +134,7 @@ func (s *server) offerLocked(it *item, v *ua.DataValue) {
 	}
 	it.last = v
 	if full := len(it.queue) >= it.size; full || s.mu.queued > s.queueBytes() {
-		// Without room for all there is one of each item.
+		// However little room there is, the newest value of each item has some.
 		for n := it.size; len(it.queue) > 0 && (len(it.queue) >= n || s.mu.queued > s.queueBytes()); {
 			if !it.discardOldest && full {
 				s.mu.queued -= bytesOf(it.queue[len(it.queue)-1])

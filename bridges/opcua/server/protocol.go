@@ -138,7 +138,6 @@ const (
 	refusedUnsupported
 	refusedTooLarge
 	refusedValue
-	refusedBusy
 
 	numRefused = int(iota)
 )
