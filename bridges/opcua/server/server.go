@@ -182,9 +182,9 @@ func (s *Server) supervise() {
 	// A child is to die with the thread that started it, so that has to stay.
 	runtime.LockOSThread()
 	pause := pauseLeast
-	for s.ctx.Err() == nil {
+	for first := true; s.ctx.Err() == nil; first = false {
 		began := time.Now()
-		ended, err := s.child()
+		ended, err := s.child(first)
 		s.count(&Report{})
 		if s.ctx.Err() != nil {
 			return
@@ -200,7 +200,7 @@ func (s *Server) supervise() {
 }
 
 // child is one life of the process.
-func (s *Server) child() (metrics.OPCUAServerEnd, error) {
+func (s *Server) child(first bool) (metrics.OPCUAServerEnd, error) {
 	mine, its, err := socketPair()
 	if err != nil {
 		return metrics.OPCUAServerNotStarted, err
@@ -229,7 +229,11 @@ func (s *Server) child() (metrics.OPCUAServerEnd, error) {
 	}
 	_ = its.Close() // else the link wouldn't end with the child
 	s.pid.Store(int64(cmd.Process.Pid))
-	s.log.Info("opcua_server_started", "pid", cmd.Process.Pid)
+	level := slog.LevelInfo
+	if first {
+		level = slog.LevelDebug
+	}
+	s.log.Log(s.ctx, level, "opcua_server_started", "pid", cmd.Process.Pid)
 
 	ctx, cancel := context.WithCancel(s.ctx)
 	l := newLink(ctx, s)
