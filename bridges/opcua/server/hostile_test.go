@@ -3,10 +3,12 @@ package opcuaserver_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -62,7 +64,7 @@ func (r *raw) receive() []byte {
 	r.t.Helper()
 	head := make([]byte, 8)
 	if _, err := io.ReadFull(r.conn, head); err != nil {
-		if e, ok := err.(net.Error); ok && e.Timeout() {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
 			r.t.Fatal("the server says nothing")
 		}
 		return nil
@@ -110,7 +112,8 @@ func (r *raw) open() *raw {
 func opening(number uint32) []byte {
 	policy := ua.SecurityPolicyURINone
 	return bytes.Join([][]byte{
-		numbers(0, uint32(len(policy))), []byte(policy), numbers(0xffffffff, 0xffffffff), numbers(number, 1), {1, 0, 0xbe, 1},
+		numbers(0, uint32(len(policy))), []byte(policy), numbers(0xffffffff, 0xffffffff), numbers(number, 1),
+		{1, 0, 0xbe, 1},
 		header(), numbers(0, 0, 1), numbers(0xffffffff, 60000),
 	}, nil)
 }

@@ -19,7 +19,7 @@ const hungryArgument = "take-too-much-memory"
 func hungry() {
 	const limit = 64 << 20
 	if err := opcuaserver.LimitMemory(limit); err != nil {
-		fmt.Println(err)
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	var all [][]byte
@@ -29,7 +29,7 @@ func hungry() {
 			all[i][j] = 1
 		}
 	}
-	fmt.Println("there is no limit:", len(all))
+	fmt.Fprintln(os.Stderr, "there is no limit:", len(all))
 	os.Exit(0)
 }
 

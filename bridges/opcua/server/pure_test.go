@@ -72,7 +72,12 @@ func TestCheckAgreesWithTheCodec(t *testing.T) {
 		ua.NewByteStringNodeID(1, []byte("b")), ua.NewGUIDNodeID(1, "72962b91-fa75-4ae6-8d28-b404dc7daf63"), ua.NewExpandedNodeID(ua.NewStringNodeID(0, "x"), "urn:x", 7),
 		ua.StatusBad, &ua.QualifiedName{NamespaceIndex: 1, Name: "q"}, ua.NewLocalizedTextWithLocale("text", "en"), ua.NewExtensionObject(&ua.DataChangeFilter{}),
 		&ua.DataValue{EncodingMask: 0x3f, Value: ua.MustVariant(1.0)}, ua.MustVariant(int32(7)), &ua.DiagnosticInfo{EncodingMask: 0x7f, AdditionalInfo: "x", InnerDiagnosticInfo: &ua.DiagnosticInfo{}},
-		[]string{"a", "", "c"}, []float64{}, []float64{1, 2}, [][]int32{{1, 2}, {3, 4}}, ua.ByteArray{1, 2}, []*ua.Variant{ua.MustVariant(1.0), ua.MustVariant("x")},
+		[]string{"a", "", "c"},
+		[]float64{},
+		[]float64{1, 2},
+		[][]int32{{1, 2}, {3, 4}},
+		ua.ByteArray{1, 2},
+		[]*ua.Variant{ua.MustVariant(1.0), ua.MustVariant("x")},
 	}
 	for _, v := range all {
 		b, err := ua.Encode(&ua.DataValue{EncodingMask: 1, Value: ua.MustVariant(v)})
@@ -398,8 +403,15 @@ func TestSameValue(t *testing.T) {
 		a, b *ua.Variant
 		want bool
 	}{
-		{nil, nil, true}, {v("a"), nil, false}, {v("a"), v("a"), true}, {v("a"), v("b"), false}, {v(1.0), v(int64(1)), false}, {v([]byte("a")), v([]byte("a")), true},
-		{v([]byte("a")), v([]byte("b")), false}, {v(true), v(true), true}, {v(&ua.LocalizedText{}), v(&ua.LocalizedText{}), false},
+		{nil, nil, true},
+		{v("a"), nil, false},
+		{v("a"), v("a"), true},
+		{v("a"), v("b"), false},
+		{v(1.0), v(int64(1)), false},
+		{v([]byte("a")), v([]byte("a")), true},
+		{v([]byte("a")), v([]byte("b")), false},
+		{v(true), v(true), true},
+		{v(&ua.LocalizedText{}), v(&ua.LocalizedText{}), false},
 	} {
 		if got := sameValue(tt.a, tt.b); got != tt.want {
 			t.Errorf("%v and %v: %v", tt.a, tt.b, got)

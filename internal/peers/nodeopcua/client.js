@@ -40,7 +40,7 @@ const commands = {
     return (await session.read(c.nodes.map((nodeId) => ({ nodeId, attributeId: AttributeIds[c.attribute || "Value"] })))).map(value);
   },
   async write(c) {
-    return (await session.write({ nodeId: c.node, attributeId: AttributeIds.Value, value: { value: { dataType: DataType[c.type], value: c.value } } })).name;
+    return (await session.write({ nodeId: c.node, attributeId: AttributeIds.Value, value: { value: { dataType: DataType[c.type], value: c.type === "DateTime" ? new Date(c.value) : c.value } } })).name;
   },
   async browse(c) {
     const names = [];
