@@ -412,7 +412,7 @@ func TestBrowse(t *testing.T) {
 	p := brokertest.Connect(t, f.broker.Addr, codec.V5)
 	const many = 2500
 	for i := range many {
-		p.Publish(fmt.Sprintf("many/%04d", i), "1", 0, brokertest.Retained)
+		p.Publish(fmt.Sprintf("many/%04d", i), "1", 1, brokertest.Retained)
 	}
 	c := f.mustDial()
 	f.await(c, topic(fmt.Sprintf("many/%04d", many-1)), int64(1))

@@ -374,7 +374,7 @@ func TestManyItems(t *testing.T) {
 	p := brokertest.Connect(t, f.broker.Addr, codec.V5)
 	const many = 3000
 	for i := range many {
-		p.Publish(fmt.Sprint("plant/", i), "0", 0, brokertest.Retained)
+		p.Publish(fmt.Sprint("plant/", i), "0", 1, brokertest.Retained)
 	}
 	c := f.mustDial()
 	f.await(c, topic(fmt.Sprint("plant/", many-1)), int64(0))
@@ -389,7 +389,7 @@ func TestManyItems(t *testing.T) {
 	for round := range 2 {
 		if round > 0 {
 			for i := range many {
-				p.Publish(fmt.Sprint("plant/", i), fmt.Sprint(round), 0)
+				p.Publish(fmt.Sprint("plant/", i), fmt.Sprint(round), 1)
 			}
 		}
 		seen := map[string]bool{}
