@@ -596,7 +596,7 @@ func mustHello(t testing.TB, config *tls.Config) []byte {
 
 // TestTLS_Storm has many clients connect at once.
 func TestTLS_Storm(t *testing.T) {
-	e, addr, config := mustListenTLS(t, Config{Loops: 2, Handler: &handler{data: echo}}, nil)
+	e, addr, config := mustListenTLS(t, Config{Loops: 2, Handler: &handler{data: echo}}, func(l *Listener) { l.HandshakeTimeout = time.Minute })
 	config.ClientSessionCache = tls.NewLRUClientSessionCache(10)
 	const clients = 400
 	var wg sync.WaitGroup

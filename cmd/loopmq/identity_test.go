@@ -226,12 +226,6 @@ func TestServeLimits(t *testing.T) {
 		resp.Body.Close()
 		return resp.StatusCode
 	}
-	if got := get("/other"); got != http.StatusSwitchingProtocols {
-		t.Errorf("WebSocket: %d", got)
-	}
-	if got := get("/mqtt"); got != http.StatusNotFound {
-		t.Errorf("WebSocket at another path: %d", got)
-	}
 	mustConnect(t, p.tcp)
 	if publish(t, p.tcp, "-t", "x") {
 		t.Error("a second client from an address could publish")
@@ -247,5 +241,11 @@ func TestServeLimits(t *testing.T) {
 	}
 	if !publish(t, p.tcp, "-t", "x") {
 		t.Error("with other limits a client can't publish")
+	}
+	if got := get("/other"); got != http.StatusSwitchingProtocols {
+		t.Errorf("WebSocket: %d", got)
+	}
+	if got := get("/mqtt"); got != http.StatusNotFound {
+		t.Errorf("WebSocket at another path: %d", got)
 	}
 }
