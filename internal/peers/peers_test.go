@@ -3,13 +3,13 @@ package peers
 import (
 	"bytes"
 	"fmt"
-	opcuaserver "loopmq/bridges/opcua/server"
 	"os"
 	"os/exec"
 	"reflect"
 	"testing"
 	"time"
 
+	opcuaserver "loopmq/bridges/opcua/server"
 	"loopmq/internal/brokertest"
 )
 
