@@ -21,6 +21,8 @@ import (
 	"github.com/gopcua/opcua/uacp"
 	"github.com/gopcua/opcua/uapolicy"
 	"github.com/gopcua/opcua/uasc"
+
+	"loopmq/bridges/opcua/wire"
 )
 
 // Why a connection is ended.
@@ -635,11 +637,11 @@ func decodeResponse(b []byte, res any, bytesMax int) (err error) {
 		}
 		to = &fault
 	}
-	if err := checkMessage(b[n:], reflect.TypeOf(to), memoryFactor*bytesMax); err != nil {
+	if _, err := wire.Check(b[n:], reflect.TypeOf(to), bytesMax); err != nil {
 		return err
 	}
 	if _, err := ua.Decode(b[n:], to); err != nil {
-		return fmt.Errorf("%w: %w", errUndecoded, err)
+		return fmt.Errorf("%w: %w", wire.ErrMalformed, err)
 	}
 	h := to.(ua.Response).Header()
 	switch {

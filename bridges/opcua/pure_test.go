@@ -11,6 +11,7 @@ import (
 
 	"github.com/gopcua/opcua/ua"
 
+	"loopmq/bridges/opcua/wire"
 	"loopmq/codec"
 )
 
@@ -391,7 +392,7 @@ func FuzzSample(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		v := &ua.Variant{}
-		if checkMessage(b, reflect.TypeFor[*ua.Variant](), 1<<20) != nil {
+		if _, err := wire.Check(b, reflect.TypeFor[*ua.Variant](), 1<<16); err != nil {
 			return
 		}
 		if _, err := v.Decode(b); err != nil {

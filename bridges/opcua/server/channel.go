@@ -19,6 +19,8 @@ import (
 	"github.com/gopcua/opcua/ua"
 	"github.com/gopcua/opcua/uacp"
 	"github.com/gopcua/opcua/uapolicy"
+
+	"loopmq/bridges/opcua/wire"
 )
 
 const (
@@ -188,7 +190,7 @@ func (c *channel) hello() error {
 		return failed(ua.StatusBadTCPMessageTypeInvalid, "message type %q instead of HEL", kind)
 	}
 	h := &uacp.Hello{}
-	if _, err := check(c.in[8:], reflect.TypeFor[uacp.Hello]()); err != nil {
+	if _, err := wire.Check(c.in[8:], reflect.TypeFor[uacp.Hello](), c.s.setup.MessageBytes); err != nil {
 		return failed(ua.StatusBadDecodingError, "hello: %v", err)
 	}
 	if _, err := h.Decode(c.in[8:]); err != nil {
@@ -229,7 +231,7 @@ func (c *channel) open() error {
 		Certificate []byte
 		Thumbprint  []byte
 	}{}
-	n, err := check(c.in[headerSize:], reflect.TypeOf(*head))
+	n, err := wire.Check(c.in[headerSize:], reflect.TypeOf(*head), c.s.setup.MessageBytes)
 	if err == nil {
 		_, err = ua.Decode(c.in[headerSize:], head)
 	}
@@ -262,7 +264,7 @@ func (c *channel) open() error {
 	if err != nil {
 		return err
 	}
-	decoded, err := decodeRequest(body)
+	decoded, err := decodeRequest(body, c.s.setup.MessageBytes)
 	if err != nil {
 		return failed(ua.StatusBadDecodingError, "open: %v", err)
 	}

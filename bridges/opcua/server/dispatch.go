@@ -9,6 +9,8 @@ import (
 
 	"github.com/gopcua/opcua/id"
 	"github.com/gopcua/opcua/ua"
+
+	"loopmq/bridges/opcua/wire"
 )
 
 // responseMax bounds a response.
@@ -44,29 +46,36 @@ var requests = map[uint32]reflect.Type{
 // unsupported is a request of a service that there isn't. All that is known of it is its header.
 type unsupported struct{ ua.CloseSessionRequest }
 
-// decodeRequest returns a request. The bytes are changed.
-func decodeRequest(b []byte) (q ua.Request, err error) {
-	c := checker{b: b}
-	c.expandedNodeID()
-	if c.failed {
-		return nil, errMalformed
+// decodeRequest returns a request. messageMax is the size of the largest one.
+func decodeRequest(b []byte, messageMax int) (q ua.Request, err error) {
+	n, err := wire.Check(b, reflect.TypeFor[*ua.ExpandedNodeID](), messageMax)
+	if err != nil {
+		return nil, err
 	}
-	t, body := requests[numericID(b[:c.at])], b[c.at:]
+	var service ua.ExpandedNodeID
+	if _, err := service.Decode(b[:n]); err != nil {
+		return nil, err
+	}
+	var t reflect.Type
+	if service.NodeID.Namespace() == 0 {
+		t = requests[service.NodeID.IntID()]
+	}
+	body := b[n:]
 	if t == nil {
 		u := &unsupported{}
-		if _, err := check(body, reflect.TypeFor[ua.RequestHeader]()); err != nil {
+		if _, err := wire.Check(body, reflect.TypeFor[ua.RequestHeader](), messageMax); err != nil {
 			return nil, err
 		}
 		u.RequestHeader = &ua.RequestHeader{}
 		_, err := ua.Decode(body, u.RequestHeader)
 		return u, err
 	}
-	if _, err := check(body, t); err != nil {
+	if _, err := wire.Check(body, t, messageMax); err != nil {
 		return nil, err
 	}
 	defer func() {
 		if p := recover(); p != nil { // the codec's fault
-			q, err = nil, fmt.Errorf("%w: %v", errMalformed, p)
+			q, err = nil, fmt.Errorf("%w: %v", wire.ErrMalformed, p)
 		}
 	}()
 	v := reflect.New(t).Interface()
@@ -118,7 +127,7 @@ func statusOf(err error) ua.StatusCode {
 
 // handle answers a request. An error ends the connection.
 func (s *server) handle(c *channel, request uint32, message []byte) error {
-	q, err := decodeRequest(message)
+	q, err := decodeRequest(message, s.setup.MessageBytes)
 	if err != nil {
 		return failed(ua.StatusBadDecodingError, "request: %v", err)
 	}

@@ -1,4 +1,5 @@
-package opcuabridge
+// Package wire looks at encoded OPC UA messages before the library decodes them, for the client and the server of OPC UA.
+package wire
 
 import (
 	"encoding/binary"
@@ -10,36 +11,37 @@ import (
 	"github.com/gopcua/opcua/ua"
 )
 
-// errUndecoded is returned for what can't be decoded, though it is a message of the server.
-var errUndecoded = errors.New("the server's message can't be decoded")
+// ErrMalformed is returned for what can't be decoded without harm.
+var ErrMalformed = errors.New("not a message of OPC UA")
 
 const (
-	// checkDepth is how deep things may be within things.
-	checkDepth = 64
-	// memoryFactor is how much memory a message may take when it is decoded, by its largest size.
+	// depthMax is how deep things may be within things. OPC 10000-6, 5.2.2.12 asks for 100.
+	depthMax = 100
+	// memoryFactor is how much memory a message may take when it is decoded, by the largest size of one.
 	memoryFactor = 16
 	// dimensionsMax is how many dimensions an array has at most: a decoded one has a Go type for each number of them, and
 	// such types are never freed.
 	dimensionsMax = 8
 )
 
-// checker goes through an encoded message as the library's decoder will, without allocating. That one believes the lengths it
-// reads, makes room for them before it looks at what follows, and goes as deep as it is told to.
+// Check goes over the bytes at the beginning of b as the library's decoder will when it makes a value of type t of them, without
+// allocating. It returns how many bytes that are, or ErrMalformed. The decoder believes the lengths it reads, makes room for them
+// before it looks at what follows, and goes as deep as it is told to. messageMax is the size in bytes of the largest message that
+// is taken; decoded it may take 16 times that. Check is safe for concurrent use.
+func Check(b []byte, t reflect.Type, messageMax int) (n int, err error) {
+	k := &checker{b: b, memory: memoryFactor * messageMax}
+	k.value(t)
+	if k.bad {
+		return 0, ErrMalformed
+	}
+	return len(b) - len(k.b), nil
+}
+
 type checker struct {
-	b      []byte
+	b      []byte // what is left
 	depth  int
 	memory int // what is left
 	bad    bool
-}
-
-// checkMessage reports whether b can be decoded to a type without harm.
-func checkMessage(b []byte, t reflect.Type, memory int) error {
-	k := &checker{b: b, memory: memory}
-	k.value(t)
-	if k.bad {
-		return errUndecoded
-	}
-	return nil
 }
 
 func (k *checker) fail() { k.bad, k.b = true, nil }
@@ -113,7 +115,7 @@ func (k *checker) value(t reflect.Type) {
 	if k.bad {
 		return
 	}
-	if k.depth++; k.depth > checkDepth {
+	if k.depth++; k.depth > depthMax {
 		k.fail()
 		return
 	}
@@ -232,7 +234,7 @@ func (k *checker) dataValue() {
 
 // nested is something within something.
 func (k *checker) nested(f func()) {
-	if k.depth++; k.depth > checkDepth {
+	if k.depth++; k.depth > depthMax {
 		k.fail()
 		return
 	}
