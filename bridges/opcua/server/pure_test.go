@@ -116,7 +116,8 @@ func TestTable(t *testing.T) {
 	}
 	// Who waits is woken.
 	waiting := make(chan Changed, 1)
-	go func() { waiting <- table.changes(t.Context(), table.mu.seq) }()
+	seq := table.mu.seq
+	go func() { waiting <- table.changes(t.Context(), seq) }()
 	for {
 		table.set("c", []byte("y"), false, now)
 		select {
