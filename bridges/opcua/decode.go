@@ -104,7 +104,8 @@ func parseJSON(b []byte) (any, error) {
 	return v, nil
 }
 
-// variantOf makes what was JSON a value of a type. Nothing is clamped or rounded: what doesn't fit is refused.
+// variantOf makes what was JSON a value of a type. Nothing is clamped: what doesn't fit is refused, and a decimal becomes
+// the nearest Float or Double.
 func variantOf(v any, t dataType) (*ua.Variant, error) {
 	if !writable(t.builtin) {
 		return nil, refuse(ua.StatusBadNotSupported, "values of type %s can't be written", typeName(t.builtin))
