@@ -5,6 +5,7 @@ go 1.26.8
 
 require (
 	github.com/eclipse/paho.golang v0.23.0
+	github.com/gopcua/opcua v0.8.0
 	github.com/plgd-dev/go-coap/v3 v3.4.0
 	loopmq v0.0.0
 )
@@ -16,7 +17,6 @@ require (
 	github.com/cloudwego/gopkg v0.1.4 // indirect
 	github.com/cloudwego/netpoll v0.7.2 // indirect
 	github.com/dsnet/golib/memfile v1.0.0 // indirect
-	github.com/gopcua/opcua v0.8.0 // indirect
 	github.com/gorilla/websocket v1.5.3 // indirect
 	github.com/panjf2000/gnet/v2 v2.10.0 // indirect
 	github.com/pion/dtls/v3 v3.0.6 // indirect
