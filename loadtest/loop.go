@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -25,6 +26,9 @@ const (
 	keepBuffer  = 64 << 10
 	keepBuffers = 4096
 )
+
+// holders is how many loops of this process run: a few may hold their processor of Go's scheduler while they wait.
+var holders atomic.Int32
 
 // A loop drives a part of the clients from one goroutine: raw non-blocking sockets, one level-triggered epoll, one big read
 // buffer that all connections share, and one write per connection and turn. An idle client costs nothing but its memory.
@@ -60,6 +64,8 @@ type loop struct {
 	credits  [][]*publisher // deliveries to tell other loops of, by their index
 	random   *rand.Rand
 	stopped  bool
+	holds    bool // see wait
+	shaking  int  // handshakes of TLS that goroutines make
 
 	counts *counts
 	spare  *counts // the run's until it takes counts
@@ -116,6 +122,8 @@ func (l *loop) work() {
 	defer runtime.UnlockOSThread()
 	// The default slack of 50 µs would show in every latency of an open loop.
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
+	l.holds = hold()
+	defer holders.Add(-1)
 	for !l.stopped {
 		n := l.wait(l.timeout())
 		for i := range n {
@@ -138,6 +146,9 @@ func (l *loop) work() {
 	}
 	l.close()
 }
+
+// hold counts a loop, and says whether a processor is left if it holds one.
+func hold() bool { return int(holders.Add(1)) < runtime.GOMAXPROCS(0) }
 
 // close closes the loop's own files.
 func (l *loop) close() {
@@ -163,11 +174,17 @@ func (l *loop) timeout() time.Duration {
 	return time.Duration(max(due-now(), 0))
 }
 
-// wait waits for events.
+// wait waits for events. If Go's scheduler hears of it, it looks every 20 µs whether it should take the processor away, and does:
+// where messages are rare that costs more than they do. So it doesn't hear of it, as long as a processor is left for the few other
+// goroutines and they have little to do. When it wants to stop the world, its signal ends the wait.
 func (l *loop) wait(timeout time.Duration) int {
 	l.counts.calls++
 	ts := unix.NsecToTimespec(int64(timeout))
-	n, _, errno := unix.Syscall6(unix.SYS_EPOLL_PWAIT2, uintptr(l.epoll), uintptr(unsafe.Pointer(&l.events[0])),
+	call := unix.Syscall6
+	if l.holds && l.shaking == 0 && len(l.run.gateways) == 0 {
+		call = unix.RawSyscall6
+	}
+	n, _, errno := call(unix.SYS_EPOLL_PWAIT2, uintptr(l.epoll), uintptr(unsafe.Pointer(&l.events[0])),
 		uintptr(len(l.events)), uintptr(unsafe.Pointer(&ts)), 0, 0)
 	switch errno {
 	case 0:

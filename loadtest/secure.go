@@ -32,10 +32,12 @@ func (l *loop) secure(c *client, p *endpoint) {
 		l.fail(c, "TLS", err)
 		return
 	}
+	l.shaking++
 	l.run.handshakes.Go(func() {
 		s := new(secure)
 		err := s.shake(l.run.ctx, dup, p.config)
 		l.post(func() {
+			l.shaking--
 			if c.generation != generation || c.state != securing {
 				return
 			}
