@@ -45,6 +45,10 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == hungryArgument {
 		hungry()
 	}
+	if len(os.Args) == 3 && os.Args[1] == watcherArgument {
+		fmt.Fprintln(os.Stderr, watch(os.Args[2]))
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
 }
 
