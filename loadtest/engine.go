@@ -27,8 +27,6 @@ const (
 	hasty = 2 * time.Second
 	// sampleMax is how long a look at the broker may take.
 	sampleMax = 2 * time.Second
-	// filesReserve is how many files the generator needs besides connections.
-	filesReserve = 64
 )
 
 // run is a scenario that is being run. Its methods are called by one goroutine; loops have their own.

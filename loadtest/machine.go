@@ -11,6 +11,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// filesReserve is how many files the generator needs besides connections.
+const filesReserve = 64
+
+// processMemory is what a process needs before it has clients.
+const processMemory = 32 << 20
+
+// ProcessesMax is how many processes of this machine may play a scenario, which has been checked: 16, or 4 for each core, or twice what
+// the limit of open files makes necessary, as far as there is memory for them. More would only be in each other's way.
+func ProcessesMax(s *Scenario) int {
+	most := max(16, 4*runtime.NumCPU())
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil && limit.Max > filesReserve {
+		most = max(most, 2*(1+int(uint64(s.clients())/(limit.Max-filesReserve))))
+	}
+	if memory := ThisMachine().Memory; memory > 0 {
+		most = max(1, min(most, int(memory/processMemory)))
+	}
+	return most
+}
+
 // ThisMachine returns what is known of the machine that this process runs on. What isn't known is "unknown" or 0.
 func ThisMachine() Machine {
 	m := Machine{Host: "unknown", CPU: "unknown", Cores: runtime.NumCPU(), Kernel: "unknown", Go: runtime.Version()}

@@ -105,9 +105,6 @@ func (t *together) any() bool { return len(t.agents) > 0 || t.processes != 0 }
 
 // run has them run the scenario.
 func (t *together) run(ctx context.Context, s *loadtest.Scenario, o loadtest.Options) (*loadtest.Result, error) {
-	if t.processes < 0 || t.processes > 1000 {
-		return nil, fmt.Errorf("%w: --processes %d: allowed: 0 to 1000", loadtest.ErrScenario, t.processes)
-	}
 	token, err := agentToken(t.tokenFile)
 	if err == nil && token == "" && len(t.agents) > 0 {
 		err = errors.New("agents need a token: --token-file or the variable " + tokenVariable)

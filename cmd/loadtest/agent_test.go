@@ -108,8 +108,8 @@ func TestAgentUsage(t *testing.T) {
 		{[]string{"agent", "--listen", "nowhere"}, exitFailed, "nowhere"},
 		{[]string{"agent", "--token-file", "/no/such/file"}, exitFailed, "/no/such/file"},
 		{[]string{"run", "p2p", "--agents", "127.0.0.1:1"}, exitUsage, "agents need a token"},
-		{[]string{"run", "p2p", "--processes", "-1"}, exitUsage, "0 to 1000"},
-		{[]string{"run", "p2p", "--processes", "1001"}, exitUsage, "0 to 1000"},
+		{[]string{"run", "p2p", "--processes", "-1"}, exitUsage, "processes is -1: allowed: 0 to"},
+		{[]string{"run", "p2p", "--processes", "1000"}, exitUsage, "processes is 1000: allowed: 0 to"},
 		{[]string{"run", "p2p", "--kill", "soon: x"}, exitUsage, "a time and a command"},
 		{[]string{"run", "p2p", "--kill", "5s"}, exitUsage, "a time and a command"},
 	} {

@@ -59,7 +59,7 @@ func runCapacity(ctx context.Context, args []string, stdout, stderr io.Writer) e
 	if _, err := atRate(o.scenario, 1); err != nil {
 		return &usageError{err}
 	}
-	if err := o.writable(); err != nil {
+	if err := writable(o.json, o.html); err != nil {
 		return err
 	}
 	width := terminalWidth(stderr)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -348,15 +347,6 @@ func TestReport(t *testing.T) {
 	loadtestCommand(t, exitUsage, "report", "--jpeg", "x", a)
 	_, errs := loadtestCommand(t, exitFailed, "report", "--html", filepath.Join(t.TempDir(), "no", "a.html"), a)
 	contains(t, errs, "no such file or directory")
-}
-
-// What can't be written whole isn't left behind.
-func TestUnfinishedFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x")
-	err := writeFile(path, nil, func(io.Writer) error { return os.ErrInvalid })
-	if _, statErr := os.Stat(path); err == nil || !os.IsNotExist(statErr) {
-		t.Errorf("got %v, and the file %v", err, statErr)
-	}
 }
 
 func TestPresets(t *testing.T) {

@@ -31,7 +31,7 @@ func runRun(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 	defer o.close()
-	if err := o.writable(); err != nil {
+	if err := writable(o.json, o.html); err != nil {
 		fmt.Fprintln(stderr, "loadtest: run:", err)
 		return exitFailed
 	}
@@ -95,25 +95,6 @@ func (o *runOptions) write(stdout io.Writer, result *loadtest.Result) error {
 		errs = append(errs, writeFile(o.html, stdout, func(w io.Writer) error { return report.HTML(w, result) }))
 	}
 	return errors.Join(errs...)
-}
-
-// writable says before a run if its files can't be written after it.
-func (o *runOptions) writable() error {
-	for _, name := range []string{o.json, o.html} {
-		if name == "" || name == "-" {
-			continue
-		}
-		_, missing := os.Stat(name)
-		f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE, 0o666)
-		if err != nil {
-			return err
-		}
-		_ = f.Close()
-		if missing != nil {
-			_ = os.Remove(name)
-		}
-	}
-	return nil
 }
 
 // close ends what parseRun began.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -124,21 +123,3 @@ func readResults(files []string) ([]*loadtest.Result, error) {
 	return results, nil
 }
 
-// writeFile writes a file, - being stdout. An unfinished one doesn't stay.
-func writeFile(name string, stdout io.Writer, write func(io.Writer) error) error {
-	if name == "-" {
-		return write(stdout)
-	}
-	f, err := os.Create(name)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(write(f), f.Close()); err != nil {
-		// A device, such as /dev/null, is nobody's to remove.
-		if info, statErr := os.Stat(name); statErr == nil && info.Mode().IsRegular() {
-			_ = os.Remove(name)
-		}
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	return nil
-}

@@ -30,7 +30,7 @@ type Options struct {
 	// Addresses are those of agents, host:port. Token is what they know as well.
 	Addresses []string
 	Token     string
-	// Processes is how many processes of this host take part.
+	// Processes is how many processes of this host take part, loadtest.ProcessesMax at most.
 	Processes int
 	// Command is the program, with its arguments, that calls ServePipe: for Processes.
 	Command []string
@@ -61,6 +61,9 @@ func Run(ctx context.Context, s *loadtest.Scenario, o Options) (*loadtest.Result
 		if slices.Contains(o.Addresses[:i], address) {
 			return nil, fmt.Errorf("%w: agent %s is named twice, and takes one run at a time", loadtest.ErrScenario, address)
 		}
+	}
+	if most := loadtest.ProcessesMax(s); o.Processes < 0 || o.Processes > most {
+		return nil, fmt.Errorf("%w: processes is %d: allowed: 0 to %d for this scenario on this machine", loadtest.ErrScenario, o.Processes, most)
 	}
 	crew, err := gather(ctx, o)
 	if err != nil {
