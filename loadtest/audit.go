@@ -184,10 +184,10 @@ func settle(qos byte, sent *Sender, h *Heard) AuditQoS {
 	if qos == 0 {
 		return AuditQoS{MayDrop: Tally{Expected: total, Lost: lost.size() + h.Lost}}
 	}
-	excused := h.Excused
+	limit := h.excusedTo(sent)
+	excused := union(h.Excused, nil, limit)
 	if h.Away {
-		excused = slices.Clone(h.Excused)
-		excused.add(h.Next, h.excusedTo(sent))
+		excused.add(h.Next, limit)
 	}
 	free := union(sent.Unpromised, excused, total)
 	n, dropped := free.size(), common(lost, free)

@@ -99,6 +99,7 @@ type subscriber struct {
 	streams []stream // nil for a member of a group
 	group   *group
 	member  bool // of the group, as far as the broker is known to know
+	missing bool // it was lost, and isn't a member again
 	held    held
 	since   int64   // when it came, or came back
 	lost    bool    // its connection ended once as it shouldn't have

@@ -16,7 +16,8 @@ const lapse = 6 * time.Second
 //
 // A member that is lost, and has no durable session, takes with it what was in flight to it, and nothing else. Which messages that
 // were nobody outside the broker knows, so those are excused that haven't come when it is lost, or that were sent before lapse had
-// passed, or before anybody was there again.
+// passed, or before anybody was there again. A broker that has taken a member's next connection has ended its old session
+// [MQTT-3.1.2-4]: once all are back, no lapse is waited for.
 type group struct {
 	streams []stream        // by publisher
 	locks   *[64]sync.Mutex // by publisher, modulo; nil if one loop has all members
@@ -25,6 +26,7 @@ type group struct {
 
 	until     atomic.Int64 // what is due before is excused
 	members   int          // guarded by membership.mu, as what follows
+	missing   int          // members that were lost and aren't back
 	lapsed    int64        // when the last loss explains nothing any more
 	abandoned bool         // a member with a durable session stays away: anything may wait for it
 }
@@ -64,11 +66,17 @@ func (f *flow) join(sub *subscriber, now int64, running bool) {
 	}
 	g := sub.group
 	sub.member = true
-	if g.members++; g.members > 1 {
-		return
+	g.members++
+	if sub.missing {
+		sub.missing = false
+		if g.missing--; g.missing == 0 {
+			g.lapsed = min(g.lapsed, now)
+		}
 	}
-	f.excuse(g, max(now, g.lapsed))
-	if running {
+	if now < g.until.Load() {
+		f.excuse(g, max(now, g.lapsed))
+	}
+	if g.members > 1 || running {
 		return
 	}
 	for i := range g.streams {
@@ -86,6 +94,10 @@ func (f *flow) lose(sub *subscriber, now int64) {
 	if sub.member {
 		sub.member = false
 		g.members--
+	}
+	if !sub.missing {
+		sub.missing = true
+		g.missing++
 	}
 	g.lapsed = now + int64(lapse)
 	until := g.lapsed

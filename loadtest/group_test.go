@@ -129,6 +129,35 @@ func TestLossOfAMember(t *testing.T) {
 			h.now += int64(lapse)
 			h.deliver(1, h.send(10)...)
 		}, AuditQoS{Promised: Tally{Expected: 21}, MayDrop: Tally{Expected: 7, Lost: 7}}},
+		"it is back before that": {false, func(h *sharing) {
+			h.deliver(0, h.send(10)...)
+			h.send(2)
+			h.lose(0)
+			h.send(3)
+			h.join(0)
+			h.deliver(1, h.send(10)...)
+			h.send(4)
+			h.deliver(0, h.send(1)...)
+		}, AuditQoS{Promised: Tally{Expected: 25, Lost: 4}, MayDrop: Tally{Expected: 5, Lost: 5}}},
+		"nothing comes when it is back": {false, func(h *sharing) {
+			h.deliver(0, h.send(10)...)
+			h.lose(0)
+			h.send(3)
+			h.join(0)
+			h.send(4)
+		}, AuditQoS{Promised: Tally{Expected: 14, Lost: 4}, MayDrop: Tally{Expected: 3, Lost: 3}}},
+		"one of two is back": {false, func(h *sharing) {
+			h.deliver(0, h.send(10)...)
+			h.lose(0)
+			h.lose(1)
+			h.send(3)
+			h.join(0)
+			h.send(4)
+			h.deliver(0, h.send(1)...)
+			h.join(1)
+			h.send(5)
+			h.deliver(0, h.send(1)...)
+		}, AuditQoS{Promised: Tally{Expected: 17, Lost: 5}, MayDrop: Tally{Expected: 7, Lost: 7}}},
 		"later losses": {false, func(h *sharing) {
 			h.deliver(0, h.send(10)...)
 			h.lose(0)

@@ -43,12 +43,12 @@ type Heard struct {
 	Shared    bool   `json:"shared,omitempty"`  // a shared subscription
 }
 
-// excusedTo is up to which number messages are excused that were sent after the last that came, if the subscriber is away.
+// excusedTo is up to which number messages may be excused, because the subscriber is away or was.
 func (h *Heard) excusedTo(sent *Sender) uint64 {
 	if h.Shared && sent.Resumed != nil {
 		return *sent.Resumed
 	}
-	return sent.Sent
+	return max(sent.Sent, h.Next)
 }
 
 // Merge puts together the results of processes that ran a scenario together, or load of their own at the same time. Counts and rates

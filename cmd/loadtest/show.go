@@ -122,4 +122,3 @@ func readResults(files []string) ([]*loadtest.Result, error) {
 	}
 	return results, nil
 }
-
