@@ -296,10 +296,10 @@ func (c *channel) unwrap(b []byte) ([]byte, error) {
 		return nil, errProtocol
 	}
 	rest := b[frameHeader+channelID:]
-	algorithm, asymmetric := c.asymmetric, false
+	algorithm, mode := c.asymmetric, c.mode
 	switch string(b[:3]) {
 	case "OPN":
-		asymmetric = true
+		mode = asymmetricMode(mode)
 		var h uasc.AsymmetricSecurityHeader
 		n, err := h.Decode(rest)
 		if err != nil {
@@ -328,16 +328,22 @@ func (c *channel) unwrap(b []byte) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("%w: a message of the type %q", errProtocol, b[:3])
 	}
-	if c.mode != ua.MessageSecurityModeNone {
-		var err error
-		if rest, err = unsecure(algorithm, b[:len(b)-len(rest)], rest, asymmetric || c.mode == ua.MessageSecurityModeSignAndEncrypt); err != nil {
-			return nil, err
-		}
+	rest, err := wire.Unsecure(algorithm, b, len(b)-len(rest), mode)
+	if err != nil {
+		return nil, errForged
 	}
 	if len(rest) < sequenceHeader {
 		return nil, errProtocol
 	}
 	return rest, nil
+}
+
+// asymmetricMode is how the opening of a channel is secured, whose messages are secured by mode.
+func asymmetricMode(mode ua.MessageSecurityMode) ua.MessageSecurityMode {
+	if mode == ua.MessageSecurityModeNone {
+		return mode
+	}
+	return ua.MessageSecurityModeSignAndEncrypt
 }
 
 func (c *channel) algorithmOf(channel, id uint32) *uapolicy.EncryptionAlgorithm {
@@ -349,75 +355,6 @@ func (c *channel) algorithmOf(channel, id uint32) *uapolicy.EncryptionAlgorithm 
 		}
 	}
 	return nil
-}
-
-// unsecure decrypts a body, and checks its signature, which is of the header too.
-func unsecure(a *uapolicy.EncryptionAlgorithm, header, body []byte, encrypted bool) ([]byte, error) {
-	if encrypted {
-		var err error
-		if len(body) == 0 || a.BlockSize() == 0 {
-			return nil, errForged
-		}
-		if body, err = a.Decrypt(body); err != nil {
-			return nil, errForged
-		}
-	}
-	signed := len(body) - a.RemoteSignatureLength()
-	if signed < 0 {
-		return nil, errForged
-	}
-	if err := a.VerifySignature(append(bytes.Clone(header), body[:signed]...), body[signed:]); err != nil {
-		return nil, errForged
-	}
-	body = body[:signed]
-	if !encrypted {
-		return body, nil
-	}
-	// How many bytes fill the last block is said by the last one, or by the last two if blocks are longer than that can say.
-	extra := 1
-	if a.SignatureLength() > 256 {
-		extra = 2
-	}
-	if len(body) < extra {
-		return nil, errForged
-	}
-	padding := int(body[len(body)-extra])
-	if extra == 2 {
-		padding += int(body[len(body)-1]) << 8
-	}
-	if padding+extra > len(body) {
-		return nil, errForged
-	}
-	return body[:len(body)-padding-extra], nil
-}
-
-// secure signs a chunk, and encrypts what stands behind its header. The size in it becomes the right one.
-func secure(a *uapolicy.EncryptionAlgorithm, b []byte, header int, encrypted bool) ([]byte, error) {
-	size := len(b) + a.SignatureLength()
-	if encrypted {
-		extra := 1
-		if a.RemoteSignatureLength() > 256 {
-			extra = 2
-		}
-		block := a.PlaintextBlockSize()
-		padding := (block - (len(b)-header+extra+a.SignatureLength())%block) % block
-		b = append(b, bytes.Repeat([]byte{byte(padding)}, padding+1)...)
-		if extra == 2 {
-			b = append(b, byte(padding>>8))
-		}
-		size = header + (len(b)-header+a.SignatureLength())/block*a.BlockSize()
-	}
-	binary.LittleEndian.PutUint32(b[4:], uint32(size))
-	signature, err := a.Signature(b)
-	if err != nil {
-		return nil, err
-	}
-	b = append(b, signature...)
-	if !encrypted {
-		return b, nil
-	}
-	body, err := a.Encrypt(b[header:])
-	return append(b[:header:header], body...), err
 }
 
 // open gets a token, the first one or the next.
@@ -555,11 +492,11 @@ func (c *channel) post(req ua.Request, timeout time.Duration, session *ua.NodeID
 			return 0, ua.StatusBadTooManyOperations
 		}
 	}
-	kind, algorithm, encrypted := "MSG", w.token.algorithm, c.mode == ua.MessageSecurityModeSignAndEncrypt
+	kind, algorithm, mode := "MSG", w.token.algorithm, c.mode
 	header := binary.LittleEndian.AppendUint32(nil, w.token.channel)
 	switch service {
 	case id.OpenSecureChannelRequest_Encoding_DefaultBinary:
-		kind, algorithm, encrypted = "OPN", c.asymmetric, c.mode != ua.MessageSecurityModeNone
+		kind, algorithm, mode = "OPN", c.asymmetric, asymmetricMode(mode)
 		var thumbprint []byte
 		if c.peer != nil {
 			thumbprint = uapolicy.Thumbprint(c.peer)
@@ -598,12 +535,9 @@ func (c *channel) post(req ua.Request, timeout time.Duration, session *ua.NodeID
 		b = binary.LittleEndian.AppendUint32(b, w.sequence)
 		b = binary.LittleEndian.AppendUint32(b, w.request)
 		b = append(b, some...)
-		binary.LittleEndian.PutUint32(b[4:], uint32(len(b)))
-		if c.mode != ua.MessageSecurityModeNone {
-			if b, err = secure(algorithm, b, start, encrypted); err != nil {
-				c.end(err)
-				return 0, err
-			}
+		if b, err = wire.Secure(algorithm, b, start, mode); err != nil {
+			c.end(err)
+			return 0, err
 		}
 		if err := c.send(b); err != nil {
 			c.end(err) // what was sent of it can't be taken back

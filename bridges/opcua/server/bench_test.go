@@ -227,7 +227,7 @@ func watch(url string) error {
 		}
 		if told += n; told >= manyItems {
 			told -= manyItems
-			fmt.Println("told")
+			fmt.Fprintln(os.Stdout, "told")
 		}
 	}
 }

@@ -256,7 +256,11 @@ func (c *channel) open() error {
 	if renewing && cert != nil && !cert.Equal(c.certificate) {
 		return failed(ua.StatusBadSecurityChecksFailed, "another certificate")
 	}
-	plain, err := unsecure(algo, c.in, headerSize+n, true, cert != nil)
+	mode := ua.MessageSecurityModeNone
+	if cert != nil {
+		mode = ua.MessageSecurityModeSignAndEncrypt
+	}
+	plain, err := wire.Unsecure(algo, c.in, headerSize+n, mode)
 	if err != nil {
 		return failed(ua.StatusBadSecurityChecksFailed, "open: %v", err)
 	}
@@ -352,7 +356,7 @@ func (c *channel) receive(last byte) error {
 	if t == nil || time.Now().After(t.expires) {
 		return failed(ua.StatusBadSecureChannelTokenUnknown, "the token isn't known, or has expired")
 	}
-	plain, err := unsecure(t.algo, c.in, headerSize+4, c.mode == ua.MessageSecurityModeSignAndEncrypt, c.mode != ua.MessageSecurityModeNone)
+	plain, err := wire.Unsecure(t.algo, c.in, headerSize+4, c.mode)
 	if err != nil {
 		return failed(ua.StatusBadSecurityChecksFailed, "%v", err)
 	}
@@ -473,6 +477,7 @@ func (c *channel) writeResponse(r *response) error {
 	if err := c.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
+	mode := c.mode
 	if r.open != nil {
 		head := binary.LittleEndian.AppendUint32(nil, uint32(len(c.policy)))
 		head = append(head, c.policy...)
@@ -484,13 +489,13 @@ func (c *channel) writeResponse(r *response) error {
 			head = append(head, c.s.certificate...)
 			head = binary.LittleEndian.AppendUint32(head, uint32(len(own)))
 			head = append(head, own[:]...)
+			mode = ua.MessageSecurityModeSignAndEncrypt
 		}
-		return c.writeChunk("OPNF", head, r.request, body, r.open, true, c.certificate != nil)
+		return c.writeChunk("OPNF", head, r.request, body, r.open, mode)
 	}
 	t := c.sending.Load()
-	encrypted, signed := c.mode == ua.MessageSecurityModeSignAndEncrypt, c.mode != ua.MessageSecurityModeNone
 	room := int(c.sendMax) - headerSize - 4 - 8 - t.algo.SignatureLength()
-	if encrypted {
+	if mode == ua.MessageSecurityModeSignAndEncrypt {
 		room -= t.algo.BlockSize() + 1
 	}
 	chunks := (len(body) + room - 1) / room
@@ -501,15 +506,15 @@ func (c *channel) writeResponse(r *response) error {
 	}
 	head := binary.LittleEndian.AppendUint32(nil, t.id)
 	for len(body) > room {
-		if err := c.writeChunk("MSGC", head, r.request, body[:room], t.algo, encrypted, signed); err != nil {
+		if err := c.writeChunk("MSGC", head, r.request, body[:room], t.algo, mode); err != nil {
 			return err
 		}
 		body = body[room:]
 	}
-	return c.writeChunk("MSGF", head, r.request, body, t.algo, encrypted, signed)
+	return c.writeChunk("MSGF", head, r.request, body, t.algo, mode)
 }
 
-func (c *channel) writeChunk(kind string, head []byte, request uint32, body []byte, algo *uapolicy.EncryptionAlgorithm, encrypted, signed bool) error {
+func (c *channel) writeChunk(kind string, head []byte, request uint32, body []byte, algo *uapolicy.EncryptionAlgorithm, mode ua.MessageSecurityMode) error {
 	if c.sent++; c.sent > math.MaxUint32-1024 {
 		c.sent = 1
 	}
@@ -521,89 +526,10 @@ func (c *channel) writeChunk(kind string, head []byte, request uint32, body []by
 	b = binary.LittleEndian.AppendUint32(b, c.sent)
 	b = binary.LittleEndian.AppendUint32(b, request)
 	b = append(b, body...)
-	b, err := secure(algo, b, at, encrypted, signed)
+	b, err := wire.Secure(algo, b, at, mode)
 	if err != nil {
 		return err
 	}
 	_, err = c.conn.Write(b)
 	return err
 }
-
-// extraPadding is above which size of a key, in bytes, padding has two bytes for its length. [OPC 10000-6, 6.7.2.5]
-const extraPadding = 256
-
-// secure pads, signs and encrypts a chunk, whose bytes from at on are secret.
-func secure(algo *uapolicy.EncryptionAlgorithm, b []byte, at int, encrypted, signed bool) ([]byte, error) {
-	if !signed {
-		binary.LittleEndian.PutUint32(b[4:], uint32(len(b)))
-		return b, nil
-	}
-	size := len(b) + algo.SignatureLength()
-	if encrypted {
-		fixed, plain := 1, algo.PlaintextBlockSize()
-		if algo.BlockSize() > extraPadding {
-			fixed = 2
-		}
-		padding := (plain - (len(b)-at+fixed+algo.SignatureLength())%plain) % plain
-		b = append(b, byte(padding))
-		for range padding {
-			b = append(b, byte(padding))
-		}
-		if fixed == 2 {
-			b = append(b, byte(padding>>8))
-		}
-		size = at + (len(b)-at+algo.SignatureLength())/plain*algo.BlockSize()
-	}
-	binary.LittleEndian.PutUint32(b[4:], uint32(size))
-	signature, err := algo.Signature(b)
-	if err != nil {
-		return nil, err
-	}
-	b = append(b, signature...)
-	if !encrypted {
-		return b, nil
-	}
-	secret, err := algo.Encrypt(b[at:])
-	if err != nil {
-		return nil, err
-	}
-	return append(b[:at:at], secret...), nil
-}
-
-// unsecure is the opposite of secure: it returns what was padded.
-func unsecure(algo *uapolicy.EncryptionAlgorithm, b []byte, at int, encrypted, signed bool) ([]byte, error) {
-	if !signed {
-		return b[at:], nil
-	}
-	if encrypted {
-		plain, err := algo.Decrypt(b[at:])
-		if err != nil {
-			return nil, errSecurity
-		}
-		b = append(b[:at:at], plain...)
-	}
-	end := len(b) - algo.RemoteSignatureLength()
-	if end <= at || algo.VerifySignature(b[:end], b[end:]) != nil {
-		return nil, errSecurity
-	}
-	b = b[at:end]
-	if !encrypted {
-		return b, nil
-	}
-	n, fixed := 0, 1
-	if algo.SignatureLength() > extraPadding { // what was encrypted for a key has the size of its signatures
-		fixed = 2
-		n = int(b[len(b)-1]) << 8
-		b = b[:len(b)-1]
-	}
-	if len(b) == 0 {
-		return nil, errSecurity
-	}
-	n += int(b[len(b)-1]) + 1
-	if n > len(b) {
-		return nil, fmt.Errorf("%w: %d bytes of padding", errSecurity, n+fixed-1)
-	}
-	return b[:len(b)-n], nil
-}
-
-var errSecurity = errors.New("wrong signature, or wrong key")

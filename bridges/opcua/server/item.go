@@ -78,11 +78,10 @@ func (s *server) createMonitoredItems(ss *session, q *ua.CreateMonitoredItemsReq
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sub := ss.subscriptions[q.SubscriptionID]
-	if sub == nil {
-		return nil, ua.StatusBadSubscriptionIDInvalid
+	sub, err := ss.subscriptionLocked(q.SubscriptionID)
+	if err != nil {
+		return nil, err
 	}
-	sub.unasked = 0
 	r := &ua.CreateMonitoredItemsResponse{ResponseHeader: responseHeader(q.RequestHeader, ua.StatusOK)}
 	for _, c := range q.ItemsToCreate {
 		r.Results = append(r.Results, s.createItemLocked(sub, c, q.TimestampsToReturn))
@@ -253,11 +252,10 @@ func (s *server) modifyMonitoredItems(ss *session, q *ua.ModifyMonitoredItemsReq
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sub := ss.subscriptions[q.SubscriptionID]
-	if sub == nil {
-		return nil, ua.StatusBadSubscriptionIDInvalid
+	sub, err := ss.subscriptionLocked(q.SubscriptionID)
+	if err != nil {
+		return nil, err
 	}
-	sub.unasked = 0
 	r := &ua.ModifyMonitoredItemsResponse{ResponseHeader: responseHeader(q.RequestHeader, ua.StatusOK)}
 	for _, m := range q.ItemsToModify {
 		result := &ua.MonitoredItemModifyResult{StatusCode: ua.StatusBadMonitoredItemIDInvalid, FilterResult: ua.NewExtensionObject(nil)}
@@ -274,31 +272,35 @@ func (s *server) modifyMonitoredItems(ss *session, q *ua.ModifyMonitoredItemsReq
 	return r, nil
 }
 
-func (s *server) setMonitoringMode(ss *session, q *ua.SetMonitoringModeRequest) (ua.Response, error) {
-	if err := several(len(q.MonitoredItemIDs)); err != nil {
+// eachItem does something to items of a subscription, by their ids.
+func (s *server) eachItem(ss *session, subscription uint32, ids []uint32, do func(*item)) (results []ua.StatusCode, err error) {
+	if err := several(len(ids)); err != nil {
 		return nil, err
-	}
-	if q.MonitoringMode > ua.MonitoringModeReporting {
-		return nil, ua.StatusBadMonitoringModeInvalid
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sub := ss.subscriptions[q.SubscriptionID]
-	if sub == nil {
-		return nil, ua.StatusBadSubscriptionIDInvalid
+	sub, err := ss.subscriptionLocked(subscription)
+	if err != nil {
+		return nil, err
 	}
-	sub.unasked = 0
-	r := &ua.SetMonitoringModeResponse{ResponseHeader: responseHeader(q.RequestHeader, ua.StatusOK)}
-	for _, i := range q.MonitoredItemIDs {
+	for _, i := range ids {
 		it, status := sub.items[i], ua.StatusOK
 		if it == nil {
 			status = ua.StatusBadMonitoredItemIDInvalid
 		} else {
-			s.setModeLocked(it, q.MonitoringMode)
+			do(it)
 		}
-		r.Results = append(r.Results, status)
+		results = append(results, status)
 	}
-	return r, nil
+	return results, nil
+}
+
+func (s *server) setMonitoringMode(ss *session, q *ua.SetMonitoringModeRequest) (ua.Response, error) {
+	if q.MonitoringMode > ua.MonitoringModeReporting {
+		return nil, ua.StatusBadMonitoringModeInvalid
+	}
+	results, err := s.eachItem(ss, q.SubscriptionID, q.MonitoredItemIDs, func(it *item) { s.setModeLocked(it, q.MonitoringMode) })
+	return &ua.SetMonitoringModeResponse{ResponseHeader: responseHeader(q.RequestHeader, ua.StatusOK), Results: results}, err
 }
 
 func (s *server) setModeLocked(it *item, mode ua.MonitoringMode) {
@@ -321,25 +323,6 @@ func (s *server) setModeLocked(it *item, mode ua.MonitoringMode) {
 }
 
 func (s *server) deleteMonitoredItems(ss *session, q *ua.DeleteMonitoredItemsRequest) (ua.Response, error) {
-	if err := several(len(q.MonitoredItemIDs)); err != nil {
-		return nil, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	sub := ss.subscriptions[q.SubscriptionID]
-	if sub == nil {
-		return nil, ua.StatusBadSubscriptionIDInvalid
-	}
-	sub.unasked = 0
-	r := &ua.DeleteMonitoredItemsResponse{ResponseHeader: responseHeader(q.RequestHeader, ua.StatusOK)}
-	for _, i := range q.MonitoredItemIDs {
-		it, status := sub.items[i], ua.StatusOK
-		if it == nil {
-			status = ua.StatusBadMonitoredItemIDInvalid
-		} else {
-			s.dropLocked(it)
-		}
-		r.Results = append(r.Results, status)
-	}
-	return r, nil
+	results, err := s.eachItem(ss, q.SubscriptionID, q.MonitoredItemIDs, s.dropLocked)
+	return &ua.DeleteMonitoredItemsResponse{ResponseHeader: responseHeader(q.RequestHeader, ua.StatusOK), Results: results}, err
 }

@@ -109,12 +109,12 @@ func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Mi
 func (s *server) modifySubscription(ss *session, q *ua.ModifySubscriptionRequest) (ua.Response, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sub := ss.subscriptions[q.SubscriptionID]
-	if sub == nil {
-		return nil, ua.StatusBadSubscriptionIDInvalid
+	sub, err := ss.subscriptionLocked(q.SubscriptionID)
+	if err != nil {
+		return nil, err
 	}
 	sub.interval, sub.keepAlive, sub.lifetime = s.revise(q.RequestedPublishingInterval, q.RequestedMaxKeepAliveCount, q.RequestedLifetimeCount)
-	sub.most, sub.priority, sub.silent, sub.unasked = notificationsOf(q.MaxNotificationsPerPublish), q.Priority, 0, 0
+	sub.most, sub.priority, sub.silent = notificationsOf(q.MaxNotificationsPerPublish), q.Priority, 0
 	sub.due = time.Now().Add(sub.interval)
 	s.wake()
 	return &ua.ModifySubscriptionResponse{
@@ -123,17 +123,26 @@ func (s *server) modifySubscription(ss *session, q *ua.ModifySubscriptionRequest
 	}, nil
 }
 
+// subscriptionLocked returns a subscription that its client asks something for.
+func (ss *session) subscriptionLocked(id uint32) (*subscription, error) {
+	sub := ss.subscriptions[id]
+	if sub == nil {
+		return nil, ua.StatusBadSubscriptionIDInvalid
+	}
+	sub.unasked = 0
+	return sub, nil
+}
+
 // eachLocked does something to subscriptions of a session, by their ids.
 func (ss *session) eachLocked(ids []uint32, do func(*subscription)) (results []ua.StatusCode) {
 	for _, i := range ids {
-		sub, status := ss.subscriptions[i], ua.StatusOK
-		if sub == nil {
-			status = ua.StatusBadSubscriptionIDInvalid
-		} else {
-			sub.unasked = 0
-			do(sub)
+		sub, err := ss.subscriptionLocked(i)
+		if err != nil {
+			results = append(results, ua.StatusBadSubscriptionIDInvalid)
+			continue
 		}
-		results = append(results, status)
+		do(sub)
+		results = append(results, ua.StatusOK)
 	}
 	return results
 }
@@ -341,11 +350,10 @@ func (s *server) rememberLocked(sub *subscription, m *ua.NotificationMessage, si
 func (s *server) republish(ss *session, q *ua.RepublishRequest) (ua.Response, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sub := ss.subscriptions[q.SubscriptionID]
-	if sub == nil {
-		return nil, ua.StatusBadSubscriptionIDInvalid
+	sub, err := ss.subscriptionLocked(q.SubscriptionID)
+	if err != nil {
+		return nil, err
 	}
-	sub.unasked = 0
 	for _, k := range sub.resend {
 		if k.message.SequenceNumber == q.RetransmitSequenceNumber {
 			return &ua.RepublishResponse{ResponseHeader: responseHeader(q.RequestHeader, ua.StatusOK), NotificationMessage: k.message}, nil

@@ -1,4 +1,5 @@
-// Package wire looks at encoded OPC UA messages before the library decodes them, for the client and the server of OPC UA.
+// Package wire has what the client and the server of OPC UA share: it looks at encoded messages before the library decodes them,
+// and signs and encrypts chunks.
 package wire
 
 import (
