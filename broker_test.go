@@ -230,7 +230,7 @@ func newMemory(t testing.TB) store.Store {
 // expectSession waits until what the store knows of a session is as wanted.
 func expectSession(t testing.TB, s store.Store, clientID string, wanted func(store.Session) bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; <-time.After(time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; <-time.After(time.Millisecond) {
 		se, err := s.Sessions().Lookup(t.Context(), clientID)
 		if err == nil && wanted(se) {
 			return

@@ -37,7 +37,7 @@ func TestDrain(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	done := drain(t, s, loopmq.DrainOptions{Wait: 300 * time.Millisecond, ServerReference: "other.example:1883"})
+	done := drain(t, s, loopmq.DrainOptions{Wait: 3 * time.Second, ServerReference: "other.example:1883"})
 	late := brokertest.Connect(t, s.Addr, codec.V5)
 	late.Publish("t", "m", 1)
 	v5.ExpectPublish("t", "m")
@@ -110,10 +110,10 @@ func TestDrainRefusesConnect(t *testing.T) {
 			t.Parallel()
 			s := brokertest.Start(t)
 			var silent []*brokertest.Client
-			for range 8 {
+			for range 30 {
 				silent = append(silent, brokertest.Dial(t, s.Addr, tt.version))
 			}
-			expectMetric(t, s.Broker, "loopmq_connections", 8)
+			expectMetric(t, s.Broker, "loopmq_connections", 30)
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
 			go func() { done <- s.Broker.Drain(ctx, loopmq.DrainOptions{Rate: 1, ServerReference: tt.reference}) }()
@@ -121,6 +121,8 @@ func TestDrainRefusesConnect(t *testing.T) {
 			refused := 0
 			for _, c := range silent {
 				c.SendConnect()
+			}
+			for _, c := range silent {
 				p, ok := c.ReceiveOrClosed().(*codec.Connack)
 				if !ok {
 					continue
@@ -131,7 +133,7 @@ func TestDrainRefusesConnect(t *testing.T) {
 				}
 			}
 			if refused < 5 {
-				t.Errorf("%d of 8 got a CONNACK", refused)
+				t.Errorf("%d of 30 got a CONNACK", refused)
 			}
 			cancel()
 			if err := receive(t, "the end of the drain", done); err != nil && !errors.Is(err, context.Canceled) {

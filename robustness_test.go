@@ -346,12 +346,12 @@ func TestLargePacketOnSlowLine(t *testing.T) {
 	s := brokertest.Start(t)
 	sub := brokertest.Connect(t, s.Addr, codec.V5)
 	sub.Subscribe("t", 0)
-	c := rawConnect(t, s.Addr, "slow", func(p *codec.Connect) { p.KeepAlive = 1 })
-	m := codec.Publish{TopicName: []byte("t"), Payload: bytes.Repeat([]byte("x"), 30_000)}
+	c := rawConnect(t, s.Addr, "slow", func(p *codec.Connect) { p.KeepAlive = 2 })
+	m := codec.Publish{TopicName: []byte("t"), Payload: bytes.Repeat([]byte("x"), 50_000)}
 	b := m.Append(nil, codec.V5)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for len(b) > 0 { // 3 s in all
+	for len(b) > 0 { // 5 s in all
 		n := min(len(b), 1000)
 		c.write(b[:n])
 		b = b[n:]
@@ -550,11 +550,11 @@ func TestSlowReaderAmongAThousand(t *testing.T) {
 			t.Fatalf("got %v, want SUBACK: %v", h.Type, c.err)
 		}
 	}
-	slow := brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("slow"))
+	slow := brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("slow"), brokertest.KeepAlive(0))
 	slow.Subscribe("fill", 0)
 	slow.Subscribe("fan/0", 0)
 	slow.Subscribe("fan/1", 1)
-	pub := brokertest.Connect(t, s.Addr, codec.V5)
+	pub := brokertest.Connect(t, s.Addr, codec.V5, brokertest.KeepAlive(0))
 	lost := 0.0
 	for size := 64 << 10; size > 0; size /= 16 { // to the last byte
 		for before := lost; lost == before; {

@@ -419,7 +419,7 @@ func TestJWKSURL(t *testing.T) {
 	} {
 		failures, asked := set.Auth.KeyRefreshFailures.Get(), s.asked.Load()
 		s.set(bad)
-		eventually(t, "two fetches", func() bool { return s.asked.Load() >= asked+2 })
+		eventually(t, "three fetches", func() bool { return s.asked.Load() >= asked+3 }) // one may have begun before
 		if decision(second) != Accept {
 			t.Errorf("the key is gone after an answer of %.40s", bad)
 		}
@@ -451,7 +451,7 @@ func TestJWKSUnknownKeys(t *testing.T) {
 // eventually waits for a condition, and gives it a chance now and then.
 func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()

@@ -566,25 +566,30 @@ func TestClose_Timeouts(t *testing.T) {
 	}})
 	errWhy := errors.New("why")
 	begin := time.Now()
-	mustDial(t, addr)
-	c := receive(t, "OnOpen", opened)
-	onLoop(e.Loops()[0], func() {
-		c.Close(errWhy) // and the peer doesn't close
-	})
-	if err := receive(t, "OnClose", closes); !errors.Is(err, errWhy) {
-		t.Errorf("OnClose: %v", err)
+	fastest := time.Hour
+	for range 5 {
+		mustDial(t, addr)
+		c := receive(t, "OnOpen", opened)
+		asked := time.Now()
+		onLoop(e.Loops()[0], func() {
+			c.Close(errWhy) // and the peer doesn't close
+		})
+		if err := receive(t, "OnClose", closes); !errors.Is(err, errWhy) {
+			t.Errorf("OnClose: %v", err)
+		}
+		fastest = min(fastest, time.Since(asked))
+	}
+	if fastest > lingerTimeout/2 {
+		t.Errorf("OnClose took %v", fastest)
 	}
 	mustDial(t, addr)
-	c = receive(t, "OnOpen", opened)
+	c := receive(t, "OnOpen", opened)
 	onLoop(e.Loops()[0], func() {
 		c.Write(make([]byte, 16<<20)) // and the peer doesn't read
 		c.Close(nil)
 	})
 	receive(t, "OnClose", closes)
-	if since := time.Since(begin); since > lingerTimeout/2 {
-		t.Errorf("OnClose took %v", since)
-	}
-	await(t, "the first is closed", func() bool { return e.Stats().Connections == 1 })
+	await(t, "the others are closed", func() bool { return e.Stats().Connections == 1 })
 	if since := time.Since(begin); since < lingerTimeout {
 		t.Errorf("closed after %v, want %v", since, lingerTimeout)
 	}

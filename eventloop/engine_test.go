@@ -74,7 +74,7 @@ func mustStart(t testing.TB, cfg Config) (*Engine, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		if err := e.Stop(ctx); err != nil {
 			t.Errorf("Stop: %v", err)
@@ -123,10 +123,10 @@ func onLoop(l *Loop, f func()) {
 	<-done
 }
 
-// await fails the test unless the condition becomes true within ten seconds.
+// await fails the test unless the condition becomes true within half a minute.
 func await(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(30 * time.Second)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for !condition() {
@@ -138,13 +138,13 @@ func await(t testing.TB, what string, condition func() bool) {
 	}
 }
 
-// receive fails the test unless ch yields a value within ten seconds.
+// receive fails the test unless ch yields a value within half a minute.
 func receive[T any](t testing.TB, what string, ch <-chan T) T {
 	t.Helper()
 	select {
 	case v := <-ch:
 		return v
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatalf("not in time: %s", what)
 		panic("unreachable")
 	}
@@ -389,10 +389,9 @@ func TestAccept_Paused(t *testing.T) {
 			}
 		}
 	})
-	c := mustDial(t, addr)
-	_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-	if _, err := c.Read(make([]byte, 1)); !isTimeout(err) {
-		t.Errorf("got %v, want a timeout", err)
+	mustDial(t, addr)
+	for range 3 { // turns of the loop
+		onLoop(l, func() {})
 	}
 	if got := e.Stats(); got.AcceptPaused != 1 || got.AcceptPauses != 1 || got.Accepted != 0 {
 		t.Errorf("got %+v", got)
@@ -419,7 +418,7 @@ func TestAccept_Backlog(t *testing.T) {
 	close(release)
 	for _, c := range cs {
 		_, _ = c.Write([]byte("x"))
-		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(30 * time.Second))
 		mustRead(t, c, "x")
 	}
 }
@@ -473,7 +472,7 @@ func TestStop_Flushes(t *testing.T) {
 // read the last words.
 func TestStop_Tells(t *testing.T) {
 	fastest := map[string]time.Duration{"idle": time.Hour, "sending": time.Hour}
-	for i := range 6 {
+	for i := 0; i < 6 || i < 60 && fastest["idle"] >= stopLinger; i++ { // more where the machine is busy
 		name, input := "idle", 0
 		if i%2 == 1 {
 			name, input = "sending", 100<<10

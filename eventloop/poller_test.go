@@ -21,7 +21,7 @@ func mustStartBare(t *testing.T, loops int) []*Loop {
 		e.wg.Go(l.run)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
 		if err := e.Stop(ctx); err != nil {
 			t.Errorf("Stop: %v", err)
@@ -88,7 +88,7 @@ func TestWake_FromGoroutines(t *testing.T) {
 				wg.Go(func() {
 					random := rand.New(rand.NewPCG(seed, uint64(g)))
 					heard := make(chan int, 1)
-					timeout := time.NewTimer(10 * time.Second)
+					timeout := time.NewTimer(30 * time.Second)
 					for i := range posts / goroutines {
 						for range random.IntN(500) { // some of what the loop needs to fall asleep
 						}
@@ -97,7 +97,7 @@ func TestWake_FromGoroutines(t *testing.T) {
 						} else if !box.Push(heard) {
 							t.Error("Push was refused")
 						}
-						timeout.Reset(10 * time.Second)
+						timeout.Reset(30 * time.Second)
 						select {
 						case <-heard:
 						case <-timeout.C:

@@ -47,7 +47,7 @@ func mustDialWebSocket(t testing.TB, addr string) *gorilla.Conn {
 		t.Fatalf("%v: %+v", err, r)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(30 * time.Second))
 	return c
 }
 
@@ -205,7 +205,11 @@ func TestWebSocket_Refused(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			h := &handler{open: func(*Conn) { t.Error("OnOpen") }, close: func(*Conn, error) { t.Error("OnClose") }}
 			e, addr := mustStartWebSocket(t, Config{Loops: 1, Handler: h}, websocket.Options{},
-				func(l *Listener) { l.HandshakeTimeout = 20 * time.Millisecond })
+				func(l *Listener) {
+					if test.reason == metrics.RefuseWebSocketTimeout {
+						l.HandshakeTimeout = 20 * time.Millisecond
+					}
+				})
 			c := mustDial(t, addr)
 			_, _ = c.Write([]byte(test.sent))
 			r, err := http.ReadResponse(bufio.NewReader(c), nil)

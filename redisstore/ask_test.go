@@ -14,7 +14,7 @@ import (
 func TestAskAndInstances(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
-	a, b := c.start(longLease), c.start(shortLease)
+	a, b := c.start(longLease), c.start(longLease/4)
 	answers := func(f func([]byte) []byte) { b.node.note(func() { b.node.asked = f }) }
 	answers(func(q []byte) []byte { return append([]byte("answer to "), q...) })
 	got, err := a.Ask(t.Context(), b.Instance(), []byte("a\x00\xffquestion"))

@@ -238,7 +238,7 @@ func TestMembersOutliveFailover(t *testing.T) {
 	}
 	// The connection to the former master may be the first that is tried.
 	batch := &store.Batch{Ops: []store.Op{{Kind: store.OpRoute, TopicFilters: []string{"after"}}}}
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(time.Minute)
 	for err := wa.Commit(context.Background(), batch); err != nil; err = wa.Commit(context.Background(), batch) {
 		select {
 		case <-timeout:

@@ -114,7 +114,7 @@ func (n *node) Yield(clientID string, epoch uint64, cleanStart bool, to string) 
 // was told something.
 func (n *node) await(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		n.mu.Lock()
 		ok, changed := cond(), n.changed
@@ -271,7 +271,7 @@ func (c *cluster) session(clientID string) (store.Session, error) {
 // awaitRedis returns when cond holds for what Redis says.
 func (c *cluster) awaitRedis(what string, cond func(context.Context) bool) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for !cond(ctx) {
 		select {

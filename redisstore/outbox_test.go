@@ -376,7 +376,7 @@ func TestAnswerOfARepeatedBatch(t *testing.T) {
 // While Redis is away all fail at once, and go on when it is back.
 func TestOutboxWithoutRedis(t *testing.T) {
 	r := redistest.Start(t)
-	f := newFixture(t, open(t, r, "&timeout=500ms"))
+	f := newFixture(t, open(t, r, "&timeout=10s"))
 	ctx, out := t.Context(), f.Outbox()
 	f.commit(enqueue("e", "1"))
 	r.Kill()

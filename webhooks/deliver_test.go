@@ -39,15 +39,20 @@ func mustDeliver(t *testing.T, endpoints ...*Endpoint) *bench {
 
 func mustDeliverFrom(t *testing.T, s store.Store, endpoints ...*Endpoint) *bench {
 	t.Helper()
+	return mustDeliverAs(t, s, time.Minute, endpoints...) // so long that a slow machine keeps its leases
+}
+
+func mustDeliverAs(t *testing.T, s store.Store, ttl time.Duration, endpoints ...*Endpoint) *bench {
+	t.Helper()
 	b := &bench{T: t, store: s, metrics: metrics.New(1), writer: s.NewWriter("test")}
 	var err error
-	b.hooks, err = New(Options{Store: s, Endpoints: endpoints, Metrics: b.metrics, TTL: time.Second, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	b.hooks, err = New(Options{Store: s, Endpoints: endpoints, Metrics: b.metrics, TTL: ttl, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.hooks.Start()
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
 		b.hooks.Close(ctx)
 	})
@@ -58,7 +63,7 @@ func mustDeliverFrom(t *testing.T, s store.Store, endpoints ...*Endpoint) *bench
 func endpointAt(name, url string) *Endpoint {
 	return &Endpoint{
 		Name: name, URL: url, AllowPlainHTTP: true, Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Events: []string{"*"},
-		Timeout: 5 * time.Second, RetryMin: time.Millisecond, RetryMax: 10 * time.Millisecond, BreakerFailures: 1 << 20,
+		Timeout: 30 * time.Second, RetryMin: time.Millisecond, RetryMax: 10 * time.Millisecond, BreakerFailures: 1 << 20,
 	}
 }
 
@@ -114,7 +119,7 @@ func (b *bench) state(e *Endpoint) store.OutboxState {
 // until waits until a condition holds.
 func (b *bench) until(what string, holds func() bool) {
 	b.Helper()
-	for end := time.Now().Add(30 * time.Second); !holds(); <-time.After(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !holds(); <-time.After(time.Millisecond) {
 		if time.Now().After(end) {
 			b.Fatalf("waited in vain until %s", what)
 		}

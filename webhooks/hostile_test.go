@@ -131,7 +131,7 @@ func TestHostileReceivers(t *testing.T) {
 				b.publish(well, "t", 1)
 			}
 			b.settled(well, n, 0)
-			if d := time.Since(began); d > 10*time.Second {
+			if d := time.Since(began); d > time.Minute {
 				t.Errorf("%d events took %v", n, d)
 			}
 			b.until("its breaker opened", func() bool { return b.hooks.metrics["worse"].BreakersOpened.Get() > 0 })
@@ -145,7 +145,7 @@ func TestHostileReceivers(t *testing.T) {
 			cancel()
 			began = time.Now()
 			b.hooks.Close(ctx)
-			if d := time.Since(began); d > 5*time.Second {
+			if d := time.Since(began); d > 20*time.Second {
 				t.Errorf("Close took %v", d)
 			}
 		})

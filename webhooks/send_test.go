@@ -2,6 +2,7 @@ package webhooks
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -35,17 +36,24 @@ func TestAddressOfAName(t *testing.T) {
 	t.Parallel()
 	rc := mustReceive(t, nil)
 	port := rc.Listener.Addr().String()[len("127.0.0.1"):]
-	for _, host := range []string{"localhost", "127.0.0.1", "[::ffff:127.0.0.1]", "0.0.0.0"} {
-		e := endpointAt("a", "http://"+host+port)
-		e.Allow, e.MaxAge = nil, 50*time.Millisecond
-		b := mustDeliver(t, e)
+	var endpoints []*Endpoint
+	for i, host := range []string{"localhost", "127.0.0.1", "[::ffff:127.0.0.1]", "0.0.0.0"} {
+		e := endpointAt(fmt.Sprint("a", i), "http://"+host+port)
+		e.Allow, e.MaxAge = nil, 2*time.Second
+		endpoints = append(endpoints, e)
+	}
+	b := mustDeliver(t, endpoints...)
+	for _, e := range endpoints {
 		b.publish(e, "t", 1)
+	}
+	for _, e := range endpoints {
+		name, host := e.Name, e.URL
 		b.settled(e, 0, 1)
-		letters, err := b.hooks.Letters(t.Context(), "a", "", 10)
+		letters, err := b.hooks.Letters(t.Context(), name, "", 10)
 		if err != nil || len(letters) != 1 || letters[0].Status != 0 {
 			t.Fatalf("%s: letters %+v, %v", host, letters, err)
 		}
-		if b.hooks.metrics["a"].Requests[metrics.WebhookAddress].Get() == 0 {
+		if b.hooks.metrics[name].Requests[metrics.WebhookAddress].Get() == 0 {
 			t.Errorf("%s: the refusal isn't counted", host)
 		}
 	}

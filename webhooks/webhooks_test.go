@@ -65,7 +65,7 @@ func TestTLS(t *testing.T) {
 	defer s.Close()
 	s.Config.ErrorLog = nil
 	e := endpointAt("a", s.URL)
-	e.MaxAge = 100 * time.Millisecond
+	e.MaxAge = 2 * time.Second
 	b := mustDeliver(t, e)
 	b.publish(e, "t", 1)
 	b.settled(e, 0, 1)
@@ -209,7 +209,7 @@ func TestRepliesOfDeliveries(t *testing.T) {
 	}
 	defer cancel()
 	e := endpointAt("a", rc.URL)
-	e.Replies = &Replies{TopicFilters: []string{"reply"}, Timeout: 300 * time.Millisecond}
+	e.Replies = &Replies{TopicFilters: []string{"reply"}, Timeout: time.Hour}
 	s := newMemory()
 	b := &bench{T: t, store: s, writer: s.NewWriter("w")}
 	if b.hooks, err = New(Options{Store: s, Broker: broker, Endpoints: []*Endpoint{e}}); err != nil {
@@ -221,13 +221,16 @@ func TestRepliesOfDeliveries(t *testing.T) {
 		r := full()
 		r.id[0] = byte(i) // an event is answered once
 		r.at, r.payload, r.properties = time.Now(), fmt.Append(nil, i+1), answerTo("reply")
+		if want == " 504" {
+			r.at = r.at.Add(2*time.Second - e.Replies.Timeout)
+		}
 		b.add(e, r.encode())
 		select {
 		case got := <-replies:
 			if got != want {
 				t.Errorf("%q, want %q", got, want)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Fatalf("no reply, want %q", want)
 		}
 	}

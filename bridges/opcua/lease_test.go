@@ -45,7 +45,7 @@ func nowhere(t testing.TB) string {
 func mustBridge(t testing.TB, s *brokertest.Server, st *memory.Store, endpoints ...*opcuabridge.Endpoint) (*opcuabridge.Bridge, *metrics.Set) {
 	t.Helper()
 	set := metrics.New(1)
-	b, err := opcuabridge.New(opcuabridge.Options{Broker: s.Broker, Store: st, Endpoints: endpoints, Logger: slog.New(slog.DiscardHandler), TTL: 500 * time.Millisecond, Metrics: set})
+	b, err := opcuabridge.New(opcuabridge.Options{Broker: s.Broker, Store: st, Endpoints: endpoints, Logger: slog.New(slog.DiscardHandler), TTL: 4 * time.Second, Metrics: set})
 	if err != nil {
 		t.Fatal(err)
 	}

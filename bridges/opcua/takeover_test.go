@@ -20,7 +20,7 @@ import (
 func mustShare(t *testing.T, redisURL string, e *opcuabridge.Endpoint) (node, *opcuabridge.Bridge, *metrics.Set) {
 	t.Helper()
 	quiet := slog.New(slog.DiscardHandler)
-	st, err := redisstore.NewStore(t.Context(), redisURL+"?lease=2s", redisstore.Options{Logger: quiet})
+	st, err := redisstore.NewStore(t.Context(), redisURL+"?lease=5s", redisstore.Options{Logger: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,7 +28,7 @@ func mustShare(t *testing.T, redisURL string, e *opcuabridge.Endpoint) (node, *o
 	n := node{brokertest.Start(t, func(o *loopmq.Options) { o.Store, o.Logger = st, quiet }), st}
 	set := metrics.New(1)
 	b, err := opcuabridge.New(opcuabridge.Options{
-		Broker: n.Broker, Store: st, Endpoints: []*opcuabridge.Endpoint{e}, Logger: quiet, Metrics: set, TTL: 2 * time.Second,
+		Broker: n.Broker, Store: st, Endpoints: []*opcuabridge.Endpoint{e}, Logger: quiet, Metrics: set, TTL: 5 * time.Second,
 	})
 	if err != nil {
 		t.Fatal(err)

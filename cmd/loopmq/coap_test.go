@@ -115,7 +115,7 @@ coap:
 	done("the certificate that will be revoked", certificate("stolen", "stolen/x"))
 
 	// Who observes with that certificate, and goes on with its session.
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), lifetime)
 	defer cancel()
 	observer := exec.CommandContext(ctx, "coap-client-openssl", "-s", "600", "-c", at("stolen.pem"), "-j", at("stolen.key"), "-C", at("ca.pem"), url+"stolen/x")
 	said := make(chan string, 1)

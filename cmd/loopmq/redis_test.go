@@ -91,9 +91,7 @@ func TestServeWaitsForRedis(t *testing.T) {
 	if line := p.awaitLine(t, `"msg":"listening"`); !strings.Contains(line, admin) {
 		t.Errorf("got %s, want the address of the admin listener in it", line)
 	}
-	if status, body := p.get(t, "/readyz"); status != 200 {
-		t.Errorf("/readyz: %d %s", status, body)
-	}
+	await(t, "the node to be ready", func() bool { status, _ := p.get(t, "/readyz"); return status == 200 })
 	p.awaitLine(t, `"msg":"reload"`)
 }
 
@@ -161,7 +159,7 @@ func TestReadyFollowsTheLease(t *testing.T) {
 		link.Heal()
 		await(t, "the node to be ready again", ready(200, "ok"))
 	}
-	mustConnect(t, p.tcp)
+	await(t, "a client to be let in", func() bool { return publish(t, p.tcp, "-t", "x") })
 }
 
 // With ack=store+replicas:1 a message isn't acknowledged before the replica has it.
@@ -172,7 +170,7 @@ func TestAcknowledgementWaitsForTheReplica(t *testing.T) {
 		t.Fatal(err)
 	}
 	master.Replicated()
-	p := mustServeOn(t, master.URL()+"?ack=store+replicas:1&timeout=400ms") // each WAIT takes half of that
+	p := mustServeOn(t, master.URL()+"?ack=store+replicas:1&timeout=2s") // each WAIT takes half of that
 	c := mustConnect(t, p.tcp)
 	puback := make([]byte, 5)        // with 0x10, No matching subscribers
 	publish := func(packetID byte) { // a retained message of QoS 1, which is stored
@@ -194,7 +192,7 @@ func TestAcknowledgementWaitsForTheReplica(t *testing.T) {
 	replica.Stop()
 	publish(2)
 	await(t, "the message at the master", func() bool { return stored(master) })
-	_ = c.SetReadDeadline(time.Now().Add(time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(2500 * time.Millisecond))
 	var late net.Error
 	if n, err := c.Read(puback); !errors.As(err, &late) || !late.Timeout() || !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("while the replica stands still: got % x, %v, want nothing", puback[:n], err)

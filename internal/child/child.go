@@ -53,10 +53,10 @@ var taken struct {
 	ports map[int]bool
 }
 
-// FreePort returns a port of 127.0.0.1 that is free, and that no other call returns.
-// It is below those that systems give to outgoing connections: one of these could take
-// it while a program is down. The port 10000 above it, the bus of a Redis Cluster, is
-// below 65536.
+// FreePort returns a port of 127.0.0.1 that is free, and that no other call returns,
+// nor one in another process of tests while this one lives (Linux). It is below those
+// that systems give to outgoing connections: one of these could take it while a program
+// is down. So is the port 10000 above it, the bus of a Redis Cluster.
 func FreePort() int {
 	taken.Lock()
 	defer taken.Unlock()
@@ -64,15 +64,16 @@ func FreePort() int {
 		taken.ports = map[int]bool{}
 	}
 	for {
-		port := 12000 + rand.IntN(20000)
+		port := 12000 + rand.IntN(10000)
+		if taken.ports[port] || !reserve(port) {
+			continue
+		}
 		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 		if err != nil {
 			continue
 		}
 		_ = l.Close()
-		if !taken.ports[port] {
-			taken.ports[port] = true
-			return port
-		}
+		taken.ports[port] = true
+		return port
 	}
 }
