@@ -439,16 +439,13 @@ func (c *Client) claimed(res *store.Claimed, err error) {
 func (c *Client) catchUp(res *store.Claimed) {
 	b := c.loop.b
 	goOn := func() { c.loop.el.Post(func() { c.owned(res) }) }
-	begun := b.workers.do(func() {
+	b.workers.doOr(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), catchUpTimeout)
 		defer cancel()
 		// What a slow subscriber holds up, or a store that is away, doesn't keep clients from connecting.
 		_ = b.cluster.member().CaughtUp(ctx)
 		goOn()
-	})
-	if !begun { // the broker stops
-		goOn()
-	}
+	}, goOn) // the broker stops
 }
 
 // catchUpTimeout is how long a CONNECT waits for its client's own messages at most.

@@ -38,7 +38,7 @@ const allOfThem = math.MaxInt
 // redistributePage goes on behind a number. window is what is left of it there.
 func (l *loop) redistributePage(s *Session, epoch uint64, window int, after store.Number) {
 	b, id := l.b, store.QueueOf(s.id)
-	begun := b.workers.do(func() {
+	b.workers.doOr(func() {
 		entries, err := b.store.Messages().Read(context.Background(), id, after, readEntries, readBytes)
 		l.el.Post(func() {
 			again := func() {
@@ -81,10 +81,9 @@ func (l *loop) redistributePage(s *Session, epoch uint64, window int, after stor
 				l.redistributePage(s, epoch, max(0, left), last)
 			})
 		})
+	}, func() { // the broker stops
+		l.el.Post(func() { l.left(s, false) })
 	})
-	if !begun { // the broker stops
-		l.left(s, false)
-	}
 }
 
 // left ends redistribute. done: nothing is left that is to go back.

@@ -16,7 +16,7 @@ const spareWorkers = 4
 type workers struct {
 	mu struct {
 		sync.Mutex
-		queue   []func()
+		queue   []call
 		running int
 		spare   int // of those that run: they wait
 		stopped bool
@@ -26,14 +26,26 @@ type workers struct {
 	wg   sync.WaitGroup
 }
 
+// call is what a worker is to do. dropped is called instead if it doesn't come to that; it may be nil.
+type call struct{ do, dropped func() }
+
 func newWorkers(limit int) *workers {
 	w := &workers{max: limit}
 	w.work.L = &w.mu
 	return w
 }
 
-// do runs f soon. It never blocks. After stop it drops f, and reports false.
-func (w *workers) do(f func()) bool {
+// do runs f soon. It never blocks. After stop it drops f, and reports false; stop may also drop f later.
+func (w *workers) do(f func()) bool { return w.add(call{do: f}) }
+
+// doOr is do for who has to know: dropped is called instead, on any goroutine, if f is dropped, now or later.
+func (w *workers) doOr(f, dropped func()) {
+	if !w.add(call{f, dropped}) {
+		dropped()
+	}
+}
+
+func (w *workers) add(f call) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
@@ -43,7 +55,7 @@ func (w *workers) do(f func()) bool {
 		w.work.Signal()
 	case w.mu.running < w.max:
 		w.mu.running++
-		w.wg.Go(func() { w.run(f) })
+		w.wg.Go(func() { w.run(f.do) })
 		return true
 	}
 	w.mu.queue = append(w.mu.queue, f)
@@ -72,16 +84,22 @@ func (w *workers) next() func() {
 		w.mu.spare--
 	}
 	f := w.mu.queue[0]
-	w.mu.queue[0] = nil
+	w.mu.queue[0] = call{}
 	w.mu.queue = w.mu.queue[1:]
-	return f
+	return f.do
 }
 
 // stop drops what has not begun and waits for what has.
 func (w *workers) stop() {
 	w.mu.Lock()
+	left := w.mu.queue
 	w.mu.stopped, w.mu.queue = true, nil
 	w.work.Broadcast()
 	w.mu.Unlock()
+	for _, f := range left {
+		if f.dropped != nil {
+			f.dropped()
+		}
+	}
 	w.wg.Wait()
 }

@@ -46,3 +46,26 @@ func TestWorkers(t *testing.T) {
 		}
 	})
 }
+
+// What waits when the workers stop is dropped, and whoever has to know is told; so is who comes later.
+func TestWorkersDrop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorkers(1)
+		proceed := make(chan struct{})
+		w.do(func() { <-proceed })
+		dropped := 0
+		for range 2 {
+			w.doOr(func() { t.Error("it was done") }, func() { dropped++ })
+		}
+		go w.stop()
+		synctest.Wait()
+		if dropped != 2 {
+			t.Errorf("%d of 2 that waited were dropped", dropped)
+		}
+		w.doOr(func() { t.Error("it was done after stop") }, func() { dropped++ })
+		if dropped != 3 {
+			t.Error("one that came after stop was not dropped")
+		}
+		close(proceed)
+	})
+}
