@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"loopmq/internal/child"
 )
 
 // binary is the program, built once by TestMain.
@@ -461,7 +463,7 @@ func (n *node) answer(t *testing.T, status int32) {
 // A node whose /readyz says 503 gets no new connections and keeps those that it has; they are cut off when it doesn't answer any more.
 func TestHAProxyDrainsThenCutsOff(t *testing.T) {
 	one, two := mustNode(t, "one"), mustNode(t, "two")
-	front := freePort(t)
+	front := freePort()
 	text, err := os.ReadFile("haproxy.cfg")
 	if err != nil {
 		t.Fatal(err)
@@ -472,7 +474,7 @@ func TestHAProxyDrainsThenCutsOff(t *testing.T) {
 		_, port, _ := net.SplitHostPort(n.addr)
 		config += fmt.Sprintf("\tserver node%d %s port %s\n", i+1, n.mqtt.Addr(), port)
 	}
-	config = strings.NewReplacer("bind :1883", "bind "+front, "bind :8404", "bind "+freePort(t)).Replace(config)
+	config = strings.NewReplacer("bind :1883", "bind "+front, "bind :8404", "bind "+freePort()).Replace(config)
 	path := filepath.Join(t.TempDir(), "haproxy.cfg")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
@@ -542,15 +544,8 @@ func TestHAProxyDrainsThenCutsOff(t *testing.T) {
 	}
 }
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
+// freePort returns an address that a proxy can have, and nobody else takes before it does.
+func freePort() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(child.FreePort())) }
 
 // HAProxy and Prometheus accept their files as they are here.
 func TestConfigurationsAreValid(t *testing.T) {

@@ -54,7 +54,7 @@ func TestProxiesTellAddresses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tcpFront, webFront, haproxyFront := freePort(t), freePort(t), freePort(t)
+	tcpFront, webFront, haproxyFront := freePort(), freePort(), freePort()
 	config := regexp.MustCompile(`(?m)^.*server node3:.*\n`).ReplaceAllString(string(text), "")
 	config = strings.NewReplacer(
 		"node1:1883", mqtt[0], "node2:1883", mqtt[1], "node1:8083", web[0], "node2:8083", web[1],

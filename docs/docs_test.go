@@ -328,7 +328,7 @@ func TestFirstPublishAndSubscribe(t *testing.T) {
 		t.Fatalf("README.md has %d commands and %d outputs, want to subscribe, to publish, and what comes of it", len(commands), len(outputs))
 	}
 	tcp, admin := serve(t) // builds it first, which may take long
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 
 	// What waits for Ctrl-C in a terminal ends after one message here, and both go to the port that was free.

@@ -19,7 +19,7 @@ func TestPublishWithOneHTTPRequest(t *testing.T) {
 		t.Fatalf("README.md has %d commands and %d outputs, want a stream, publications, a device and a request", len(commands), len(outputs))
 	}
 	_, http, admin := serveAll(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	shell := func(command string) *exec.Cmd {
 		cmd := exec.CommandContext(ctx, "bash", "-ec", strings.ReplaceAll(command, "127.0.0.1:8080", http))

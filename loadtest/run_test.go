@@ -311,7 +311,7 @@ func TestProcessesTogether(t *testing.T) {
 	} {
 		t.Run(string(s.Shape), func(t *testing.T) {
 			t.Parallel()
-			s.Targets, s.Duration, s.Drain = []string{"tcp://" + broker.Addr}, 100*time.Millisecond, time.Second
+			s.Targets, s.Duration, s.Drain = []string{"tcp://" + broker.Addr}, 100*time.Millisecond, 20*time.Second
 			ready := make(chan struct{}, 2)
 			begin := make(chan struct{})
 			results, errs := make(chan *loadtest.Result, 2), make(chan error, 2)

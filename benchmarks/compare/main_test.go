@@ -192,7 +192,7 @@ func TestMosquitto(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		brief := timing{warmUp: 10 * time.Millisecond, length: 50 * time.Millisecond, settled: 10 * time.Millisecond}
+		brief := timing{warmUp: 10 * time.Millisecond, length: 150 * time.Millisecond, settled: 10 * time.Millisecond}
 		cost := 0.0
 		for _, s := range small() {
 			// Twice the same process: it counts twice, and its memory once.

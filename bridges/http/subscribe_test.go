@@ -326,7 +326,7 @@ func (passwords) Authenticate(_ context.Context, r *loopmq.ConnectRequest) (loop
 	case r.AuthenticationMethod == "JWT" && string(r.AuthenticationData) == "token":
 		return loopmq.Identity{Username: "token"}, nil, nil
 	case r.AuthenticationMethod == "JWT" && string(r.AuthenticationData) == "short":
-		return loopmq.Identity{Username: "short", ExpiresAt: time.Now().Add(time.Second)}, nil, nil
+		return loopmq.Identity{Username: "short", ExpiresAt: time.Now().Add(2 * time.Second)}, nil, nil
 	}
 	return loopmq.Identity{}, nil, codec.NewError(codec.BadUserNameOrPassword, "wrong")
 }
@@ -525,7 +525,7 @@ func TestSubscribeSlowReader(t *testing.T) {
 	t.Parallel()
 	s := brokertest.Start(t)
 	b := mustBridge(t, s, func(o *httpbridge.Options) {
-		o.Streams.BufferBytes, o.Streams.WriteTimeout = 64<<10, 500*time.Millisecond
+		o.Streams.BufferBytes, o.Streams.WriteTimeout = 64<<10, 3*time.Second
 	})
 	u, _ := url.Parse(b.url)
 	conn, err := net.Dial("tcp", u.Host)
@@ -560,7 +560,7 @@ func TestSubscribeHeartbeat(t *testing.T) {
 	s := brokertest.Start(t)
 	b := mustBridge(t, s, func(o *httpbridge.Options) {
 		o.Streams.Heartbeat = 10 * time.Millisecond
-		o.Timeout = 100 * time.Millisecond
+		o.Timeout = 400 * time.Millisecond
 	})
 	stream := b.stream("filter=t")
 	for range 50 { // longer than other requests may take

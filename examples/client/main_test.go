@@ -44,7 +44,7 @@ func TestClientWithoutBroker(t *testing.T) {
 // program runs the program to its end and returns what it printed.
 func program(t *testing.T, broker string) (stdout, stderr string, code int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0], "-broker", broker)
 	cmd.Env = append(os.Environ(), asProgram+"=1")

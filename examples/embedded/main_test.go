@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 
 // The program prints what clients publish, answers a heat with a retained alarm, and ends with exit code 0 on SIGTERM.
 func TestEmbedded(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0], "-listen", "127.0.0.1:0")
 	cmd.Env = append(os.Environ(), asProgram+"=1")

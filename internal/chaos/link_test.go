@@ -47,7 +47,7 @@ func TestLink(t *testing.T) {
 	say := func(line string) { _, _ = conn.Write([]byte(line + "\n")) }
 	hear := func(want string) {
 		t.Helper()
-		_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = conn.SetReadDeadline(time.Now().Add(30 * time.Second))
 		if got, err := r.ReadString('\n'); err != nil || got != want+"\n" {
 			t.Errorf("got %q, %v, want %q", got, err, want)
 		}
@@ -74,7 +74,7 @@ func TestLink(t *testing.T) {
 	l.Heal()
 
 	l.Reset()
-	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetReadDeadline(time.Now().Add(30 * time.Second))
 	if _, err := r.ReadByte(); err == nil || isTimeout(err) {
 		t.Errorf("after Reset: %v", err)
 	}

@@ -37,7 +37,7 @@ func TestAudit(t *testing.T) {
 					Stream: func(_, payload []byte) string { return fmt.Sprint(binary.BigEndian.Uint32(payload)) },
 				})
 				s := test.load
-				s.QoS, s.Targets, s.Drain = qos, []string{"tcp://" + p.Addr()}, time.Second
+				s.QoS, s.Targets, s.Drain = qos, []string{"tcp://" + p.Addr()}, 3*time.Second
 				// As long as it takes to spoil some, on a slow machine too.
 				least := 3
 				if test.every > 1000 {
