@@ -61,7 +61,7 @@ func TestConnection(t *testing.T) {
 // has gone.
 func TestSilence(t *testing.T) {
 	t.Parallel()
-	b := mustBridge(t, Options{Inactivity: time.Second, AckTimeout: 20 * time.Millisecond, MaxRetransmit: 2})
+	b := mustBridge(t, Options{Inactivity: 3 * time.Second, AckTimeout: 20 * time.Millisecond, MaxRetransmit: 2})
 	pub := brokertest.Connect(t, b.broker.Addr, codec.V5)
 	d := b.device()
 	d.want(d.ask(codes.GET, "/ps/t/a", nil, num(coap.Observe, 0)), codes.Content, "")

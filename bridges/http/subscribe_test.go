@@ -690,7 +690,7 @@ func TestRequestBound(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		b.expect(504, "POST", "/request/d?timeout=1s", "x")
+		b.expect(504, "POST", "/request/d?timeout=4s", "x")
 	}()
 	p := device.ExpectPublish("d", "x")
 	if !strings.HasPrefix(string(p.Properties.ResponseTopic), "r/") {

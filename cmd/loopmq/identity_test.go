@@ -27,7 +27,7 @@ func mustWrite(t *testing.T, name, text string) string {
 func mosquitto(t *testing.T, address, command string, args ...string) (output string, ok bool) {
 	t.Helper()
 	host, port, _ := strings.Cut(address, ":")
-	out, err := exec.CommandContext(t.Context(), "mosquitto_"+command, append([]string{"-h", host, "-p", port, "-W", "20"}, args...)...).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "mosquitto_"+command, append([]string{"-h", host, "-p", port, "-W", "100"}, args...)...).CombinedOutput()
 	return string(out), err == nil
 }
 
