@@ -141,6 +141,7 @@ bans: {file: `+bans+`}
 
 // Who is no longer in the password file is disconnected by the reload.
 func TestReloadDisconnectsRemovedUsers(t *testing.T) {
+	t.Parallel()
 	passwords := mustWrite(t, "passwd", "")
 	mustPasswords(t, passwords, "alice", "bob")
 	p := mustServe(t, "--set", "authentication[0].password_file.file="+passwords)

@@ -62,6 +62,7 @@ func mustServeOn(t *testing.T, url string) *process {
 
 // A node that is started before its Redis says so, and serves once Redis is there.
 func TestServeWaitsForRedis(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	r.Kill()
 	admin := fmt.Sprintf("127.0.0.1:%d", child.FreePort())
@@ -133,6 +134,7 @@ func TestServeGivesUpOnRedis(t *testing.T) {
 // A node that is cut off from Redis is taken out of the load balancer once its lease
 // has lapsed, and comes back.
 func TestReadyFollowsTheLease(t *testing.T) {
+	t.Parallel()
 	r := redistest.Start(t)
 	link, err := chaos.NewLink(r.Addr)
 	if err != nil {
@@ -164,6 +166,7 @@ func TestReadyFollowsTheLease(t *testing.T) {
 
 // With ack=store+replicas:1 a message isn't acknowledged before the replica has it.
 func TestAcknowledgementWaitsForTheReplica(t *testing.T) {
+	t.Parallel()
 	master, replica := redistest.Start(t, "repl-diskless-sync-delay 0"), redistest.Start(t)
 	ctx := t.Context()
 	if err := replica.Client().ReplicaOf(ctx, "127.0.0.1", fmt.Sprint(master.Port())).Err(); err != nil {
