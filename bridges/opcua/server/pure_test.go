@@ -1,6 +1,7 @@
 package opcuaserver
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,14 +10,17 @@ import (
 	"net"
 	"net/rpc"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gopcua/opcua/id"
 	"github.com/gopcua/opcua/ua"
 
 	"loopmq"
+	"loopmq/bridges/opcua/wire"
 	"loopmq/codec"
 )
 
@@ -483,4 +487,97 @@ func FuzzConnection(f *testing.F) {
 			t.Fatal("the connection is there")
 		}
 	})
+}
+
+// FuzzTopic has topics as nodes: each is found by its id and by its path, both as clients send them, and is gone without a
+// trace. What its payload is as a value goes to a client and back.
+func FuzzTopic(f *testing.F) {
+	for _, payload := range []string{"", "1", "-0", "1.5e300", "1e999", "true", `"a\u0000b"`, `"\ud800"`, `"x`, "a\x00b", "\xff", "null", "9223372036854775808", "é"} {
+		f.Add("plant/a", "plant", []byte(payload))
+	}
+	for _, topics := range [][2]string{{"/", "//"}, {"a//b", "a"}, {"a/", "a/(empty)"}, {"(empty)/", "/"}, {"$SYS/a", "é/|.:"}, {"\xff", "a\x00"}} {
+		f.Add(topics[0], topics[1], []byte("1"))
+	}
+	s := alone(f)
+	f.Fuzz(func(t *testing.T, a, b string, payload []byte) {
+		table := newTable(10, 1<<20, 1<<16)
+		for _, topic := range []string{a, b} {
+			if !codec.ValidTopicName([]byte(topic)) || table.set(topic, payload, false, time.Now()) != droppedNone {
+				return // the broker, or the table, refuses it
+			}
+		}
+		before := len(s.mu.space.nodes)
+		s.apply(table.changes(t.Context(), 0).Values)
+		for _, topic := range []string{a, b} {
+			n := s.mu.space.find(sent(t, ua.NewStringNodeID(nsTopics, topic)))
+			if n == nil || s.mu.space.find(sent(t, n.id())) != n || n.name.text != topic {
+				t.Fatalf("%q is %+v", topic, n)
+			}
+			path := &ua.BrowsePath{StartingNode: s.mu.space.topics.id(), RelativePath: &ua.RelativePath{}}
+			for at := n; at != s.mu.space.topics; at = at.parent {
+				path.RelativePath.Elements = append(path.RelativePath.Elements, &ua.RelativePathElement{
+					ReferenceTypeID: ua.NewNumericNodeID(0, id.Organizes), TargetName: sent(t, &ua.QualifiedName{NamespaceIndex: at.browseNS, Name: at.browse}),
+				})
+			}
+			slices.Reverse(path.RelativePath.Elements)
+			// A level that is called as one without a name is has the same path.
+			if got, status := s.followLocked(path); status != ua.StatusOK || got != n && !strings.Contains(a+b, emptyLevel) {
+				t.Fatalf("the path of %q leads to %+v (%v)", topic, got, status)
+			}
+			checkValue(t, payload, n.value)
+		}
+		s.apply([]Value{{Topic: a, Removed: true}})
+		if n := s.mu.space.find(ua.NewStringNodeID(nsTopics, b)); (n == nil) != (a == b) {
+			t.Fatalf("without %q, %q is %+v", a, b, n)
+		}
+		s.apply([]Value{{Topic: b, Removed: true}})
+		if after := len(s.mu.space.nodes); after != before && a != "plant/a" && b != "plant/a" {
+			t.Fatalf("%d nodes, and then %d", before, after)
+		}
+	})
+}
+
+// sent is a value as it comes to the other side.
+func sent[T any](t *testing.T, v *T) *T {
+	t.Helper()
+	b, err := ua.Encode(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := wire.Check(b, reflect.TypeFor[*T](), 1<<20); err != nil || n != len(b) {
+		t.Fatalf("%+v can't be decoded: %v", v, err)
+	}
+	got := new(T)
+	if _, err := ua.Decode(b, got); err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// checkValue checks what a payload has become, and what it becomes when a client writes it.
+func checkValue(t *testing.T, payload []byte, v *ua.DataValue) {
+	t.Helper()
+	got := sent(t, dataValue(v, ua.TimestampsToReturnBoth))
+	if !sameValue(got.Value, v.Value) || !got.SourceTimestamp.Equal(v.SourceTimestamp.Truncate(100)) {
+		t.Fatalf("%q: %+v came as %+v", payload, v, got)
+	}
+	written, text, ok := payloadOf(got.Value)
+	if !ok || text != (got.Value.Type() != ua.TypeIDByteString) || text && !utf8.Valid(written) {
+		t.Fatalf("%q as %v is written as %q, text: %v", payload, v.Value.Value(), written, text)
+	}
+	switch x := got.Value.Value().(type) {
+	case bool:
+		ok = string(written) == string(payload)
+	case int64, float64:
+		n, isNumber := numberOf(&ua.DataValue{Value: variantOf(written)})
+		want, _ := numberOf(got)
+		ok = isNumber && n == want
+	case string:
+		ok = string(written) == x && (x == string(payload) || payload[0] == '"')
+	case []byte:
+		ok = bytes.Equal(written, payload)
+	}
+	if !ok {
+		t.Fatalf("%q is %v, and written as %q", payload, got.Value.Value(), written)
+	}
 }
