@@ -5,11 +5,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"loopmq/internal/brokertest"
+	"loopmq/internal/child"
 	"loopmq/loadtest"
 )
 
@@ -40,12 +42,7 @@ func resultOf(t *testing.T, path string) *loadtest.Result {
 func TestTogether(t *testing.T) {
 	t.Parallel()
 	server := brokertest.Start(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	_ = l.Close()
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(child.FreePort()))
 	tokenFile := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(tokenFile, []byte("secret\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -72,7 +69,7 @@ func TestTogether(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "result.json")
 		args := append([]string{"run"}, scenario...)
 		args = append(args, "--agents", address, "--token-file", tokenFile, "--processes", "2", "--target", "tcp://"+server.Addr,
-			"--duration", "300ms", "--drain", "3s", "--json", path)
+			"--duration", "300ms", "--drain", "20s", "--json", path)
 		loadtestCommand(t, exitOK, args...)
 		r := resultOf(t, path)
 		promised := r.Audit.Promised()

@@ -156,7 +156,7 @@ func TestRunOfABrokenBroker(t *testing.T) {
 	}
 	t.Cleanup(p.Close)
 	page := filepath.Join(t.TempDir(), "a.html")
-	out, _ := loadtestCommand(t, exitFailed, "run", "p2p", "--target", "tcp://"+p.Addr(), "--pairs", "2", "--rate", "500", "--duration", "1s", "--drain", "1s",
+	out, _ := loadtestCommand(t, exitFailed, "run", "p2p", "--target", "tcp://"+p.Addr(), "--pairs", "2", "--rate", "500", "--duration", "1s", "--drain", "4s",
 		"--html", page)
 	lost := fmt.Sprintf(" promised messages %d lost\n", p.Count(meddler.Drop))
 	contains(t, out, "BROKEN: of ", lost)
@@ -253,7 +253,7 @@ func (w *untilWriter) Write(b []byte) (int, error) {
 func TestCapacity(t *testing.T) {
 	t.Parallel()
 	b := brokertest.Start(t)
-	common := []string{"--target", "tcp://" + b.Addr, "--duration", "200ms", "--warm-up", "1ms", "--pause", "0s"}
+	common := []string{"--target", "tcp://" + b.Addr, "--duration", "500ms", "--warm-up", "1ms", "--pause", "0s"}
 	file := filepath.Join(t.TempDir(), "a.json")
 	out, errs := loadtestCommand(t, exitOK, append([]string{
 		"capacity", "p2p", "--pairs", "5", "--slo", "loss=0,rate>=1%", "--start", "100", "--max", "0.2k", "--json", file,
