@@ -217,10 +217,10 @@ func scalarOf(v any, t ua.TypeID) (any, error) {
 		if err != nil {
 			return nil, refuse(ua.StatusBadTypeMismatch, "a DateTime is written as 2006-01-02T15:04:05Z")
 		}
-		if at.Year() < 1601 || at.Year() > 2261 { // what the library can carry
-			return nil, refuse(ua.StatusBadOutOfRange, "a DateTime is from 1601 to 2261")
+		if at = at.UTC(); at.Year() < 1678 || at.Year() > 2261 { // what the library can carry
+			return nil, refuse(ua.StatusBadOutOfRange, "a DateTime is from 1678 to 2261")
 		}
-		return at.UTC(), nil
+		return at, nil
 	case ua.TypeIDGUID:
 		if !isGUID(text) {
 			return nil, refuse(ua.StatusBadTypeMismatch, "a Guid is written as 72962B91-FA75-4AE6-8D28-B404DC7DAF63")

@@ -110,6 +110,11 @@ func appendPlain(b []byte, v *ua.DataValue) ([]byte, error) {
 		return append(b, x...), nil
 	case []byte:
 		return append(b, x...), nil
+	case *ua.LocalizedText:
+		if x != nil {
+			return append(b, x.Text...), nil
+		}
+		return append(b, "null"...), nil
 	default:
 		return (&encoder{}).append(b, x)
 	}
@@ -133,8 +138,8 @@ func appendObject(b []byte, s *sample) ([]byte, error) {
 	b = append(append(append(b, `,"type":"`...), typeName(t)...), `","status":"`...)
 	b = append(append(b, statusName(v.Status)...), `","status_code":`...)
 	b = strconv.AppendUint(b, uint64(v.Status), 10)
-	b = appendTimeField(b, `,"source_time":`, v.SourceTimestamp)
-	b = appendTimeField(b, `,"server_time":`, v.ServerTimestamp)
+	b = appendTimeField(b, `,"source_time":`, exact(v.SourceTimestamp))
+	b = appendTimeField(b, `,"server_time":`, exact(v.ServerTimestamp))
 	return append(b, '}'), nil
 }
 
@@ -165,6 +170,29 @@ func appendTime(b []byte, t time.Time) []byte {
 	b = append(b, '"')
 	b = t.UTC().AppendFormat(b, time.RFC3339Nano)
 	return append(b, '"')
+}
+
+const (
+	ticksPerSecond = 10_000_000
+	unixSeconds    = 11_644_473_600 // from 1601 to 1970
+	ticksBits      = 62             // what the library leaves of a time
+	inverseOf25    = 0x8f5c28f5c28f5c29
+)
+
+// latest is what later times are, too. [OPC 10000-6, 5.2.2.5]
+var latest = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
+
+// exact is a time of a server. The library reads ticks of 100 ns since 1601 as ns since 1970 in 64 bits, which are too few from 2262 on:
+// what it returns then is a time of other centuries. Multiplying by 100 has lost two bits, which no time up to 9999 needs.
+func exact(t time.Time) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	ticks := (uint64(t.UnixNano())>>2*inverseOf25 + unixSeconds*ticksPerSecond) % (1 << ticksBits)
+	if at := time.Unix(int64(ticks/ticksPerSecond)-unixSeconds, int64(ticks%ticksPerSecond)*100).UTC(); at.Before(latest) {
+		return at
+	}
+	return latest
 }
 
 func appendString(b []byte, s string) []byte {
@@ -220,7 +248,7 @@ func (e *encoder) append(b []byte, v any) ([]byte, error) {
 		if x.IsZero() && !e.reversible {
 			return append(b, "null"...), nil
 		}
-		return appendTime(b, x), nil
+		return appendTime(b, exact(x)), nil
 	case []byte:
 		if x == nil {
 			return append(b, "null"...), nil
@@ -393,9 +421,25 @@ func (e *encoder) dataValue(b []byte, v *ua.DataValue) ([]byte, error) {
 	if v.Status != ua.StatusOK {
 		b = strconv.AppendUint(append(b, `,"Status":`...), uint64(v.Status), 10)
 	}
-	b = appendTimeField(b, `,"SourceTimestamp":`, v.SourceTimestamp)
-	b = appendTimeField(b, `,"ServerTimestamp":`, v.ServerTimestamp)
+	b = appendTimeField(b, `,"SourceTimestamp":`, exact(v.SourceTimestamp))
+	b = appendTimeField(b, `,"ServerTimestamp":`, exact(v.ServerTimestamp))
 	return append(b, '}'), nil
+}
+
+// flat returns the value of a Variant as its reversible form has it: a matrix as a list of its elements, with its dimensions.
+func flat(v *ua.Variant) (value any, dimensions []int32) {
+	r := reflect.ValueOf(v.Value())
+	if dimensions = v.ArrayDimensions(); len(dimensions) < 2 {
+		return v.Value(), nil
+	}
+	for range dimensions[1:] {
+		elements := reflect.MakeSlice(r.Type().Elem(), 0, int(v.ArrayLength()))
+		for i := range r.Len() {
+			elements = reflect.AppendSlice(elements, r.Index(i))
+		}
+		r = elements
+	}
+	return r.Interface(), dimensions
 }
 
 func (e *encoder) variant(b []byte, v *ua.Variant) ([]byte, error) {
@@ -406,6 +450,19 @@ func (e *encoder) variant(b []byte, v *ua.Variant) ([]byte, error) {
 		return e.append(b, v.Value())
 	}
 	b = strconv.AppendUint(append(b, `{"Type":`...), uint64(v.Type()), 10)
-	b, err := e.append(append(b, `,"Body":`...), v.Value())
+	b = append(b, `,"Body":`...)
+	value, dimensions := flat(v)
+	b, err := e.append(b, value)
+	for i, n := range dimensions {
+		if i == 0 {
+			b = append(b, `,"Dimensions":[`...)
+		} else {
+			b = append(b, ',')
+		}
+		b = strconv.AppendInt(b, int64(n), 10)
+	}
+	if len(dimensions) > 0 {
+		b = append(b, ']')
+	}
 	return append(b, '}'), err
 }

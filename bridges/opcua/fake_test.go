@@ -233,7 +233,7 @@ type served struct {
 	broker *loopmq.Broker
 }
 
-func mustServeFake(t *testing.T, f *fake) *served {
+func mustServeFake(t *testing.T, f *fake, changes ...func(*Endpoint)) *served {
 	t.Helper()
 	if brokertest.Outside() {
 		t.Skip("needs a broker in this process")
@@ -244,10 +244,14 @@ func mustServeFake(t *testing.T, f *fake) *served {
 	c := brokertest.Connect(t, s.Addr, codec.V5)
 	c.SetTimeout(fakeWait)
 	c.Subscribe("x", 1)
-	b, err := New(Options{Broker: s.Broker, Store: st, Logger: slog.New(slog.DiscardHandler), Endpoints: []*Endpoint{{
+	e := &Endpoint{
 		Name: "e", URL: f.url(), Mappings: []Mapping{{Node: "i=1000", Topic: "x", QoS: 1, Format: FormatValue}}, RetryMin: 10 * time.Millisecond, RetryMax: 50 * time.Millisecond,
 		PublishingInterval: 10 * time.Millisecond,
-	}}})
+	}
+	for _, change := range changes {
+		change(e)
+	}
+	b, err := New(Options{Broker: s.Broker, Store: st, Logger: slog.New(slog.DiscardHandler), Endpoints: []*Endpoint{e}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -57,6 +57,7 @@ type link struct {
 	byTopic       map[string]*item
 	handle        uint32 // the last one
 	failures      []failure
+	gone          int // items whose nodes are gone
 	scanned       time.Time
 	acks          []*ua.SubscriptionAcknowledgement
 
@@ -93,6 +94,8 @@ type item struct {
 	topic      string // "": it isn't monitored
 	writeTopic string // "": it isn't written
 	handle     uint32
+	id         uint32 // the server's
+	gone       bool   // its last value says that there is no such node
 }
 
 // run keeps connecting until ctx ends.
@@ -130,7 +133,7 @@ func (l *link) forget() {
 	l.items = make(map[itemKey]*item)
 	l.byHandle = make(map[uint32]*item)
 	l.byTopic = make(map[string]*item)
-	l.failures, l.acks = nil, nil
+	l.failures, l.acks, l.gone = nil, nil, 0
 	l.scanned = time.Time{}
 }
 
@@ -245,6 +248,9 @@ func (l *link) read(ctx context.Context, c *client, nodes []*ua.NodeID, attribut
 
 // sync looks up the mappings, and has the server monitor what it doesn't yet.
 func (l *link) sync(ctx context.Context, c *client) error {
+	if err := l.drop(ctx, c); err != nil {
+		return fmt.Errorf("delete monitored items: %w", err)
+	}
 	found, failures, err := l.resolve(ctx, c)
 	if err != nil {
 		return fmt.Errorf("look up nodes: %w", err)
@@ -284,6 +290,48 @@ func (l *link) sync(ctx context.Context, c *client) error {
 
 func (l *link) fail(it *item, err error) {
 	l.failures = append(l.failures, failure{it.place.node, err.Error()})
+}
+
+// drop ends the items whose nodes are gone: a node that comes back is another one to the server, which tells of it by another
+// item only.
+func (l *link) drop(ctx context.Context, c *client) error {
+	if l.gone == 0 {
+		return nil
+	}
+	gone := make(map[time.Duration][]uint32)
+	for key, it := range l.items {
+		if it.gone {
+			gone[it.mapping.PublishingInterval] = append(gone[it.mapping.PublishingInterval], it.id)
+			delete(l.items, key)
+			delete(l.byHandle, it.handle)
+			delete(l.byTopic, it.topic)
+		}
+	}
+	l.gone = 0
+	for interval, ids := range gone {
+		for some := range slices.Chunk(ids, operationsMax) {
+			_, err := send[ua.DeleteMonitoredItemsResponse](ctx, c, l.endpoint.RequestTimeout, &ua.DeleteMonitoredItemsRequest{
+				SubscriptionID: l.subscriptions[interval].id, MonitoredItemIDs: some,
+			})
+			var status ua.StatusCode
+			if err != nil && !errors.As(err, &status) { // a server that has none of them is right, too
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// seen notes whether the node of an item is there, as its value says.
+func (l *link) seen(it *item, status ua.StatusCode) {
+	gone := status == ua.StatusBadNodeIDUnknown || status == ua.StatusBadNodeIDInvalid
+	switch {
+	case gone && !it.gone:
+		l.gone++
+	case !gone && it.gone:
+		l.gone--
+	}
+	it.gone = gone
 }
 
 // subscribe returns the subscription for an interval.
@@ -389,7 +437,7 @@ func (l *link) create(ctx context.Context, c *client, s *subscription, items []*
 	}
 	results := make([]ua.StatusCode, len(items))
 	for i, r := range res.Results {
-		results[i] = r.StatusCode
+		results[i], items[i].id = r.StatusCode, r.MonitoredItemID
 	}
 	return results, nil
 }
@@ -454,7 +502,7 @@ func (l *link) due() bool {
 	if every < 0 {
 		return false
 	}
-	if len(l.failures) > 0 {
+	if len(l.failures)+l.gone > 0 {
 		every = min(every, failedRescan)
 	}
 	return time.Since(l.scanned) >= every

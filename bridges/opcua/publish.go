@@ -50,6 +50,7 @@ func (l *link) message(v *ua.MonitoredItemNotification) (loopmq.Message, bool) {
 	if it == nil { // of a subscription that was given up
 		return loopmq.Message{}, false
 	}
+	l.seen(it, v.Value.Status)
 	m := l.holder.metrics
 	if v.Value.Status&overflow == overflow {
 		m.Overflows.Inc()

@@ -1,6 +1,7 @@
 package opcuabridge
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"math"
@@ -134,10 +135,11 @@ func TestFormats(t *testing.T) {
 		{ua.NewByteStringNodeID(2, []byte("ab")), `"ns=2;b=YWI="`, `{"Type":17,"Body":{"IdType":3,"Id":"YWI=","Namespace":2}}`},
 		{ua.NewExpandedNodeID(ua.NewStringNodeID(0, "x"), "urn:x", 0), `"nsu=urn:x;s=x"`, `{"Type":18,"Body":{"IdType":1,"Id":"x","Namespace":"urn:x"}}`},
 		{ua.StatusBadNodeIDUnknown, `"BadNodeIdUnknown"`, `{"Type":19,"Body":2150891520}`},
-		{ua.NewLocalizedTextWithLocale("x", "en"), `"x"`, `{"Type":21,"Body":{"Locale":"en","Text":"x"}}`},
+		{ua.NewLocalizedTextWithLocale("x\"y", "en"), `x"y`, `{"Type":21,"Body":{"Locale":"en","Text":"x\"y"}}`},
 		{&ua.QualifiedName{NamespaceIndex: 2, Name: "q"}, `{"Name":"q","Uri":2}`, `{"Type":20,"Body":{"Name":"q","Uri":2}}`},
 		{[]int32{1, 2}, `[1,2]`, `{"Type":6,"Body":[1,2]}`},
-		{[][]int32{{1}, {2}}, `[[1],[2]]`, `{"Type":6,"Body":[[1],[2]]}`},
+		{[][]int32{{1}, {2}}, `[[1],[2]]`, `{"Type":6,"Body":[1,2],"Dimensions":[2,1]}`},
+		{[][][]string{{{"a", "b"}, {"c", "d"}}}, `[[["a","b"],["c","d"]]]`, `{"Type":12,"Body":["a","b","c","d"],"Dimensions":[1,2,2]}`},
 		{ua.ByteArray{1, 2}, `[1,2]`, `{"Type":3,"Body":[1,2]}`},
 		{
 			ua.NewExtensionObject(&ua.EUInformation{NamespaceURI: "u", UnitID: 1, DisplayName: ua.NewLocalizedText("m"), Description: nil}), `{"NamespaceURI":"u","UnitID":1,"DisplayName":"m","Description":null}`,
@@ -179,6 +181,50 @@ func TestFormats(t *testing.T) {
 	}
 	if got := statusName(0x80FF0000); got != "0x80FF0000" {
 		t.Errorf("a status that isn't known: %s", got)
+	}
+}
+
+// plainTime is what a DateTime of a server is published as.
+func plainTime(t *testing.T, ticks int64) string {
+	t.Helper()
+	v := &ua.DataValue{}
+	if _, err := v.Decode(binary.LittleEndian.AppendUint64([]byte{ua.DataValueValue, byte(ua.TypeIDDateTime)}, uint64(ticks))); err != nil {
+		t.Fatal(err)
+	}
+	got, err := appendSample(nil, FormatValue, &sample{value: v})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(got)
+}
+
+// Times of all centuries are published as a server has encoded them.
+func TestTimes(t *testing.T) {
+	for text, want := range map[string]string{
+		"1601-01-01T00:00:00.0000001Z": "1601-01-01T00:00:00.0000001Z",
+		"1677-09-21T00:00:00Z":         "1677-09-21T00:00:00Z",
+		"1969-12-31T23:59:59.9999999Z": "1969-12-31T23:59:59.9999999Z",
+		"1970-01-01T00:00:00Z":         "1970-01-01T00:00:00Z",
+		"2026-01-02T03:04:05.0067891Z": "2026-01-02T03:04:05.0067891Z",
+		"2262-04-12T00:00:00Z":         "2262-04-12T00:00:00Z",
+		"2500-02-28T12:00:00Z":         "2500-02-28T12:00:00Z",
+		"9999-12-31T23:59:58.9999999Z": "9999-12-31T23:59:58.9999999Z",
+		"9999-12-31T23:59:59.9999999Z": "9999-12-31T23:59:59Z",
+	} {
+		at, err := time.Parse(time.RFC3339Nano, text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ticks := (at.Unix()+11_644_473_600)*10_000_000 + int64(at.Nanosecond()/100)
+		if got := plainTime(t, ticks); got != `"`+want+`"` {
+			t.Errorf("%s is published as %s", text, got)
+		}
+	}
+	if got := plainTime(t, math.MaxInt64); got != `"9999-12-31T23:59:59Z"` {
+		t.Errorf("the last time is published as %s", got)
+	}
+	if got := plainTime(t, 0); got != `null` {
+		t.Errorf("no time is published as %s", got)
 	}
 }
 
@@ -241,6 +287,11 @@ func TestDecode(t *testing.T) {
 		{`{"value":"*"}`, FormatJSON, dataType{ua.TypeIDByteString, -1}, ua.StatusBadTypeMismatch},
 		{"2026-01-02T03:04:05Z", FormatValue, dataType{ua.TypeIDDateTime, -1}, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)},
 		{"0001-01-02T03:04:05Z", FormatValue, dataType{ua.TypeIDDateTime, -1}, ua.StatusBadOutOfRange},
+		{"1677-12-31T23:59:59Z", FormatValue, dataType{ua.TypeIDDateTime, -1}, ua.StatusBadOutOfRange},
+		{"1678-01-01T00:30:00+01:00", FormatValue, dataType{ua.TypeIDDateTime, -1}, ua.StatusBadOutOfRange},
+		{"1678-01-01T00:00:00Z", FormatValue, dataType{ua.TypeIDDateTime, -1}, time.Date(1678, 1, 1, 0, 0, 0, 0, time.UTC)},
+		{"2261-12-31T23:59:59Z", FormatValue, dataType{ua.TypeIDDateTime, -1}, time.Date(2261, 12, 31, 23, 59, 59, 0, time.UTC)},
+		{"2262-01-01T00:00:00Z", FormatValue, dataType{ua.TypeIDDateTime, -1}, ua.StatusBadOutOfRange},
 		{"yesterday", FormatValue, dataType{ua.TypeIDDateTime, -1}, ua.StatusBadTypeMismatch},
 		{"72962B91-FA75-4AE6-8D28-B404DC7DAF63", FormatValue, dataType{ua.TypeIDGUID, -1}, ua.NewGUID("72962B91-FA75-4AE6-8D28-B404DC7DAF63")},
 		{"7", FormatValue, dataType{ua.TypeIDGUID, -1}, ua.StatusBadTypeMismatch},
