@@ -17,10 +17,10 @@ const filesReserve = 64
 // processMemory is what a process needs before it has clients.
 const processMemory = 32 << 20
 
-// ProcessesMax is how many processes of this machine may play a scenario, which has been checked: 16, or 4 for each core, or twice what
+// ProcessesMax is how many processes of this machine may play a scenario, which has been checked: 32, or 4 for each core, or twice what
 // the limit of open files makes necessary, as far as there is memory for them. More would only be in each other's way.
 func ProcessesMax(s *Scenario) int {
-	most := max(16, 4*runtime.NumCPU())
+	most := max(32, 4*runtime.NumCPU())
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil && limit.Max > filesReserve {
 		most = max(most, 2*(1+int(uint64(s.clients())/(limit.Max-filesReserve))))
