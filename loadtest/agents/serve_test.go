@@ -88,6 +88,47 @@ func TestWrongToken(t *testing.T) {
 	}
 }
 
+// TestFalseCoordinator: an agent runs nothing for who doesn't know the token, and a proof that was overheard is none in another handshake.
+func TestFalseCoordinator(t *testing.T) {
+	t.Parallel()
+	agent := listen(t, "secret", func(context.Context, *loadtest.Scenario, loadtest.Options) (*loadtest.Result, error) {
+		t.Error("it ran")
+		return nil, errors.New("it ran")
+	})
+	mine := []byte("my nonce")
+	var overheard hello
+	for _, test := range []struct {
+		name  string
+		proof func(theirs hello) []byte
+	}{
+		{"another token", func(theirs hello) []byte { return proof("Secret", "coordinator", theirs.Nonce, mine) }},
+		{"no proof", func(hello) []byte { return nil }},
+		{"of the other role", func(theirs hello) []byte { return proof("secret", "agent", theirs.Nonce, mine) }},
+		{"of another handshake", func(hello) []byte { return proof("secret", "coordinator", overheard.Nonce, mine) }},
+	} {
+		conn, err := net.Dial("tcp", agent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(time.Minute))
+		l := newLink(conn, conn, conn.Close)
+		var theirs, answer hello
+		if err := l.receive(&theirs, helloBytesMax); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.send(hello{Nonce: mine, Proof: test.proof(theirs)}); err != nil {
+			t.Fatal(err)
+		}
+		_ = l.send(message{Scenario: short(t)})
+		if err := l.receive(&answer, helloBytesMax); err != nil || answer.Proof != nil || answer.Error != ErrToken.Error() {
+			t.Errorf("%s: got %+v, %v, want the error %q", test.name, answer, err, ErrToken)
+		}
+		l.drain()
+		_ = conn.Close()
+		overheard = theirs
+	}
+}
+
 // TestFalseAgent: a coordinator doesn't hand its scenario to who doesn't know the token, and who answers something else is no agent.
 func TestFalseAgent(t *testing.T) {
 	t.Parallel()

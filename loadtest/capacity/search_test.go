@@ -87,6 +87,21 @@ func TestSearchFindsTheLimit(t *testing.T) {
 	}
 }
 
+// What is between the two is halved as a ratio, so that as many trials are needed at low rates as at high ones.
+func TestSearchHalvesTheRatio(t *testing.T) {
+	s := capacity.Search{SLO: objective(t), Run: upTo(5000), Start: 1000}
+	a, err := s.Find(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []float64{1000, 2000, 4000, 8000, 8000, 5656.85, 5656.85, 4756.83, 5187.36, 5187.36, 4967.43, 5187.36, 5187.36, 4967.43}
+	for i, trial := range a.Trials {
+		if len(a.Trials) != len(want) || math.Abs(trial.Rate-want[i]) > 0.01 {
+			t.Fatalf("trial %d of %d is at %v, want %v", i+1, len(a.Trials), trial.Rate, want)
+		}
+	}
+}
+
 // Answers agree though one trial in ten stumbles, and though near the limit it is a matter of luck whether a rate holds. The seeds are fixed:
 // this is about the search, and no machine has a part in it.
 func TestSearchOfANoisyBrokerAgrees(t *testing.T) {
