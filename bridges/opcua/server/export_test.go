@@ -54,3 +54,6 @@ func (s *Server) PID() int { return int(s.pid.Load()) }
 
 // LimitMemory is limitMemory.
 var LimitMemory = limitMemory
+
+// EndSilent has a child that is silent for this long ended. It is called before Start.
+func (s *Server) EndSilent(d time.Duration) { s.silence = d }

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"syscall"
 	"testing"
+	"time"
 
 	opcuaserver "loopmq/bridges/opcua/server"
 	"loopmq/codec"
@@ -66,5 +68,36 @@ func TestAKilledProcessIsStartedAgain(t *testing.T) {
 	}
 	if n := f.set.OPCUAServer.Ended[metrics.OPCUAServerExited].Get(); n != 2 {
 		t.Errorf("%d ends were counted, want 2", n)
+	}
+}
+
+// A process that says nothing is ended, and another one started.
+func TestASilentProcessIsStartedAgain(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, open("plant/#"))
+	f.server.EndSilent(3 * time.Second)
+	f.start()
+	p := brokertest.Connect(t, f.broker.Addr, codec.V5)
+	p.Publish("plant/a", "1", 1, brokertest.Retained)
+	f.await(f.mustDial(), topic("plant/a"), int64(1))
+	if err := syscall.Kill(f.server.PID(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	silent := f.set.OPCUAServer.Ended[metrics.OPCUAServerSilent]
+	f.eventually(func() bool { return silent.Get() > 0 }, func() string { return "it wasn't ended" })
+	f.await(f.mustDial(), topic("plant/a"), int64(1))
+}
+
+// The process has a limit of its memory.
+func TestTheProcessHasALimit(t *testing.T) {
+	t.Parallel()
+	f := mustStart(t, open("plant/#"))
+	f.mustDial()
+	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", f.server.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := regexp.MustCompile(`Max data size\s+469762048\s+469762048`); !want.Match(limits) { // 256 MiB and 192 MiB
+		t.Errorf("the limits are\n%s", limits)
 	}
 }

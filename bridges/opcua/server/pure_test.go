@@ -156,7 +156,7 @@ func TestRefusals(t *testing.T) {
 }
 
 // alone returns a child whose parent knows nobody and nothing.
-func alone(t testing.TB) *server {
+func alone(t testing.TB, change ...func(*Options)) *server {
 	t.Helper()
 	mine, its := net.Pipe()
 	r := rpc.NewServer()
@@ -167,6 +167,9 @@ func alone(t testing.TB) *server {
 	up := rpc.NewClient(its)
 	t.Cleanup(func() { _ = up.Close() })
 	o := Options{Filters: []string{"plant/a"}, None: true, Anonymous: true}
+	for _, c := range change {
+		c(&o)
+	}
 	if err := o.Check(); err != nil {
 		t.Fatal(err)
 	}
@@ -181,16 +184,19 @@ func alone(t testing.TB) *server {
 	return s
 }
 
-// nobody is a parent that lets everybody in.
+// nobody is a parent that lets everybody in, and allows all but topics of the level "secret".
 type nobody struct{}
 
-func (nobody) Open(_ *Opening, r *Opened) error     { r.Handle = 1; return nil }
+func (nobody) Open(q *Opening, r *Opened) error {
+	r.Handle, r.Username = 1, q.Username
+	return nil
+}
 func (nobody) Close(uint64, *struct{}) error        { return nil }
 func (nobody) Publish(_ *Writing, _ *Refusal) error { return nil }
 func (nobody) Authorize(q *Asking, r *Allowed) error {
 	r.Allowed = make([]bool, len(q.Topics))
 	for i := range r.Allowed {
-		r.Allowed[i] = true
+		r.Allowed[i] = !strings.HasPrefix(q.Topics[i], "secret/")
 	}
 	return nil
 }

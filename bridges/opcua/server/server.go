@@ -48,6 +48,8 @@ type Server struct {
 	table *table
 	name  string
 
+	silence time.Duration // silenceMax, but in tests
+
 	ln     *net.TCPListener
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -65,7 +67,7 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opcuaserver: %w", err)
 	}
-	s := &Server{opts: o, log: o.Logger, setup: setup, table: newTable(o.Topics, o.ValuesBytes, o.ValueBytes), name: loopmq.LocalClientIDs + "opcua-server/" + rand.Text()[:8]}
+	s := &Server{silence: silenceMax, opts: o, log: o.Logger, setup: setup, table: newTable(o.Topics, o.ValuesBytes, o.ValueBytes), name: loopmq.LocalClientIDs + "opcua-server/" + rand.Text()[:8]}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, nil
 }
@@ -296,8 +298,8 @@ func (s *Server) answer(conn net.Conn, l *link) {
 
 // watch returns true when a child has been silent for too long, and false when ctx ends.
 func (s *Server) watch(ctx context.Context, l *link) bool {
-	for wait(ctx, silenceMax/10) {
-		if time.Since(time.Unix(0, l.polled.Load())) > silenceMax {
+	for wait(ctx, s.silence/10) {
+		if time.Since(time.Unix(0, l.polled.Load())) > s.silence {
 			return true
 		}
 	}

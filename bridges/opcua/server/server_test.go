@@ -78,12 +78,18 @@ func mustServe(t testing.TB, o opcuaserver.Options, broker ...func(*loopmq.Optio
 func mustStart(t testing.TB, o opcuaserver.Options, broker ...func(*loopmq.Options)) *fixture {
 	t.Helper()
 	f := newFixture(t, o, broker...)
+	f.start()
+	return f
+}
+
+// start starts the process.
+func (f *fixture) start() {
+	f.t.Helper()
 	at, err := f.server.Start("127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		f.t.Fatal(err)
 	}
 	f.url = "opc.tcp://" + at.String()
-	return f
 }
 
 func newFixture(t testing.TB, o opcuaserver.Options, broker ...func(*loopmq.Options)) *fixture {

@@ -281,6 +281,8 @@ func TestWhatCantBeWritten(t *testing.T) {
 	t.Parallel()
 	f := mustServe(t, open("plant/a"))
 	c := f.mustDial()
+	brokertest.Connect(t, f.broker.Addr, codec.V5).Publish("plant/a", "0", 1, brokertest.Retained)
+	f.await(c, topic("plant/a"), int64(0)) // the server has subscribed
 	ok := &ua.DataValue{EncodingMask: ua.DataValueValue, Value: ua.MustVariant(1.0)}
 	for name, w := range map[string]struct {
 		value *ua.WriteValue
