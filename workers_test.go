@@ -53,17 +53,17 @@ func TestWorkersDrop(t *testing.T) {
 		w := newWorkers(1)
 		proceed := make(chan struct{})
 		w.do(func() { <-proceed })
-		dropped := 0
+		var dropped atomic.Int64
 		for range 2 {
-			w.doOr(func() { t.Error("it was done") }, func() { dropped++ })
+			w.doOr(func() { t.Error("it was done") }, func() { dropped.Add(1) })
 		}
 		go w.stop()
 		synctest.Wait()
-		if dropped != 2 {
-			t.Errorf("%d of 2 that waited were dropped", dropped)
+		if n := dropped.Load(); n != 2 {
+			t.Errorf("%d of 2 that waited were dropped", n)
 		}
-		w.doOr(func() { t.Error("it was done after stop") }, func() { dropped++ })
-		if dropped != 3 {
+		w.doOr(func() { t.Error("it was done after stop") }, func() { dropped.Add(1) })
+		if dropped.Load() != 3 {
 			t.Error("one that came after stop was not dropped")
 		}
 		close(proceed)
