@@ -307,8 +307,13 @@ func (s *server) activateSession(c *channel, q *ua.ActivateSessionRequest) (ua.R
 	default:
 	}
 	if ss.activated {
+		waiting := ss.publishes
+		if ss.channel != c {
+			waiting = nil
+		}
 		s.leaveLocked(ss)
 		s.discard(ss.handle)
+		ss.publishes = waiting // another user, or the same one again: what was asked by this connection still holds
 	}
 	ss.activated, ss.handle, ss.username, ss.channel, ss.seen, ss.nonce = true, opened.Handle, opened.Username, c, time.Now(), random()
 	clear(ss.rights)

@@ -367,6 +367,51 @@ func TestASessionSurvivesItsConnection(t *testing.T) {
 	f.await(next, topic("plant/a"), int64(1))
 }
 
+// A session that is activated again by its connection is told what it had asked for before.
+func TestRequestsSurviveAnotherActivation(t *testing.T) {
+	t.Parallel()
+	f := mustServe(t, open("plant/#"))
+	p := brokertest.Connect(t, f.broker.Addr, codec.V5)
+	p.Publish("plant/a", "1", 1, brokertest.Retained)
+	c := f.mustDial()
+	f.await(c, topic("plant/a"), int64(1))
+	sub := mustSend[*ua.CreateSubscriptionResponse](f, c, &ua.CreateSubscriptionRequest{
+		RequestedPublishingInterval: 100, RequestedLifetimeCount: 10000, RequestedMaxKeepAliveCount: 3000, PublishingEnabled: true,
+	}).SubscriptionID
+	f.monitor(c, sub, monitored(topic("plant/a"), 1))
+	f.awaitTold(c, "1=1")
+
+	told := make(chan []string, 21)
+	refused := make(chan error, 21)
+	for range 21 { // one more than may wait: so it is known when they do
+		go func() {
+			r, err := send[*ua.PublishResponse](f, c, &ua.PublishRequest{})
+			if err != nil {
+				refused <- err
+				return
+			}
+			told <- values(r.NotificationMessage)
+		}()
+	}
+	if err := <-refused; !errors.Is(err, ua.StatusBadTooManyPublishRequests) {
+		t.Fatal(err)
+	}
+	mustSend[*ua.ActivateSessionResponse](f, c, &ua.ActivateSessionRequest{
+		ClientSignature: &ua.SignatureData{}, UserTokenSignature: &ua.SignatureData{}, UserIdentityToken: ua.NewExtensionObject(&ua.AnonymousIdentityToken{PolicyID: "anonymous"}),
+	})
+	p.Publish("plant/a", "2", 1)
+	select {
+	case got := <-told:
+		if !slices.Equal(got, []string{"1=2"}) {
+			t.Errorf("was told %v, want 1=2", got)
+		}
+	case err := <-refused:
+		t.Error(err)
+	case <-time.After(patience):
+		t.Error("was told nothing")
+	}
+}
+
 // Changes of thousands of variables come in messages of a bounded size.
 func TestManyItems(t *testing.T) {
 	t.Parallel()
