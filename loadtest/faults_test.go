@@ -34,6 +34,21 @@ func TestFaultsOfABroker(t *testing.T) {
 			return [][]byte{p.Append(nil, codec.V5)}
 		}
 	}
+	// overtaken has every fifth message come behind the next.
+	overtaken := func() func(p *codec.Publish) [][]byte {
+		count, held := 0, []byte(nil)
+		return func(p *codec.Publish) [][]byte {
+			packets := [][]byte{p.Append(nil, codec.V5)}
+			if count++; count%5 == 0 {
+				held = packets[0]
+				return nil
+			}
+			if held != nil {
+				packets, held = append(packets, held), nil
+			}
+			return packets
+		}
+	}
 	for name, test := range map[string]struct {
 		fake  *fake
 		qos   byte
@@ -54,6 +69,12 @@ func TestFaultsOfABroker(t *testing.T) {
 		}},
 		"loses at QoS 1": {qos: 1, fake: &fake{deliver: every(5, func(*codec.Publish) [][]byte { return nil })}, audit: func(a *loadtest.Audit) bool {
 			return a.QoS[1].Promised.Lost > 0 && a.QoS[1].Promised.Duplicated == 0
+		}},
+		"reorders at QoS 0": {fake: &fake{deliver: overtaken()}, audit: func(a *loadtest.Audit) bool {
+			return a.QoS[0].Promised.Reordered > 0 && a.QoS[0].Promised.Duplicated == 0
+		}},
+		"reorders at QoS 1": {qos: 1, fake: &fake{deliver: overtaken()}, audit: func(a *loadtest.Audit) bool {
+			return a.QoS[1].Promised.Reordered > 0 && a.QoS[1].Promised.Duplicated == 0
 		}},
 		"changes content": {fake: &fake{deliver: every(5, func(p *codec.Publish) [][]byte {
 			p.Payload = append(bytes.Clone(p.Payload[:len(p.Payload)-1]), '!')
