@@ -1,6 +1,7 @@
 package coapbridge
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -112,4 +113,25 @@ func TestFarewell(t *testing.T) {
 		t.Error(err)
 	}
 	d.want(d.receive(), codes.ServiceUnavailable, "*")
+}
+
+// Who observes again what it has cancelled a moment ago is told of what comes.
+func TestObserveAgain(t *testing.T) {
+	t.Parallel()
+	b := mustBridge(t, Options{})
+	pub := brokertest.Connect(t, b.broker.Addr, codec.V5)
+	d := b.device()
+	with := "?token=" + string(d.want(d.ask(codes.POST, "/mqtt/connection?clientid=pump", nil), codes.Created, "*").Payload)
+	for i := range 30 {
+		d.want(d.ask(codes.GET, "/ps/t/a"+with, nil, num(coap.Observe, 0)), codes.Content, "")
+		d.send(d.message(coap.Confirmable, codes.GET, "tk", "/ps/t/a"+with, nil, num(coap.Observe, 1)))
+		d.send(d.message(coap.Confirmable, codes.GET, "other", "/ps/t/a"+with, nil, num(coap.Observe, 0)))
+		d.want(d.receive(), codes.NotFound, "*")
+		d.want(d.receive(), codes.Content, "")
+		text := fmt.Sprint(i)
+		pub.Publish("t/a", text, 1)
+		d.want(d.notification(), codes.Content, text)
+		d.send(d.message(coap.Confirmable, codes.GET, "other", "/ps/t/a"+with, nil, num(coap.Observe, 1)))
+		d.want(d.receive(), codes.NotFound, "*")
+	}
 }

@@ -12,7 +12,6 @@ import (
 	"loopmq"
 	"loopmq/codec"
 	"loopmq/metrics"
-	"loopmq/store"
 )
 
 const (
@@ -293,7 +292,7 @@ func (b *Bridge) begin(c *call, filter, key string, qos byte) (*observation, err
 	if o.wildcard {
 		options.RetainHandling = 0
 	}
-	reasons, err := o.s.client.Load().Subscribe(c.ctx, []store.Subscription{{TopicFilter: filter, Options: options}})
+	reasons, err := o.s.subscribe(c.ctx, o, options)
 	if errors.Is(err, loopmq.ErrTopicFilter) {
 		err = badRequest("%s", detailOf(err))
 	}

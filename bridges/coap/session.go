@@ -12,6 +12,7 @@ import (
 	"loopmq"
 	"loopmq/codec"
 	"loopmq/metrics"
+	"loopmq/store"
 )
 
 // resumeTimeout is how long messages of a durable session wait until somebody observes
@@ -31,6 +32,9 @@ type session struct {
 	closed  atomic.Bool
 
 	onClosed func(error) // of a connection; nil: there is none
+
+	// subscribing is held while the client subscribes or unsubscribes, one after the other.
+	subscribing sync.Mutex
 
 	mu           sync.Mutex // of changes
 	observations atomic.Pointer[[]*observation]
@@ -162,6 +166,22 @@ func (s *session) remove(o *observation) (was, shared bool) {
 	return true, slices.ContainsFunc(all, func(other *observation) bool { return other.filter == o.filter })
 }
 
+// subscribe subscribes to the filter of an observation, which was added before.
+func (s *session) subscribe(ctx context.Context, o *observation, options codec.SubscriptionOptions) ([]codec.ReasonCode, error) {
+	s.subscribing.Lock()
+	defer s.subscribing.Unlock()
+	return s.client.Load().Subscribe(ctx, []store.Subscription{{TopicFilter: o.filter, Options: options}})
+}
+
+// unsubscribe ends the subscription to a filter, unless it is observed again by now.
+func (s *session) unsubscribe(ctx context.Context, c *loopmq.LocalClient, filter string) {
+	s.subscribing.Lock()
+	defer s.subscribing.Unlock()
+	if !slices.ContainsFunc(*s.observations.Load(), func(o *observation) bool { return o.filter == filter }) {
+		_, _ = c.Unsubscribe(ctx, filter) // If it fails the client is disconnected.
+	}
+}
+
 // end ends an observation; it does nothing if it has ended.
 func (s *session) end(o *observation, why metrics.CoAPEnd) {
 	was, shared := s.remove(o)
@@ -184,7 +204,7 @@ func (s *session) end(o *observation, why metrics.CoAPEnd) {
 			n.finish(s)
 		}
 		if c := s.client.Load(); c != nil && !s.closed.Load() {
-			b.background(func(ctx context.Context) { _, _ = c.Unsubscribe(ctx, o.filter) }) // If it fails the client is disconnected.
+			b.background(func(ctx context.Context) { s.unsubscribe(ctx, c, o.filter) })
 		}
 	}
 }
