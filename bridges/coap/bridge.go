@@ -67,6 +67,8 @@ type Options struct {
 	MaxRetransmit int
 	NStart        int
 
+	resume time.Duration // resumeTimeout, but in tests
+
 	// Metrics is where requests are counted; default: the Broker's.
 	Metrics *metrics.Set
 	// Logger gets what goes wrong; nil means slog.Default().
@@ -110,6 +112,7 @@ func (o *Options) setDefaults() {
 	o.AckTimeout = cmp.Or(o.AckTimeout, 2*time.Second)
 	o.MaxRetransmit = cmp.Or(o.MaxRetransmit, 4)
 	o.NStart = cmp.Or(o.NStart, 1)
+	o.resume = cmp.Or(o.resume, resumeTimeout)
 	o.Metrics = cmp.Or(o.Metrics, o.Broker.Metrics())
 	o.Logger = cmp.Or(o.Logger, slog.Default())
 	if o.DTLS != nil {
@@ -134,7 +137,7 @@ type Bridge struct {
 	exchanges    atomic.Int64
 	observations atomic.Int64
 	verifying    atomic.Int64
-	handshakes   atomic.Int64
+	handshakes   handshakes
 	generation   atomic.Int64 // of what is known of identities
 	bodies       budget
 	connections  connections
@@ -201,7 +204,7 @@ func (b *Bridge) listen(addr string, s *security) (net.Addr, error) {
 	}
 	_ = conn.SetReadBuffer(receiveBuffer) // It works without, too.
 	e := &endpoint{b: b, conn: conn, security: s}
-	e.mu.peers = make(map[addrPort]*peer)
+	e.mu.peers, e.mu.returning = make(map[addrPort]*peer), make(map[addrPort]*peer)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.mu.stopped {

@@ -135,3 +135,31 @@ func TestObserveAgain(t *testing.T) {
 		d.want(d.receive(), codes.NotFound, "*")
 	}
 }
+
+// What a durable session missed waits for an observation, and no longer than that: it
+// would keep back what others are to have.
+func TestResumeTimeout(t *testing.T) {
+	t.Parallel()
+	b := mustBridge(t, Options{resume: 300 * time.Millisecond})
+	pub := brokertest.Connect(t, b.broker.Addr, codec.V5)
+	d := b.device()
+	connect := func() string {
+		return "?token=" + string(d.want(d.ask(codes.POST, "/mqtt/connection?clientid=pump&expiry=60", nil), codes.Created, "*").Payload)
+	}
+	with := connect()
+	for _, topic := range []string{"a", "b"} {
+		d.send(d.message(coap.Confirmable, codes.GET, topic, "/ps/t/"+topic+with, nil, num(coap.Observe, 0)))
+		d.want(d.receive(), codes.Content, "")
+	}
+	session := b.connections.list()[0].session
+	session.close() // it has gone
+	b.endConnection(b.connections.list()[0])
+	for _, topic := range []string{"a", "b"} {
+		pub.Publish("t/"+topic, "missed "+topic, 1)
+	}
+	with = connect()
+	await(t, func() bool { return b.metrics.CoAPDropped.Get() == 2 })
+	d.want(d.ask(codes.GET, "/ps/t/a"+with, nil, num(coap.Observe, 0)), codes.Content, "")
+	pub.Publish("t/a", "new", 1)
+	d.want(d.notification(), codes.Content, "new")
+}

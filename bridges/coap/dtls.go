@@ -1,12 +1,17 @@
 package coapbridge
 
 import (
+	"bytes"
+	"container/list"
 	"context"
 	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"errors"
 	"net"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pion/dtls/v3"
@@ -38,11 +43,13 @@ func (x *security) config(addr net.Addr, s *secured) (*dtls.Config, error) {
 		c.PSK = func(identity []byte) ([]byte, error) {
 			key := x.o.Keys(string(identity))
 			if key == nil {
+				s.stranger.Store(true)
 				return nil, errNoIdentity
 			}
 			s.identity, s.key = string(identity), key
 			return key, nil
 		}
+		c.PSKIdentityHint = []byte{} // else pion leaves out its length with ECDHE, and GnuTLS doesn't take that [RFC 5489, 2]
 		c.CipherSuites = []dtls.CipherSuiteID{
 			dtls.TLS_ECDHE_PSK_WITH_AES_128_CBC_SHA256, dtls.TLS_PSK_WITH_AES_128_CCM, dtls.TLS_PSK_WITH_AES_128_CCM_8, dtls.TLS_PSK_WITH_AES_256_CCM_8,
 			dtls.TLS_PSK_WITH_AES_128_GCM_SHA256, dtls.TLS_PSK_WITH_AES_128_CBC_SHA256,
@@ -98,7 +105,8 @@ type secured struct {
 	identity string
 	key      []byte
 	tls      *tls.ConnectionState
-	required bool // a certificate is, of who has no key
+	required bool        // a certificate is, of who has no key
+	stranger atomic.Bool // its PSK identity isn't known
 }
 
 // name is what the client is known as.
@@ -129,9 +137,7 @@ func (s *secured) holds(o *DTLSOptions) bool {
 // of its certificate the Broker has not said otherwise, which isn't known of who has asked
 // for nothing yet.
 func (p *peer) holds() bool {
-	select {
-	case <-p.pipe.ready:
-	default: // the handshake looks when it is done
+	if !p.pipe.isReady() { // the handshake looks when it is done
 		return true
 	}
 	p.mu.Lock()
@@ -190,8 +196,11 @@ type pipe struct {
 	addr   addrPort
 	remote net.Addr
 	buffer *packetio.Buffer
+	shown  secured
 	conn   *dtls.Conn // set before the first message
 	ready  chan struct{}
+	turn   *list.Element // among the handshakes under way; nil: it is none, or is proven
+	read   int           // bytes of handshakes; of the endpoint's reader
 }
 
 var _ net.PacketConn = (*pipe)(nil)
@@ -203,7 +212,51 @@ func newPipe(e *endpoint, addr addrPort) *pipe {
 	return q
 }
 
-func (q *pipe) put(data []byte) { _, _ = q.buffer.Write(data) } // What is too much is lost, as datagrams may be.
+// isReady reports whether the handshake is done.
+func (q *pipe) isReady() bool {
+	select {
+	case <-q.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+// put is given a datagram.
+func (q *pipe) put(data []byte) {
+	if !q.admits(data) {
+		q.e.b.metrics.CoAPIgnored[metrics.CoAPMalformed].Inc()
+		return
+	}
+	_, _ = q.buffer.Write(data) // What is too much is lost, as datagrams may be.
+}
+
+// admits reports whether pion may see a datagram. It believes what comes in the first
+// epoch, that the session is over, say, though anyone can send that; and it keeps all of
+// a handshake, how much that ever is.
+func (q *pipe) admits(data []byte) bool {
+	ready := q.isReady()
+	for len(data) > 0 {
+		if len(data) < recordHeader {
+			return false
+		}
+		n := recordHeader + int(binary.BigEndian.Uint16(data[11:]))
+		if n > len(data) {
+			return false
+		}
+		kind, plain := data[0], data[3] == 0 && data[4] == 0
+		switch {
+		case ready && plain && (kind != recordHandshake && kind != recordChange || isHello(data)):
+			return false
+		case kind == recordHandshake:
+			if q.read += n; q.read > handshakeBytes {
+				return false
+			}
+		}
+		data = data[n:]
+	}
+	return true
+}
 
 // send sends a message of the session.
 func (q *pipe) send(data []byte) {
@@ -226,6 +279,12 @@ func (q *pipe) ReadFrom(b []byte) (int, net.Addr, error) {
 
 // WriteTo implements net.PacketConn.
 func (q *pipe) WriteTo(b []byte, _ net.Addr) (int, error) {
+	switch {
+	case len(b) > recordHeader && b[0] == recordHandshake && b[recordHeader] == serverHello: // to who has said the cookie
+		q.e.b.handshakes.proven(q)
+	case len(b) == recordHeader+2 && b[0] == recordAlert && q.shown.stranger.Load(): // pion says internal_error [RFC 4279, 2]
+		b = append(bytes.Clone(b[:len(b)-1]), unknownIdentity)
+	}
 	return q.e.conn.WriteToUDPAddrPort(b, q.addr)
 }
 
@@ -244,14 +303,25 @@ func (q *pipe) SetReadDeadline(t time.Time) error { return q.buffer.SetReadDeadl
 // SetWriteDeadline implements net.PacketConn: writing doesn't wait.
 func (q *pipe) SetWriteDeadline(time.Time) error { return nil }
 
-// recordHandshake is the type of a record that begins a session.
-const recordHandshake = 22
+// Parts of records. [RFC 6347, 4.1 and 4.3.2]
+const (
+	recordHeader    = 13 // bytes
+	recordChange    = 20
+	recordAlert     = 21
+	recordHandshake = 22
+	clientHello     = 1
+	serverHello     = 2
+	unknownIdentity = 115
+)
+
+// handshakeBytes bounds what a client may send of its handshake: more than any chain of
+// certificates takes.
+const handshakeBytes = 128 << 10
 
 // isHello reports whether a datagram may begin a session: a ClientHello of DTLS 1.0 or
 // 1.2 in the first epoch.
 func isHello(data []byte) bool {
-	const messageType = 13 // behind the header of the record
-	return len(data) > messageType && data[0] == recordHandshake && data[1] == 0xfe && data[3] == 0 && data[4] == 0 && data[messageType] == 1
+	return len(data) > recordHeader && data[0] == recordHandshake && data[1] == 0xfe && data[3] == 0 && data[4] == 0 && data[recordHeader] == clientHello
 }
 
 // serveDTLS makes a session with a peer, and takes what comes by it until it ends.
@@ -265,6 +335,7 @@ func (p *peer) serveDTLS() {
 		return
 	}
 	defer func() { _ = conn.Close() }() // Who is gone can't be told.
+	p.e.settle(p)
 	stop := context.AfterFunc(b.stopContext, func() { _ = conn.SetReadDeadline(time.Now()) })
 	defer stop()
 	buf := make([]byte, dtlsMax)
@@ -283,14 +354,60 @@ func (p *peer) serveDTLS() {
 // dtlsMax is the largest message in a record.
 const dtlsMax = 16 << 10
 
+// handshakes are those under way. Where there are too many, the oldest goes of which it
+// isn't known yet that the client gets what is sent to its address: to forge hellos keeps
+// nobody out who answers them.
+type handshakes struct {
+	mu       sync.Mutex
+	n        int
+	unproven list.List // of pipes, the oldest first
+}
+
+// begin reports whether there is room for another.
+func (h *handshakes) begin(q *pipe, limit int) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.n >= limit {
+		oldest := h.unproven.Front()
+		if oldest == nil {
+			return false
+		}
+		h.provenLocked(oldest.Value.(*pipe))
+		oldest.Value.(*pipe).close() // which ends it
+	}
+	h.n++
+	q.turn = h.unproven.PushBack(q)
+	return true
+}
+
+// proven notes that the client has answered.
+func (h *handshakes) proven(q *pipe) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.provenLocked(q)
+}
+
+func (h *handshakes) provenLocked(q *pipe) {
+	if q.turn != nil {
+		h.unproven.Remove(q.turn)
+		q.turn = nil
+	}
+}
+
+func (h *handshakes) end(q *pipe) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.provenLocked(q)
+	h.n--
+}
+
 func (p *peer) handshake() (*dtls.Conn, error) {
 	b, o := p.b, p.e.security.o
-	if b.handshakes.Add(1) > int64(o.Handshakes) {
-		b.handshakes.Add(-1)
+	if !b.handshakes.begin(p.pipe, o.Handshakes) {
 		return nil, errBusy
 	}
-	defer b.handshakes.Add(-1)
-	s := &secured{}
+	defer b.handshakes.end(p.pipe)
+	s := &p.pipe.shown
 	config, err := p.e.security.config(p.pipe.remote, s)
 	if err != nil {
 		return nil, err

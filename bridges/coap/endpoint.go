@@ -24,7 +24,10 @@ type endpoint struct {
 	mu struct {
 		sync.Mutex
 		peers map[addrPort]*peer
-		over  bool
+		// returning are those of an address that has a session, and begins another: a client
+		// that lost its own, or one that forges the address. DTLS only. [RFC 6347, 4.2.8]
+		returning map[addrPort]*peer
+		over      bool
 	}
 }
 
@@ -54,16 +57,11 @@ func (e *endpoint) stopped() bool {
 
 // receive is given a datagram, whose bytes are valid until it returns.
 func (e *endpoint) receive(addr addrPort, data []byte) {
-	p := e.find(addr)
 	if e.security != nil {
-		if p == nil && isHello(data) {
-			p = e.enter(addr)
-		}
-		if p != nil {
-			p.pipe.put(data)
-		}
+		e.receiveRecords(addr, data)
 		return
 	}
+	p := e.find(addr)
 	if p == nil {
 		m, err := decode(data)
 		switch {
@@ -77,6 +75,41 @@ func (e *endpoint) receive(addr addrPort, data []byte) {
 	}
 	if p != nil {
 		p.receive(data)
+	}
+}
+
+// receiveRecords is receive for DTLS. The old session of an address goes on until the
+// handshake of another is done.
+func (e *endpoint) receiveRecords(addr addrPort, data []byte) {
+	e.mu.Lock()
+	p, returning := e.mu.peers[addr], e.mu.returning[addr]
+	e.mu.Unlock()
+	if returning == nil && (p == nil || p.pipe.isReady()) && isHello(data) {
+		if fresh := e.enter(addr); p == nil {
+			p = fresh
+		} else {
+			returning = fresh
+		}
+	}
+	for _, to := range []*peer{p, returning} {
+		if to != nil {
+			to.pipe.put(data)
+		}
+	}
+}
+
+// settle makes the session of p, whose handshake is done, the one of its address.
+func (e *endpoint) settle(p *peer) {
+	e.mu.Lock()
+	old := e.mu.peers[p.addr]
+	settled := e.mu.returning[p.addr] == p
+	if settled {
+		delete(e.mu.returning, p.addr)
+		e.mu.peers[p.addr] = p
+	}
+	e.mu.Unlock()
+	if settled && old != nil {
+		old.end(metrics.CoAPDisconnected)
 	}
 }
 
@@ -97,9 +130,11 @@ func (e *endpoint) find(addr addrPort) *peer {
 func (e *endpoint) all() []*peer {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	all := make([]*peer, 0, len(e.mu.peers))
-	for _, p := range e.mu.peers {
-		all = append(all, p)
+	all := make([]*peer, 0, len(e.mu.peers)+len(e.mu.returning))
+	for _, peers := range []map[addrPort]*peer{e.mu.peers, e.mu.returning} {
+		for _, p := range peers {
+			all = append(all, p)
+		}
 	}
 	return all
 }
@@ -116,7 +151,7 @@ const (
 // enter makes a peer known, or returns nil if there are too many.
 func (e *endpoint) enter(addr addrPort) *peer {
 	b := e.b
-	if b.peers.Add(1) > int64(b.opts.Peers) && !e.evict() {
+	if b.peers.Add(1) > int64(b.opts.Peers) && !b.evict() {
 		b.peers.Add(-1)
 		b.metrics.CoAPIgnored[metrics.CoAPPeers].Inc()
 		return nil
@@ -133,8 +168,12 @@ func (e *endpoint) enter(addr addrPort) *peer {
 	p := newPeer(e, addr, leave)
 	e.mu.Lock()
 	over := e.mu.over
-	if !over {
+	switch {
+	case over:
+	case e.mu.peers[addr] == nil:
 		e.mu.peers[addr] = p
+	default:
+		e.mu.returning[addr] = p
 	}
 	e.mu.Unlock()
 	b.metrics.CoAPPeers.Inc()
@@ -149,26 +188,34 @@ func (e *endpoint) enter(addr addrPort) *peer {
 }
 
 // evict makes room for a peer, at the cost of one that has been silent for longer.
-func (e *endpoint) evict() bool {
+func (b *Bridge) evict() bool {
+	b.mu.Lock()
+	endpoints := b.mu.endpoints
+	b.mu.Unlock()
 	now := time.Now()
+	for _, e := range endpoints {
+		if p := e.evictable(now); p != nil {
+			p.end(metrics.CoAPDisconnected)
+			return true
+		}
+	}
+	return false
+}
+
+// evictable returns a peer that may go, or nil if it finds none.
+func (e *endpoint) evictable(now time.Time) *peer {
 	tries := 0
 	e.mu.Lock()
-	var chosen *peer
+	defer e.mu.Unlock()
 	for _, p := range e.mu.peers { // begins anywhere
 		if p.mayGo(now) {
-			chosen = p
-			break
+			return p
 		}
 		if tries++; tries == evictTries {
 			break
 		}
 	}
-	e.mu.Unlock()
-	if chosen == nil {
-		return false
-	}
-	chosen.end(metrics.CoAPDisconnected)
-	return true
+	return nil
 }
 
 // end tells observers that it is over, and reads no more.

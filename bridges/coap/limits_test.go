@@ -40,6 +40,7 @@ func TestRefusals(t *testing.T) {
 		{codes.GET, "/ps/other", nil, codes.Forbidden, metrics.CoAPNotAuthorized},
 		{codes.GET, "/ps/other/#", []option{num(coap.Observe, 0)}, codes.Forbidden, metrics.CoAPNotAuthorized},
 		{codes.POST, "/ps/t/a?username=u&password=no", nil, codes.Unauthorized, metrics.CoAPCredentials},
+		{codes.POST, "/ps/t/a?username=u\x00&password=right", nil, codes.BadRequest, metrics.CoAPBadRequest},
 		{codes.POST, "/ps/t/a?username=banned", nil, codes.Forbidden, metrics.CoAPNotAuthorized},
 		{codes.POST, "/ps/t/a?token=no", nil, codes.Unauthorized, metrics.CoAPCredentials},
 		{codes.POST, "/ps/t/a?qos=3", nil, codes.BadRequest, metrics.CoAPBadRequest},
@@ -163,7 +164,19 @@ func TestUnverified(t *testing.T) {
 			break
 		}
 	}
-	if got > amplification*length+slack {
+	for range 60 { // which are answered again
+		d.send(m)
+	}
+	buf := make([]byte, datagramMax)
+	for {
+		_ = d.conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		n, err := d.conn.Read(buf)
+		if err != nil {
+			break
+		}
+		got += n
+	}
+	if length *= 61; got > 3*length+64 || got < length {
 		t.Errorf("%d bytes for %d", got, length)
 	}
 	d = b.device()
@@ -267,5 +280,199 @@ func TestTooManyObservations(t *testing.T) {
 	m := other.want(other.ask(codes.GET, "/ps/t/a", nil, num(coap.Observe, 0)), codes.ServiceUnavailable, "*")
 	if age := uintOption(m, coap.MaxAge); age != "1" {
 		t.Errorf("Max-Age is %s", age)
+	}
+}
+
+// A non-confirmable request with a critical option that isn't known is rejected, and not
+// answered. [RFC 7252, 5.4.1]
+func TestRejected(t *testing.T) {
+	t.Parallel()
+	b := mustBridge(t, Options{})
+	d := b.device()
+	for code := codes.Code(1); code < 8; code++ {
+		m := d.message(coap.NonConfirmable, code, "t", "/ps/t/a", nil, option{ID: 65001, Value: []byte("x")})
+		d.send(m)
+		if r := d.receive(); r.Type != coap.Reset || r.MessageID != m.MessageID {
+			t.Errorf("%v: got %v", code, r)
+		}
+		d.want(d.ask(code, "/ps/t/a", nil, option{ID: 65001, Value: []byte("x")}), codes.BadOption, "*")
+	}
+}
+
+// only returns the one peer of the first endpoint.
+func (b *bridge) only() *peer {
+	b.t.Helper()
+	all := b.mu.endpoints[0].all()
+	if len(all) != 1 {
+		b.t.Fatalf("%d peers", len(all))
+	}
+	return all[0]
+}
+
+// Who has only read makes room soon, who has published later, and who observes doesn't, if
+// it is there at all.
+func TestMayGo(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		code     codes.Code
+		options  []option
+		answers  bool
+		from, to time.Duration // it may go; 0: never
+	}{
+		"read":             {codes.GET, nil, false, time.Second, 2 * time.Second},
+		"published":        {codes.POST, nil, false, 45 * time.Second, 46 * time.Second},
+		"observes":         {codes.GET, []option{num(coap.Observe, 0)}, true, 0, 0},
+		"forged, observes": {codes.GET, []option{num(coap.Observe, 0)}, false, 45 * time.Second, 46 * time.Second},
+	} {
+		b := mustBridge(t, Options{})
+		d := b.device()
+		d.send(d.message(coap.Confirmable, test.code, "t", "/ps/t/a", nil, test.options...))
+		for d.receiveAny().Type != coap.Acknowledgement {
+		}
+		if test.answers {
+			await(t, func() bool { return d.verified(b) })
+		}
+		p := b.only()
+		await(t, func() bool { p.mu.Lock(); defer p.mu.Unlock(); return !p.mu.working })
+		p.mu.Lock()
+		heard := p.mu.heard
+		p.mu.Unlock()
+		if test.to == 0 {
+			if p.mayGo(heard.Add(time.Hour)) {
+				t.Errorf("%s: it may go", name)
+			}
+		} else if p.mayGo(heard.Add(test.from-time.Millisecond)) || !p.mayGo(heard.Add(test.to)) {
+			t.Errorf("%s: it may not go between %v and %v", name, test.from, test.to)
+		}
+	}
+}
+
+// An observer at an address that may be forged is asked soon whether it is there.
+func TestForgedObserver(t *testing.T) {
+	t.Parallel()
+	b := mustBridge(t, Options{AckTimeout: 10 * time.Millisecond, MaxRetransmit: 1})
+	d := b.device()
+	d.send(d.message(coap.Confirmable, codes.GET, "t", "/ps/t/a", nil, num(coap.Observe, 0)))
+	for d.receiveAny().Type != coap.Acknowledgement {
+	}
+	p := b.only()
+	await(t, func() bool { // the first question has been given up
+		p.sweep(time.Now().Add(50 * time.Second))
+		return b.peers.Load() == 0 && b.observations.Load() == 0
+	})
+}
+
+// Addresses of one listener make room for those of another.
+func TestRoomForDTLS(t *testing.T) {
+	t.Parallel()
+	b := mustBridge(t, Options{Peers: 1, DTLS: &DTLSOptions{Keys: func(string) []byte { return []byte("secretkey") }}})
+	addr := b.dtls(t)
+	d := b.device()
+	d.want(d.ask(codes.GET, "/health", nil), codes.Content, "ok")
+	p := b.only()
+	p.mu.Lock()
+	p.mu.heard = p.mu.heard.Add(-time.Minute)
+	p.mu.Unlock()
+	secure := &device{t: t, conn: mustSession(t, mustSocket(t), addr)}
+	secure.want(secure.ask(codes.GET, "/health", nil), codes.Content, "ok")
+	if n := b.peers.Load(); n != 1 {
+		t.Errorf("%d peers", n)
+	}
+}
+
+// A body whose next block doesn't come is forgotten, and one that nobody asks for the
+// rest of.
+func TestTransferTimeout(t *testing.T) {
+	t.Parallel()
+	b := mustBridge(t, Options{})
+	d := b.device()
+	d.want(d.ask(codes.PUT, "/ps/t/a?retain=true", bytes.Repeat([]byte("x"), 100)), codes.Changed, "")
+	part, text := func(n, more uint32) coap.Message {
+		return d.ask(codes.PUT, "/ps/t/b", make([]byte, 32), num(coap.Block1, n<<4|more|1))
+	}, strings.Repeat("x", 32)
+	d.want(part(0, 8), codes.Continue, "")
+	d.want(d.ask(codes.GET, "/ps/t/a", nil, num(coap.Block2, 1)), codes.Content, text)
+	p := b.only()
+	p.sweep(time.Now().Add(29 * time.Second))
+	d.want(part(1, 8), codes.Continue, "")
+	d.want(d.ask(codes.GET, "/ps/t/a", nil, num(coap.Block2, 1<<4|1)), codes.Content, text)
+	held := func() (uploads, bodies int, used int64) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		b.bodies.mu.Lock()
+		defer b.bodies.mu.Unlock()
+		return len(p.mu.uploads), len(p.mu.bodies), b.bodies.used
+	}
+	if uploads, bodies, used := held(); uploads != 1 || bodies != 1 || used < 164 {
+		t.Errorf("%d uploads and %d bodies of %d bytes", uploads, bodies, used)
+	}
+	p.sweep(time.Now().Add(31 * time.Second))
+	if uploads, bodies, used := held(); uploads != 0 || bodies != 0 || used != 0 {
+		t.Errorf("%d uploads and %d bodies of %d bytes are left", uploads, bodies, used)
+	}
+	d.want(part(2, 0), codes.RequestEntityIncomplete, "*")
+}
+
+// One address has a quarter of what all bodies may take, and all have no more than that.
+func TestBodyBudgets(t *testing.T) {
+	t.Parallel()
+	b := mustBridge(t, Options{BodyBytes: 1024, BodiesBytes: 4096})
+	begin := func(d *device, tag string) coap.Message {
+		return d.ask(codes.PUT, "/ps/t/a", make([]byte, 512), num(coap.Block1, 8|5), option{ID: optionRequestTag, Value: []byte(tag)})
+	}
+	end := func(d *device, tag string) coap.Message {
+		return d.ask(codes.PUT, "/ps/t/a", make([]byte, 512), num(coap.Block1, 1<<4|5), option{ID: optionRequestTag, Value: []byte(tag)})
+	}
+	var devices [5]*device
+	for i := range devices {
+		devices[i] = b.device()
+		if i < 4 {
+			devices[i].want(begin(devices[i], "a"), codes.Continue, "")
+		}
+	}
+	last := devices[4]
+	last.want(begin(last, "a"), codes.ServiceUnavailable, "*")
+	devices[0].want(end(devices[0], "a"), codes.Changed, "")
+	devices[1].want(begin(devices[1], "b"), codes.ServiceUnavailable, "*") // though there is room
+	last.want(begin(last, "a"), codes.Continue, "")
+	for _, d := range devices[1:] {
+		d.want(end(d, "a"), codes.Changed, "")
+	}
+	b.bodies.mu.Lock()
+	defer b.bodies.mu.Unlock()
+	if b.bodies.used != 0 {
+		t.Errorf("%d bytes are held", b.bodies.used)
+	}
+}
+
+// What a client doesn't want to know it isn't told. [RFC 7967]
+func TestNoResponse(t *testing.T) {
+	t.Parallel()
+	b := mustBridge(t, Options{})
+	d := b.device()
+	for _, test := range []struct {
+		path   string
+		not    uint32
+		silent bool
+	}{{"/ps/t/a", 2, true}, {"/ps/t/a", 8, false}, {"/ps/t/a", 26, true}, {"/ps/other", 2, false}, {"/ps/other", 8, true}, {"/ps/other", 26, true}, {"/ps/t/a", 0, false}} {
+		for _, typ := range []coap.Type{coap.Confirmable, coap.NonConfirmable} {
+			d.send(d.message(typ, codes.POST, "no", test.path, nil, num(coap.NoResponse, test.not)))
+			health := d.message(coap.Confirmable, codes.GET, "h", "/health", nil)
+			d.send(health)
+			m := d.receive()
+			switch {
+			case typ == coap.Confirmable && test.silent:
+				if m.Type != coap.Acknowledgement || m.Code != codes.Empty {
+					t.Errorf("%v: got %v", test, m)
+				}
+				m = d.receive()
+			case !test.silent:
+				if string(m.Token) != "no" {
+					t.Errorf("%v: got %v", test, m)
+				}
+				m = d.receive()
+			}
+			d.want(m, codes.Content, "ok")
+		}
 	}
 }

@@ -183,6 +183,10 @@ func (p *peer) answer(q *request) {
 	if err != nil {
 		answer = p.b.fail(p, err)
 		answer.block1 = q.block1
+		if answer.code == codes.BadOption && !q.confirmable() { // which is rejected, not answered [RFC 7252, 5.4.1]
+			p.write(empty(coap.Reset, uint16(q.message.MessageID)))
+			return
+		}
 	}
 	p.reply(q, answer)
 }
@@ -465,10 +469,11 @@ func (p *peer) mayGo(now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	silent := now.Sub(p.mu.heard)
-	if p.mu.working || len(p.mu.observations) > 0 {
+	observes := len(p.mu.observations) > 0
+	if p.mu.working || observes && p.mu.verified {
 		return false
 	}
-	return silent > evictable || silent > evictableRead && p.mu.exchanges.harmless()
+	return silent > evictable || silent > evictableRead && !observes && p.mu.exchanges.harmless()
 }
 
 // sweep is called now and then.
@@ -487,9 +492,12 @@ func (p *peer) sweep(now time.Time) {
 			over = append(over, held)
 		}
 	}
-	silent := now.Sub(p.mu.heard)
-	inactive := silent > p.b.opts.Inactivity && !p.mu.working
+	silent, patience := now.Sub(p.mu.heard), p.b.opts.Inactivity
 	observes := len(p.mu.observations) > 0
+	if observes && !p.mu.verified { // its address may be forged
+		patience = min(patience, evictable)
+	}
+	inactive := silent > patience && !p.mu.working
 	asking := false
 	for _, o := range p.mu.outgoing {
 		asking = asking || o.observation == nil
@@ -510,8 +518,10 @@ func (p *peer) sweep(now time.Time) {
 // end forgets the peer, and ends what it observes.
 func (p *peer) end(why metrics.CoAPEnd) {
 	p.e.mu.Lock()
-	if p.e.mu.peers[p.addr] == p {
-		delete(p.e.mu.peers, p.addr)
+	for _, peers := range []map[addrPort]*peer{p.e.mu.peers, p.e.mu.returning} {
+		if peers[p.addr] == p {
+			delete(peers, p.addr)
+		}
 	}
 	p.e.mu.Unlock()
 	p.mu.Lock()

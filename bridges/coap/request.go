@@ -121,8 +121,8 @@ func (r *request) number(id coap.OptionID, n uint32) bool {
 // parameter reads a part of the query.
 func (r *request) parameter(text string) error {
 	name, value, _ := strings.Cut(text, "=")
-	if _, twice := r.query[name]; twice || !utf8.ValidString(text) {
-		return badRequest("parameter %q: allowed: UTF-8, and once", name)
+	if _, twice := r.query[name]; twice || !utf8.ValidString(text) || strings.ContainsRune(text, 0) { // [MQTT-1.5.4-2]
+		return badRequest("parameter %q: allowed: UTF-8 without U+0000, and once", name)
 	}
 	r.query[name] = value
 	return nil

@@ -46,7 +46,7 @@ func clientID(user, name string) string { return loopmq.LocalClientIDs + "coap/"
 
 // newSession connects a client. An empty name is that of no other.
 func (b *Bridge) newSession(ctx context.Context, caller *loopmq.Caller, name string, expiry uint32, onClosed func(error)) (*session, error) {
-	s := &session{b: b, durable: expiry > 0, until: time.Now().Add(resumeTimeout), onClosed: onClosed}
+	s := &session{b: b, durable: expiry > 0, until: time.Now().Add(b.opts.resume), onClosed: onClosed}
 	s.observations.Store(new([]*observation))
 	o := loopmq.LocalOptions{CleanStart: expiry == 0, SessionExpiryInterval: expiry}
 	if name == "" {
