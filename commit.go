@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"loopmq/codec"
+	"loopmq/eventloop"
 	"loopmq/metrics"
 	"loopmq/store"
 )
@@ -32,6 +33,11 @@ type committer struct {
 	held       []store.Event
 	events     int
 	eventBytes int
+
+	// last is when the last batch began, by the loop's clock; looseDue fires when events
+	// of no message have waited for company long enough, see waitsForCompany.
+	last     int64
+	looseDue eventloop.Timer
 
 	requests  chan *commit // to the goroutine; nil until the first one
 	scheduled bool
@@ -80,10 +86,16 @@ const (
 	// store other than with their message.
 	eventsMax     = 16384
 	eventBytesMax = 16 << 20
+	// loosePause, looseMax and looseBytes: see waitsForCompany.
+	loosePause = 20 * time.Millisecond
+	looseMax   = 1024
+	looseBytes = 1 << 20
 )
 
 func newCommitter(l *loop) *committer {
-	return &committer{l: l, writer: l.b.store.NewWriter("loop-" + strconv.Itoa(l.index)), collecting: &commit{}}
+	k := &committer{l: l, writer: l.b.store.NewWriter("loop-" + strconv.Itoa(l.index)), collecting: &commit{}}
+	k.looseDue.Init(eventloop.TimerFunc(func(*eventloop.Timer) { k.start() }))
+	return k
 }
 
 // add collects an operation. The commit starts at the end of this turn, or when
@@ -305,9 +317,11 @@ func (k *committer) schedule() {
 // start sends what has collected, unless a batch is in flight.
 func (k *committer) start() {
 	k.scheduled = false
-	if k.stopped || k.inFlight != nil || !k.pending() {
+	if k.stopped || k.inFlight != nil || !k.pending() || k.waitsForCompany() {
 		return
 	}
+	k.looseDue.Stop()
+	k.last = k.l.el.Nanotime()
 	if len(k.held) > 0 {
 		k.putHeldFirst()
 	}
@@ -326,6 +340,25 @@ func (k *committer) start() {
 		k.l.b.commitGroup.Go(k.run)
 	}
 	k.requests <- k.inFlight // never blocks: one in flight
+}
+
+// waitsForCompany reports whether what collects can wait a little. A batch costs the
+// loop as much as a hundred messages, in wakes and in caches that the writer has used, so
+// events that nobody waits for are committed by themselves no more often than each
+// loosePause, unless they are many; the first after a quiet time at once.
+func (k *committer) waitsForCompany() bool {
+	c := k.collecting
+	if len(k.sealed)+len(c.after)+len(k.held) > 0 || c.loose < len(c.batch.Ops) || c.loose >= looseMax || k.eventBytes >= looseBytes {
+		return false
+	}
+	left := k.last + int64(loosePause) - k.l.el.Nanotime()
+	if k.last == 0 || left <= 0 {
+		return false
+	}
+	if !k.looseDue.Armed() {
+		k.l.el.Schedule(&k.looseDue, time.Duration(left))
+	}
+	return true
 }
 
 // run commits batch after batch. It is the only goroutine that uses the writer.

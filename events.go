@@ -139,8 +139,9 @@ type Recorder struct {
 	// Broker.Publish, waits for that step, also if nothing else of it has to be stored,
 	// and with Options.AcknowledgeEarly; wait means nothing for QoS 0 of a client. If a Will can't be
 	// published, and is tried again, Record is called again too. All else goes into the
-	// loop's next commit; while the store can't be reached some of it is kept, within a
-	// bound, then it is dropped and counted.
+	// loop's next commit, for which it waits up to 40 ms where events come often; while
+	// the store can't be reached some of it is kept, within a bound, then it is dropped
+	// and counted.
 	Record func(e *Event, to []store.Event) (out []store.Event, wait bool)
 }
 

@@ -622,6 +622,57 @@ func TestEventsBeyondTheBacklog(t *testing.T) {
 	})
 }
 
+// eventCommits counts the commits that enqueue events.
+type eventCommits struct {
+	store.Store
+	n atomic.Int64
+}
+
+func (c *eventCommits) NewWriter(name string) store.Writer {
+	return &eventCommitsWriter{c.Store.NewWriter(name), c}
+}
+
+type eventCommitsWriter struct {
+	store.Writer
+	c *eventCommits
+}
+
+func (w *eventCommitsWriter) Commit(ctx context.Context, b *store.Batch) error {
+	if hasOp(store.OpEnqueue)(b) {
+		w.c.n.Add(1)
+	}
+	return w.Writer.Commit(ctx, b)
+}
+
+// Events that nobody waits for share commits, of which there are no more than one in 20 ms; what somebody waits for is committed at once, and
+// takes them along.
+func TestEventsShareCommits(t *testing.T) {
+	t.Parallel()
+	c := &eventCommits{Store: memory.New(memory.Options{})}
+	t.Cleanup(func() { _ = c.Close() })
+	s := brokertest.Start(t, func(o *loopmq.Options) { o.Store, o.Recorder, o.Loops = c, messages(false, 0), 1 })
+	brokertest.Connect(t, s.Addr, codec.V5, brokertest.Durable("sub")).Subscribe("durable", 1)
+	pub := brokertest.Connect(t, s.Addr, codec.V5)
+	began := time.Now()
+	var want []string
+	publish := func(topic string, qos byte) {
+		want = append(want, fmt.Sprint(len(want)))
+		pub.Publish(topic, want[len(want)-1], qos)
+	}
+	for range 200 {
+		publish("t", 0)
+		pub.Ping() // so that each comes alone
+	}
+	publish("durable", 1)
+	got := outboxOf(t, c.Store, len(want))
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if n, most := c.n.Load(), 3+time.Since(began)/(20*time.Millisecond); n > int64(most) {
+		t.Errorf("%d commits, want at most %d", n, most)
+	}
+}
+
 // A message that a client sends again since nobody told it that it was stored is told once.
 func TestEventOfADuplicate(t *testing.T) {
 	t.Parallel()

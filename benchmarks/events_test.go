@@ -1,10 +1,13 @@
 package benchmarks_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"os"
+	"os/exec"
 	"runtime"
 	"slices"
 	"sync"
@@ -16,15 +19,21 @@ import (
 
 	"loopmq"
 	"loopmq/codec"
+	"loopmq/internal/child"
 	"loopmq/store"
 	"loopmq/store/pebble"
 	"loopmq/webhooks"
 )
 
-// BenchmarkEvents measures what events cost an event loop: the CPU time of its thread per message, while its Recorder wants nothing, has an
-// endpoint for messages that aren't there, and for one in a hundred. One broker takes turns, round by round, so that what the machine does
-// meanwhile hits all of them, and where memory and sockets happen to be makes no difference; two brokers, though alike, differ by more than
-// what is measured. The store is Pebble on disk; nothing is delivered to the endpoint.
+// eventModes are what BenchmarkEvents compares: a Recorder that wants nothing, one of an endpoint for messages that aren't there, and one for
+// one message in a hundred.
+var eventModes = [...]struct{ name, filter string }{{name: "without"}, {"nobody", "other/+/up"}, {"one%", "devices/42/+"}}
+
+// BenchmarkEvents measures what events cost an event loop: the CPU time of its thread per message, by eventModes. One broker takes turns, round
+// by round, so that what the machine does meanwhile hits all of them, and where memory and sockets happen to be makes no difference; two
+// brokers, though alike, differ by more than what is measured. It is a process of its own: beside its publishers in one, Go's scheduler would
+// let these wait for the writer of the store, and an event loop that is given less at a time needs more for each. The store is Pebble on disk;
+// nothing is delivered to the endpoint.
 func BenchmarkEvents(b *testing.B) {
 	for _, test := range []struct {
 		qos      byte
@@ -32,50 +41,29 @@ func BenchmarkEvents(b *testing.B) {
 	}{{0, 32}, {1, 32}, {0, 1}, {1, 1}} {
 		b.Run(fmt.Sprintf("qos=%d/inflight=%d", test.qos, test.inFlight), func(b *testing.B) {
 			const rounds = 15
-			modes := []struct {
-				name     string
-				recorder *loopmq.Recorder
-				took     []float64
-				more     []float64 // than without, in the same turn
-			}{
-				{name: "without", recorder: loopmq.OnEvent(nil, loopmq.EventNodeDown)},
-				{name: "nobody", recorder: recorderFor(b, "other/+/up")},
-				{name: "one%", recorder: recorderFor(b, "devices/42/+")},
-			}
-			var current atomic.Pointer[loopmq.Recorder]
-			current.Store(modes[0].recorder)
-			p := startPairs(b, &loopmq.Recorder{
-				Wants: func(k loopmq.EventKind) bool { return current.Load().Wants(k) },
-				Topics: func(k loopmq.EventKind) *loopmq.TopicSet {
-					if r := current.Load(); r.Topics != nil {
-						return r.Topics(k)
-					}
-					return nil
-				},
-				Record: func(e *loopmq.Event, to []store.Event) ([]store.Event, bool) { return current.Load().Record(e, to) },
-			}, test.qos, test.inFlight)
-			p.round() // the first is slower
+			var took, more [len(eventModes)][]float64 // more: than without, in the same turn
+			p := startPairs(b, test.qos, test.inFlight)
+			p.round(0) // the first is slower
 			turn := 0
 			for b.Loop() {
 				for range rounds {
-					var took [3]float64
-					for i := range modes {
-						m := (i + turn) % len(modes) // each is first as often
-						current.Store(modes[m].recorder)
-						took[m] = p.round()
+					var now [len(eventModes)]float64
+					for i := range eventModes {
+						m := (i + turn) % len(eventModes) // each is first as often
+						now[m] = p.round(m)
 					}
 					turn++
-					for m := range modes {
-						modes[m].took = append(modes[m].took, took[m])
-						modes[m].more = append(modes[m].more, 100*(took[m]/took[0]-1))
+					for m := range eventModes {
+						took[m] = append(took[m], now[m])
+						more[m] = append(more[m], 100*(now[m]/now[0]-1))
 					}
 				}
 			}
 			b.ReportMetric(0, "ns/op")
-			for m := range modes {
-				b.ReportMetric(median(modes[m].took), "loop-ns/msg:"+modes[m].name)
+			for m, mode := range eventModes {
+				b.ReportMetric(median(took[m]), "loop-ns/msg:"+mode.name)
 				if m > 0 {
-					b.ReportMetric(median(modes[m].more), "%more:"+modes[m].name)
+					b.ReportMetric(median(more[m]), "%more:"+mode.name)
 				}
 			}
 		})
@@ -87,19 +75,100 @@ func median(all []float64) float64 {
 	return all[len(all)/2]
 }
 
-// recorderFor is that of an endpoint for messages whose topics match a filter.
-func recorderFor(b *testing.B, filter string) *loopmq.Recorder {
+// recorderFor is that of an endpoint for messages whose topics match a filter; nobody's if there is none.
+func recorderFor(t *testing.T, filter string) *loopmq.Recorder {
+	if filter == "" {
+		return loopmq.OnEvent(nil, loopmq.EventNodeDown)
+	}
 	e := &webhooks.Endpoint{Name: "e", URL: "https://example.com/", Events: []string{"message.published"}, TopicFilters: []string{filter}}
 	if err := e.SetDefaults(); err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	return webhooks.NewMatcher([]*webhooks.Endpoint{e}).Recorder()
 }
 
+// eventsDir is the variable that makes a process of this test binary the broker of BenchmarkEvents.
+const eventsDir = "LOOPMQ_BENCHMARK_EVENTS_DIR"
+
+// TestEventsBroker is that broker. It has one event loop and says where it listens. For each number of one of eventModes that it reads it goes
+// over to that, and says how much CPU time its loop has had in nanoseconds.
+func TestEventsBroker(t *testing.T) {
+	dir := os.Getenv(eventsDir)
+	if dir == "" {
+		t.Skip("runs as a child of BenchmarkEvents")
+	}
+	var modes [len(eventModes)]*loopmq.Recorder
+	for m := range modes {
+		modes[m] = recorderFor(t, eventModes[m].filter)
+	}
+	var current atomic.Pointer[loopmq.Recorder]
+	current.Store(modes[0])
+	quiet := slog.New(slog.DiscardHandler)
+	st, err := pebble.Open(pebble.Options{Dir: dir, Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	broker, err := loopmq.New(loopmq.Options{Store: st, Logger: quiet, SysInterval: -1, Loops: 1, Recorder: &loopmq.Recorder{
+		Wants: func(k loopmq.EventKind) bool { return current.Load().Wants(k) },
+		Topics: func(k loopmq.EventKind) *loopmq.TopicSet {
+			if r := current.Load(); r.Topics != nil {
+				return r.Topics(k)
+			}
+			return nil
+		},
+		Record: func(e *loopmq.Event, to []store.Event) ([]store.Event, bool) { return current.Load().Record(e, to) },
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := broker.Start(); err != nil {
+		t.Fatal(err)
+	}
+	addr, err := broker.Listen(loopmq.Listener{Address: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = fmt.Fprintln(os.Stdout, addr)
+	var once sync.Once
+	for m := 0; ; {
+		if _, err := fmt.Scan(&m); err != nil {
+			return // whoever asked has ended
+		}
+		current.Store(modes[m])
+		var used time.Duration
+		onLoop(broker, func() {
+			once.Do(runtime.LockOSThread) // so that its thread's time is its own
+			used = threadTime(t)
+		})
+		_, _ = fmt.Fprintln(os.Stdout, used.Nanoseconds())
+	}
+}
+
+// onLoop calls f on the broker's one loop, which has clients.
+func onLoop(broker *loopmq.Broker, f func()) {
+	var once sync.Once
+	broker.DisconnectWhere(func(*loopmq.ClientInfo) bool {
+		once.Do(f)
+		return false
+	}, codec.AdministrativeAction)
+}
+
+// threadTime returns the CPU time of the thread so far.
+func threadTime(t *testing.T) time.Duration {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &now); err != nil {
+		t.Error(err)
+	}
+	return time.Duration(now.Nano())
+}
+
 // pairs are a hundred publishers with a subscriber each, at a broker with one event loop.
 type pairs struct {
-	b        *testing.B
-	broker   *loopmq.Broker
+	b      *testing.B
+	broker struct { // its standard input and output
+		io.Writer
+		io.Reader
+	}
 	pub, sub []net.Conn
 	out      [][]byte // by publisher: all that is in flight
 	in       []int    // by subscriber: how many bytes that is
@@ -110,34 +179,33 @@ type pairs struct {
 
 const pairCount = 100
 
-func startPairs(b *testing.B, r *loopmq.Recorder, qos byte, inFlight int) *pairs {
-	quiet := slog.New(slog.DiscardHandler)
-	st, err := pebble.Open(pebble.Options{Dir: b.TempDir(), Logger: quiet})
+func startPairs(b *testing.B, qos byte, inFlight int) *pairs {
+	p := &pairs{b: b, acks: 4 * int(qos) * inFlight, inFlight: inFlight, repeat: 40_000 / pairCount / inFlight}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestEventsBroker$")
+	cmd.Env = append(os.Environ(), eventsDir+"="+b.TempDir())
+	var err, errOut error
+	p.broker.Writer, err = cmd.StdinPipe()
+	p.broker.Reader, errOut = cmd.StdoutPipe()
+	if err := errors.Join(err, errOut); err != nil {
+		b.Fatal(err)
+	}
+	process, err := child.Start(cmd)
 	if err != nil {
 		b.Fatal(err)
 	}
-	broker, err := loopmq.New(loopmq.Options{Store: st, Logger: quiet, SysInterval: -1, Loops: 1, Recorder: r})
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := broker.Start(); err != nil {
-		b.Fatal(err)
-	}
-	addr, err := broker.Listen(loopmq.Listener{Address: "127.0.0.1:0"})
-	if err != nil {
-		b.Fatal(err)
-	}
-	p := &pairs{b: b, broker: broker, acks: 4 * int(qos) * inFlight, inFlight: inFlight, repeat: 40_000 / pairCount / inFlight}
 	b.Cleanup(func() {
-		_ = broker.Shutdown(b.Context())
-		_ = st.Close()
+		process.Kill()
 		for _, c := range slices.Concat(p.pub, p.sub) {
 			_ = c.Close()
 		}
 	})
+	var addr string
+	if _, err := fmt.Fscan(p.broker, &addr); err != nil {
+		b.Fatal(err)
+	}
 	for i := range pairCount {
 		topic := fmt.Sprintf("devices/%d/up", i)
-		pub, sub := connectRaw(b, addr.String()), connectRaw(b, addr.String())
+		pub, sub := connectRaw(b, addr), connectRaw(b, addr)
 		s := codec.Subscribe{PacketID: 1, Subscriptions: []codec.Subscription{{TopicFilter: []byte(topic)}}}
 		writeAll(b, sub, s.Append(nil, codec.V5))
 		readAll(b, sub, make([]byte, 6))
@@ -150,13 +218,12 @@ func startPairs(b *testing.B, r *loopmq.Recorder, qos byte, inFlight int) *pairs
 		}
 		p.out, p.pub, p.sub = append(p.out, out), append(p.pub, pub), append(p.sub, sub)
 	}
-	onLoop(broker, runtime.LockOSThread) // so that its thread's time is its own
 	return p
 }
 
-// round has messages published, and returns the loop's CPU time for each in nanoseconds.
-func (p *pairs) round() float64 {
-	before := loopTime(p.b, p.broker)
+// round has messages published in a mode, and returns the loop's CPU time for each in nanoseconds.
+func (p *pairs) round(mode int) float64 {
+	before := p.loopTime(mode)
 	var wg sync.WaitGroup
 	for i := range p.pub {
 		wg.Go(func() {
@@ -169,27 +236,18 @@ func (p *pairs) round() float64 {
 		})
 	}
 	wg.Wait()
-	return float64(loopTime(p.b, p.broker)-before) / float64(pairCount*p.repeat*p.inFlight)
+	return float64(p.loopTime(mode)-before) / float64(pairCount*p.repeat*p.inFlight)
 }
 
-// onLoop calls f on the broker's one loop.
-func onLoop(broker *loopmq.Broker, f func()) {
-	var once sync.Once
-	broker.DisconnectWhere(func(*loopmq.ClientInfo) bool {
-		once.Do(f)
-		return false
-	}, codec.AdministrativeAction)
-}
-
-// loopTime returns the CPU time of the loop's thread so far.
-func loopTime(b *testing.B, broker *loopmq.Broker) time.Duration {
-	var t unix.Timespec
-	onLoop(broker, func() {
-		if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
-			b.Error(err)
-		}
-	})
-	return time.Duration(t.Nano())
+// loopTime returns the CPU time of the loop's thread so far in nanoseconds, and has the broker go over to a mode.
+func (p *pairs) loopTime(mode int) (n int64) {
+	if _, err := fmt.Fprintln(p.broker, mode); err != nil {
+		p.b.Fatal(err)
+	}
+	if _, err := fmt.Fscan(p.broker, &n); err != nil {
+		p.b.Fatal(err)
+	}
+	return n
 }
 
 func connectRaw(b *testing.B, addr string) net.Conn {
