@@ -82,6 +82,8 @@ const (
 	OPCUAServerExited OPCUAServerEnd = iota
 	// OPCUAServerSilent: it was ended, since it said nothing for 30 s.
 	OPCUAServerSilent
+	// OPCUAServerStuck: it was ended, since it had been busy with one request for a minute.
+	OPCUAServerStuck
 	// OPCUAServerNotStarted: it couldn't be started.
 	OPCUAServerNotStarted
 
@@ -89,7 +91,7 @@ const (
 	NumOPCUAServerEnds = int(iota)
 )
 
-var opcuaServerEnds = [NumOPCUAServerEnds]string{OPCUAServerExited: "exited", OPCUAServerSilent: "silent", OPCUAServerNotStarted: "not_started"}
+var opcuaServerEnds = [NumOPCUAServerEnds]string{OPCUAServerExited: "exited", OPCUAServerSilent: "silent", OPCUAServerStuck: "stuck", OPCUAServerNotStarted: "not_started"}
 
 // String returns the value of the label, such as "silent". It doesn't allocate.
 func (r OPCUAServerEnd) String() string { return label(opcuaServerEnds[:], uint8(r)) }

@@ -283,12 +283,13 @@ func (s *server) describeVariableLocked(ss *session, n *node, attribute ua.Attri
 }
 
 // writeNodes publishes values. [OPC 10000-4, 5.10.4]
-func (s *server) writeNodes(ss *session, q *ua.WriteRequest) (ua.Response, error) {
+func (s *server) writeNodes(c *channel, ss *session, q *ua.WriteRequest) (ua.Response, error) {
 	if err := several(len(q.NodesToWrite)); err != nil {
 		return nil, err
 	}
 	r := &ua.WriteResponse{ResponseHeader: responseHeader(q.RequestHeader, ua.StatusOK)}
 	for _, w := range q.NodesToWrite {
+		c.began.Store(time.Now().UnixNano()) // the parent may take its time for each
 		status, err := s.writeNode(ss, w)
 		if err != nil {
 			return nil, err

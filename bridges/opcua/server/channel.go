@@ -93,6 +93,7 @@ type channel struct {
 	sent uint32
 
 	sending atomic.Pointer[token]
+	began   atomic.Int64 // the service of a request, Unix time in ns; 0: there is none
 	out     chan response
 	closed  chan struct{}
 	once    sync.Once

@@ -371,6 +371,11 @@ func (s *server) report() (r Report) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for c := range s.mu.channels {
+		if began := c.began.Load(); began > 0 {
+			r.Busy = max(r.Busy, time.Since(time.Unix(0, began)))
+		}
+	}
 	r.Channels, r.Sessions, r.Subscriptions, r.Items = int64(len(s.mu.channels)), int64(len(s.mu.sessions)), int64(s.mu.subscriptions), int64(s.mu.items)
 	return r
 }

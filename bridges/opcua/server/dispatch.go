@@ -127,11 +127,13 @@ func statusOf(err error) ua.StatusCode {
 
 // handle answers a request. An error ends the connection.
 func (s *server) handle(c *channel, request uint32, message []byte) error {
+	c.began.Store(time.Now().UnixNano())
 	q, err := decodeRequest(message, s.setup.MessageBytes)
 	if err != nil {
 		return failed(ua.StatusBadDecodingError, "request: %v", err)
 	}
 	body, err := s.answer(c, request, q)
+	c.began.Store(0) // that the client takes its time isn't ours
 	if err != nil {
 		body = faultOf(responseHeader(q.Header(), ua.StatusOK), statusOf(err))
 	}
@@ -174,7 +176,7 @@ func (s *server) answer(c *channel, request uint32, q ua.Request) (r ua.Response
 	case *ua.ReadRequest:
 		return s.readNodes(ss, q)
 	case *ua.WriteRequest:
-		return s.writeNodes(ss, q)
+		return s.writeNodes(c, ss, q)
 	case *ua.BrowseRequest:
 		return s.browse(ss, q)
 	case *ua.BrowseNextRequest:

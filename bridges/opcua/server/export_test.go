@@ -3,7 +3,12 @@ package opcuaserver
 import (
 	"net"
 	"net/rpc"
+	"reflect"
+	"sync/atomic"
 	"time"
+
+	"github.com/gopcua/opcua/id"
+	"github.com/gopcua/opcua/ua"
 )
 
 // StartHere is Start with the child's part in this process, so that tests see what it does.
@@ -55,5 +60,22 @@ func (s *Server) PID() int { return int(s.pid.Load()) }
 // LimitMemory is limitMemory.
 var LimitMemory = limitMemory
 
-// EndSilent has a child that is silent for this long ended. It is called before Start.
-func (s *Server) EndSilent(d time.Duration) { s.silence = d }
+// EndSilent has a child that is silent, or stuck, for so long ended. It is called before Start.
+func (s *Server) EndSilent(silent, stuck time.Duration) { s.silence, s.stuck = silent, stuck }
+
+// turning is a request that nobody comes to the end of.
+type turning struct{ ua.FindServersRequest }
+
+// Decode goes on and on.
+func (*turning) Decode([]byte) (int, error) {
+	for n := 0; ; n++ {
+		turns.Store(uint64(n))
+	}
+}
+
+var turns atomic.Uint64
+
+// TurnRound has this process, a child, turn round and round for each FindServersRequest.
+func TurnRound() {
+	requests[id.FindServersRequest_Encoding_DefaultBinary] = reflect.TypeFor[turning]()
+}

@@ -30,6 +30,7 @@ type link struct {
 	s      *Server
 	ctx    context.Context
 	polled atomic.Int64 // when the child asked last, Unix time in ns
+	busy   atomic.Int64 // for how long it was busy with one request then, in ns
 
 	mu struct {
 		sync.Mutex
@@ -210,6 +211,7 @@ func refusalOf(err error) Refusal {
 func (v service) Changes(q *Polling, r *Changed) error {
 	l := v.l
 	l.polled.Store(time.Now().UnixNano())
+	l.busy.Store(int64(q.Report.Busy))
 	l.s.count(&q.Report)
 	for i := range q.Events {
 		l.s.write(&q.Events[i])

@@ -1,6 +1,7 @@
 package opcuaserver_test
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -9,11 +10,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gopcua/opcua"
+
 	opcuaserver "loopmq/bridges/opcua/server"
 	"loopmq/codec"
 	"loopmq/internal/brokertest"
 	"loopmq/metrics"
 )
+
+// turningArgument has the test binary be a server's process that is stuck in a FindServersRequest.
+const turningArgument = "turn-round-and-round"
 
 // hungryArgument has the test binary take more memory than it may.
 const hungryArgument = "take-too-much-memory"
@@ -75,17 +81,48 @@ func TestAKilledProcessIsStartedAgain(t *testing.T) {
 func TestASilentProcessIsStartedAgain(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, open("plant/#"))
-	f.server.EndSilent(3 * time.Second)
+	f.server.EndSilent(5*time.Second, time.Hour)
 	f.start()
-	p := brokertest.Connect(t, f.broker.Addr, codec.V5)
-	p.Publish("plant/a", "1", 1, brokertest.Retained)
-	f.await(f.mustDial(), topic("plant/a"), int64(1))
-	if err := syscall.Kill(f.server.PID(), syscall.SIGSTOP); err != nil {
+	f.awaitServed()
+	pid := f.server.PID()
+	if pid == 0 {
+		t.Fatal("there is no process")
+	}
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	silent := f.set.OPCUAServer.Ended[metrics.OPCUAServerSilent]
 	f.eventually(func() bool { return silent.Get() > 0 }, func() string { return "it wasn't ended" })
-	f.await(f.mustDial(), topic("plant/a"), int64(1))
+	f.awaitServed()
+}
+
+// awaitServed connects until a process serves the connection.
+func (f *fixture) awaitServed() {
+	f.t.Helper()
+	var err error
+	f.eventually(func() bool {
+		_, err = f.dial()
+		return err == nil
+	}, func() string { return fmt.Sprint("nobody is served: ", err) })
+}
+
+// A process that turns round and round in a request is ended, and another one started.
+func TestAStuckProcessIsStartedAgain(t *testing.T) {
+	t.Parallel()
+	o := open("plant/#")
+	o.Command = []string{turningArgument}
+	f := newFixture(t, o)
+	f.server.EndSilent(time.Hour, 5*time.Second)
+	f.start()
+	f.awaitServed()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, err := opcua.FindServers(ctx, f.url); err == nil {
+		t.Error("the request was answered")
+	}
+	stuck := f.set.OPCUAServer.Ended[metrics.OPCUAServerStuck]
+	f.eventually(func() bool { return stuck.Get() > 0 }, func() string { return "it wasn't ended" })
+	f.awaitServed()
 }
 
 // The process has a limit of its memory.

@@ -99,6 +99,7 @@ type Polling struct {
 type Report struct {
 	Refused                                  [numRefused]uint64 // since the last one
 	Channels, Sessions, Subscriptions, Items int64
+	Busy                                     time.Duration // for how long with the request that takes longest
 }
 
 // Event is a line of the log.

@@ -30,6 +30,8 @@ const (
 	calm       = time.Minute
 	// silenceMax is after how long without a word the child is ended.
 	silenceMax = 30 * time.Second
+	// stuckMax is for how long the child may be busy with one request: longer than the broker takes to answer its questions.
+	stuckMax = time.Minute
 	// farewell is how long the child has to end by itself.
 	farewell = 2 * time.Second
 	// stderrMax is how much of what the child said last is kept.
@@ -48,7 +50,7 @@ type Server struct {
 	table *table
 	name  string
 
-	silence time.Duration // silenceMax, but in tests
+	silence, stuck time.Duration // silenceMax and stuckMax, but in tests
 
 	ln     *net.TCPListener
 	ctx    context.Context
@@ -67,7 +69,7 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opcuaserver: %w", err)
 	}
-	s := &Server{silence: silenceMax, opts: o, log: o.Logger, setup: setup, table: newTable(o.Topics, o.ValuesBytes, o.ValueBytes), name: loopmq.LocalClientIDs + "opcua-server/" + rand.Text()[:8]}
+	s := &Server{silence: silenceMax, stuck: stuckMax, opts: o, log: o.Logger, setup: setup, table: newTable(o.Topics, o.ValuesBytes, o.ValueBytes), name: loopmq.LocalClientIDs + "opcua-server/" + rand.Text()[:8]}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, nil
 }
@@ -241,10 +243,10 @@ func (s *Server) child(first bool) (metrics.OPCUAServerEnd, error) {
 	l := newLink(ctx, s)
 	var helpers sync.WaitGroup
 	helpers.Go(func() { s.answer(conn, l) })
-	var silent atomic.Bool
+	ended := metrics.OPCUAServerExited
 	helpers.Go(func() {
-		if s.watch(ctx, l) {
-			silent.Store(true)
+		if wrong, ok := s.watch(ctx, l); !ok {
+			ended = wrong
 			_ = cmd.Process.Kill()
 			return
 		}
@@ -266,10 +268,7 @@ func (s *Server) child(first bool) (metrics.OPCUAServerEnd, error) {
 	if text := said.String(); text != "" {
 		err = fmt.Errorf("%w: %s", err, text)
 	}
-	if silent.Load() {
-		return metrics.OPCUAServerSilent, err
-	}
-	return metrics.OPCUAServerExited, err
+	return ended, err
 }
 
 // command is what the child is started by. It has one processor, so that clients leave the broker the others.
@@ -296,14 +295,18 @@ func (s *Server) answer(conn net.Conn, l *link) {
 	r.ServeConn(conn)
 }
 
-// watch returns true when a child has been silent for too long, and false when ctx ends.
-func (s *Server) watch(ctx context.Context, l *link) bool {
-	for wait(ctx, s.silence/10) {
+// watch returns what is wrong with a child, as soon as something is. When ctx ends all is well.
+func (s *Server) watch(ctx context.Context, l *link) (wrong metrics.OPCUAServerEnd, ok bool) {
+	for wait(ctx, min(s.silence, s.stuck)/10) {
 		if time.Since(time.Unix(0, l.polled.Load())) > s.silence {
-			return true
+			return metrics.OPCUAServerSilent, false
+		}
+		// It serves others meanwhile, but one that turns round and round in a request takes the processor from them.
+		if time.Duration(l.busy.Load()) > s.stuck {
+			return metrics.OPCUAServerStuck, false
 		}
 	}
-	return false
+	return 0, true
 }
 
 // tail keeps the last that was written to it.

@@ -1,6 +1,7 @@
 package opcuaserver_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
@@ -14,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -35,7 +37,10 @@ const patience = time.Minute
 const childArgument = "be-the-opcua-server"
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == childArgument {
+	if len(os.Args) == 2 && (os.Args[1] == childArgument || os.Args[1] == turningArgument) {
+		if os.Args[1] == turningArgument {
+			opcuaserver.TurnRound()
+		}
 		if err := opcuaserver.Serve(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -99,7 +104,7 @@ func newFixture(t testing.TB, o opcuaserver.Options, broker ...func(*loopmq.Opti
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Broker, o.Metrics, o.Logger, o.Command = f.broker.Broker, f.set, slog.New(slog.DiscardHandler), []string{own, childArgument}
+	o.Broker, o.Metrics, o.Logger, o.Command = f.broker.Broker, f.set, slog.New(slog.DiscardHandler), []string{own, cmp.Or(strings.Join(o.Command, ""), childArgument)}
 	if f.server, err = opcuaserver.New(o); err != nil {
 		t.Fatal(err)
 	}
