@@ -288,7 +288,9 @@ func TestForgedRecords(t *testing.T) {
 	}
 	for _, data := range [][]byte{
 		record(recordAlert, 900, 2, 40), record(recordAlert, 901, 1, 0), record(23, 902, 'x'), record(99, 903, 'x'),
-		record(recordHandshake, 904, 1), record(recordHandshake, 905), {recordHandshake}, record(recordChange, 906, 1), append(record(recordChange, 907, 1), record(recordAlert, 908, 2, 40)...),
+		record(recordHandshake, 904, 1), record(recordHandshake, 905),
+		{recordHandshake},
+		record(recordChange, 906, 1), append(record(recordChange, 907, 1), record(recordAlert, 908, 2, 40)...),
 	} {
 		forge(data)
 		d.want(d.ask(codes.GET, "/ps/pump/state", nil), codes.Content, "on")

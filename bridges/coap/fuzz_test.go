@@ -91,3 +91,25 @@ func FuzzKeys(f *testing.F) {
 		}
 	})
 }
+
+// FuzzAdmits has records looked at that a session is given: what is let through is whole,
+// and nothing of it ends the session that anyone could have sent.
+func FuzzAdmits(f *testing.F) {
+	f.Add(record(recordHandshake, 1, 20))
+	f.Add(append(record(recordChange, 1, 1), record(recordAlert, 2, 2, 40)...))
+	f.Add([]byte{recordAlert, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 9})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		q := &pipe{ready: make(chan struct{})}
+		close(q.ready)
+		if !q.admits(data) {
+			return
+		}
+		for len(data) > 0 {
+			n := recordHeader + int(data[11])<<8 + int(data[12])
+			if plain := data[3] == 0 && data[4] == 0; plain && data[0] != recordHandshake && data[0] != recordChange {
+				t.Fatalf("% x is let through", data[:n])
+			}
+			data = data[n:]
+		}
+	})
+}
