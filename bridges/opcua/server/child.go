@@ -87,6 +87,7 @@ type server struct {
 		items            int
 		lastItem         uint32
 		queued           int // bytes that wait in items
+		resent           int // bytes that wait for an acknowledgement, or Republish
 	}
 }
 

@@ -54,6 +54,13 @@ func (h *Here) Left() (sessions, subscriptions, items, queued, channels int) {
 	return len(h.s.mu.sessions), h.s.mu.subscriptions, h.s.mu.items, h.s.mu.queued, len(h.s.mu.channels)
 }
 
+// Resent is how many bytes Republish would find.
+func (h *Here) Resent() int {
+	h.s.mu.Lock()
+	defer h.s.mu.Unlock()
+	return h.s.mu.resent
+}
+
 // PID is the process of a Server that was started; 0: there is none now.
 func (s *Server) PID() int { return int(s.pid.Load()) }
 

@@ -519,7 +519,7 @@ func FuzzTopic(f *testing.F) {
 			if n == nil || s.mu.space.find(sent(t, n.id())) != n || n.name.text != topic {
 				t.Fatalf("%q is %+v", topic, n)
 			}
-			path := &ua.BrowsePath{StartingNode: s.mu.space.topics.id(), RelativePath: &ua.RelativePath{}}
+			path, looks := &ua.BrowsePath{StartingNode: s.mu.space.topics.id(), RelativePath: &ua.RelativePath{}}, s.looksLocked()
 			for at := n; at != s.mu.space.topics; at = at.parent {
 				path.RelativePath.Elements = append(path.RelativePath.Elements, &ua.RelativePathElement{
 					ReferenceTypeID: ua.NewNumericNodeID(0, id.Organizes), TargetName: sent(t, &ua.QualifiedName{NamespaceIndex: at.browseNS, Name: at.browse}),
@@ -527,7 +527,7 @@ func FuzzTopic(f *testing.F) {
 			}
 			slices.Reverse(path.RelativePath.Elements)
 			// A level that is called as one without a name is has the same path.
-			if got, status := s.followLocked(path); status != ua.StatusOK || got != n && !strings.Contains(a+b, emptyLevel) {
+			if got, status := s.followLocked(path, &looks); status != ua.StatusOK || got != n && !strings.Contains(a+b, emptyLevel) {
 				t.Fatalf("the path of %q leads to %+v (%v)", topic, got, status)
 			}
 			checkValue(t, payload, n.value)

@@ -459,6 +459,21 @@ func TestBrowse(t *testing.T) {
 		t.Errorf("after that: %v", r.StatusCode)
 	}
 
+	// Nobody has the server look at the same again and again, which others wait for.
+	if _, err := send[*ua.BrowseResponse](f, c, &ua.BrowseRequest{
+		View: noView(), NodesToBrowse: slices.Repeat([]*ua.BrowseDescription{{NodeID: describe.NodeID, ReferenceTypeID: ua.NewTwoByteNodeID(id.HasProperty)}}, 1000),
+	}); !errors.Is(err, ua.StatusBadTooManyOperations) {
+		t.Errorf("a folder a thousand times: %v", err)
+	}
+	down := func(name string) *ua.RelativePathElement {
+		return &ua.RelativePathElement{ReferenceTypeID: ua.NewTwoByteNodeID(0), TargetName: &ua.QualifiedName{NamespaceIndex: 2, Name: name}}
+	}
+	if _, err := send[*ua.TranslateBrowsePathsToNodeIDsResponse](f, c, &ua.TranslateBrowsePathsToNodeIDsRequest{
+		BrowsePaths: slices.Repeat([]*ua.BrowsePath{{StartingNode: describe.NodeID, RelativePath: &ua.RelativePath{Elements: []*ua.RelativePathElement{down("0001")}}}}, 1000),
+	}); !errors.Is(err, ua.StatusBadTooManyOperations) {
+		t.Errorf("a path a thousand times: %v", err)
+	}
+
 	list := func(d *ua.BrowseDescription) string {
 		if d.ReferenceTypeID == nil {
 			d.ReferenceTypeID = ua.NewTwoByteNodeID(0)

@@ -11,7 +11,7 @@ import (
 const (
 	// publishesMax bounds the Publish requests of a session that wait.
 	publishesMax = 20
-	// notificationsMax and notificationBytes bound one message, resendMax and resendBytes those that Republish finds.
+	// notificationsMax and notificationBytes bound one message, resendMax and resendBytes those that Republish finds of a subscription.
 	notificationsMax  = 1000
 	notificationBytes = 1 << 20
 	resendMax         = 20
@@ -50,6 +50,7 @@ type subscription struct {
 	more     bool   // there is more to tell than one message has
 	sequence uint32
 	resend   []sentMessage
+	resent   int                     // bytes of these
 	pending  *ua.NotificationMessage // the connection had no room for it
 }
 
@@ -193,6 +194,7 @@ func (s *server) removeLocked(sub *subscription) {
 	for _, it := range sub.items {
 		s.dropLocked(it)
 	}
+	s.forgetLocked(sub, 0, len(sub.resend))
 	delete(sub.session.subscriptions, sub.id)
 	s.mu.subscriptions--
 }
@@ -212,7 +214,7 @@ func (s *server) publish(ss *session, request uint32, q *ua.PublishRequest) (ua.
 	}
 	p := publishing{request: request, header: responseHeader(q.RequestHeader, ua.StatusOK)}
 	for _, a := range q.SubscriptionAcknowledgements {
-		p.results = append(p.results, ss.acknowledgeLocked(a))
+		p.results = append(p.results, s.acknowledgeLocked(ss, a))
 	}
 	if len(ss.publishes) >= publishesMax {
 		first := ss.publishes[0]
@@ -227,14 +229,14 @@ func (s *server) publish(ss *session, request uint32, q *ua.PublishRequest) (ua.
 	return nil, nil
 }
 
-func (ss *session) acknowledgeLocked(a *ua.SubscriptionAcknowledgement) ua.StatusCode {
+func (s *server) acknowledgeLocked(ss *session, a *ua.SubscriptionAcknowledgement) ua.StatusCode {
 	sub := ss.subscriptions[a.SubscriptionID]
 	if sub == nil {
 		return ua.StatusBadSubscriptionIDInvalid
 	}
 	for i := range sub.resend {
 		if sub.resend[i].message.SequenceNumber == a.SequenceNumber {
-			sub.resend = slices.Delete(sub.resend, i, i+1)
+			s.forgetLocked(sub, i, i+1)
 			return ua.StatusOK
 		}
 	}
@@ -332,20 +334,31 @@ func (s *server) nextLocked(sub *subscription) *ua.NotificationMessage {
 	return m
 }
 
-// rememberLocked keeps a message until it is acknowledged, or there are too many.
+// rememberLocked keeps a message until it is acknowledged, or until there is too much: of its subscription, which keeps the newest all
+// the same, or of all subscriptions, where this one gives way.
 func (s *server) rememberLocked(sub *subscription, m *ua.NotificationMessage, size int) {
 	if sub.sequence++; sub.sequence == ^uint32(0) {
 		sub.sequence = 0
 	}
 	sub.resend = append(sub.resend, sentMessage{m, size})
-	total := 0
-	for i := len(sub.resend) - 1; i >= 0; i-- {
-		if total += sub.resend[i].bytes; i < len(sub.resend)-1 && (total > resendBytes || len(sub.resend)-i > resendMax) {
-			sub.resend = slices.Delete(sub.resend, 0, i+1)
-			break
-		}
+	sub.resent += size
+	s.mu.resent += size
+	for n := len(sub.resend); n > resendMax || n > 1 && sub.resent > resendBytes || n > 0 && s.mu.resent > s.resentBytes(); n-- {
+		s.forgetLocked(sub, 0, 1)
 	}
 }
+
+// forgetLocked drops messages that Republish would find, from i up to j.
+func (s *server) forgetLocked(sub *subscription, i, j int) {
+	for _, k := range sub.resend[i:j] {
+		sub.resent -= k.bytes
+		s.mu.resent -= k.bytes
+	}
+	sub.resend = slices.Delete(sub.resend, i, j)
+}
+
+// resentBytes bounds what is kept for Republish.
+func (s *server) resentBytes() int { return int(s.setup.MemoryBytes / 8) }
 
 func (s *server) republish(ss *session, q *ua.RepublishRequest) (ua.Response, error) {
 	s.mu.Lock()

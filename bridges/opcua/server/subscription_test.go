@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -256,6 +257,42 @@ func TestQueuesAndFilters(t *testing.T) {
 		if _, err := send[ua.Response](f, c, q); !errors.Is(err, ua.StatusBadSubscriptionIDInvalid) {
 			t.Errorf("%T of no subscription: %v", q, err)
 		}
+	}
+}
+
+// What is kept for Republish is bounded for all subscriptions together.
+func TestRepublishIsBounded(t *testing.T) {
+	t.Parallel()
+	o := open("plant/#")
+	o.ValuesBytes, o.MemoryBytes = 1<<20, 4<<20 // an eighth of it
+	f := mustServe(t, o)
+	p := brokertest.Connect(t, f.broker.Addr, codec.V5)
+	p.Publish("plant/a", "1", 1)
+	c := f.mustDial()
+	f.await(c, topic("plant/a"), int64(1))
+	sub := f.subscribe(c)
+	f.monitor(c, sub, monitored(topic("plant/a"), 1))
+	var numbers []uint32
+	for i := range 15 {
+		p.Publish("plant/a", fmt.Sprint(i)+strings.Repeat("x", 60_000), 1)
+		for {
+			m := f.told(c).NotificationMessage
+			if got := values(m); len(got) == 1 && strings.HasPrefix(got[0], fmt.Sprintf("1=%dx", i)) {
+				numbers = append(numbers, m.SequenceNumber)
+				break
+			}
+		}
+	}
+	if n := f.here.Resent(); n < 60_000 || n > 512<<10 {
+		t.Errorf("%d bytes are kept", n)
+	}
+	if _, err := send[*ua.RepublishResponse](f, c, &ua.RepublishRequest{SubscriptionID: sub, RetransmitSequenceNumber: numbers[0]}); !errors.Is(err, ua.StatusBadMessageNotAvailable) {
+		t.Errorf("the oldest: %v", err)
+	}
+	mustSend[*ua.RepublishResponse](f, c, &ua.RepublishRequest{SubscriptionID: sub, RetransmitSequenceNumber: numbers[14]})
+	mustSend[*ua.DeleteSubscriptionsResponse](f, c, &ua.DeleteSubscriptionsRequest{SubscriptionIDs: []uint32{sub}})
+	if n := f.here.Resent(); n != 0 {
+		t.Errorf("%d bytes are left", n)
 	}
 }
 

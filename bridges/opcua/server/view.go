@@ -11,6 +11,8 @@ const (
 	referencesMax    = 1000
 	// pathMax bounds a browse path.
 	pathMax = 100
+	// looksMax is how many times a request may have the server look at each node: others wait meanwhile.
+	looksMax = 10
 )
 
 // reference leads from a node to another.
@@ -67,8 +69,14 @@ func (s *server) browse(ss *session, q *ua.BrowseRequest) (ua.Response, error) {
 	r := &ua.BrowseResponse{ResponseHeader: responseHeader(q.RequestHeader, ua.StatusOK)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	budget := responseMax
+	budget, looks := responseMax, s.looksLocked()
 	for _, d := range q.NodesToBrowse {
+		if n := s.mu.space.find(d.NodeID); n != nil {
+			looks -= len(n.children)
+		}
+		if looks < 0 {
+			return nil, ua.StatusBadTooManyOperations
+		}
 		result := s.browseOneLocked(ss, d, most)
 		if budget -= sizeOf(result); budget < 0 {
 			return nil, ua.StatusBadResponseTooLarge
@@ -77,6 +85,9 @@ func (s *server) browse(ss *session, q *ua.BrowseRequest) (ua.Response, error) {
 	}
 	return r, nil
 }
+
+// looksLocked is how many children of nodes a request may have looked at.
+func (s *server) looksLocked() int { return looksMax * len(s.mu.space.nodes) }
 
 // sizeOf is about as large as a result is.
 func sizeOf(r *ua.BrowseResult) (n int) {
@@ -192,8 +203,12 @@ func (s *server) translate(q *ua.TranslateBrowsePathsToNodeIDsRequest) (ua.Respo
 	r := &ua.TranslateBrowsePathsToNodeIDsResponse{ResponseHeader: responseHeader(q.RequestHeader, ua.StatusOK)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	looks := s.looksLocked()
 	for _, p := range q.BrowsePaths {
-		n, status := s.followLocked(p)
+		n, status := s.followLocked(p, &looks)
+		if looks < 0 {
+			return nil, ua.StatusBadTooManyOperations
+		}
 		result := &ua.BrowsePathResult{StatusCode: status}
 		if status == ua.StatusOK {
 			result.Targets = []*ua.BrowsePathTarget{{TargetID: &ua.ExpandedNodeID{NodeID: n.id()}, RemainingPathIndex: ^uint32(0)}}
@@ -203,7 +218,8 @@ func (s *server) translate(q *ua.TranslateBrowsePathsToNodeIDsRequest) (ua.Respo
 	return r, nil
 }
 
-func (s *server) followLocked(p *ua.BrowsePath) (*node, ua.StatusCode) {
+// followLocked takes what it looks at from looks, and ends early when that is less than nothing.
+func (s *server) followLocked(p *ua.BrowsePath, looks *int) (*node, ua.StatusCode) {
 	n := s.mu.space.find(p.StartingNode)
 	switch {
 	case n == nil:
@@ -219,6 +235,9 @@ func (s *server) followLocked(p *ua.BrowsePath) (*node, ua.StatusCode) {
 		}
 		next := n.parent
 		if !e.IsInverse {
+			if *looks -= len(n.children); *looks < 0 {
+				return nil, ua.StatusBadTooManyOperations
+			}
 			next = nil
 			for _, c := range n.children {
 				if c.browse == e.TargetName.Name && c.browseNS == e.TargetName.NamespaceIndex && s.leadsLocked(c.by, e) {
