@@ -75,17 +75,21 @@ func (b *bench) publish(e *Endpoint, topic string, n int) {
 
 func (b *bench) enqueue(e *Endpoint, at time.Time, topic string, n int) {
 	b.Helper()
-	var records [][]byte
+	b.add(e, b.records(at, topic, n)...)
+}
+
+// records makes events, which are numbered.
+func (b *bench) records(at time.Time, topic string, n int) (all [][]byte) {
 	for range n {
 		b.next++
 		r := record{kind: "message.published", at: at, clientID: "c", topicName: []byte(topic), payload: fmt.Append(nil, b.next)}
 		binary.BigEndian.PutUint64(r.id[8:], b.next)
-		records = append(records, r.encode())
+		all = append(all, r.encode())
 	}
-	b.add(e, records...)
+	return all
 }
 
-// add enqueues records.
+// add enqueues records, all at once.
 func (b *bench) add(e *Endpoint, records ...[]byte) {
 	b.Helper()
 	var batch store.Batch

@@ -31,9 +31,9 @@ func TestOneBadEventOfABatch(t *testing.T) {
 				e.Order, e.Batch = order, Batch{Count: 16}
 				e.MaxAge = time.Hour
 				b := mustDeliver(t, e)
-				b.publish(e, "t", 12)
-				b.enqueue(e, time.Now().Add(3*time.Second-e.MaxAge), "t", 1)
-				b.publish(e, "t", 11)
+				now := time.Now()
+				// The thirteenth comes in a batch, and ends soon.
+				b.add(e, slices.Concat(b.records(now, "t", 12), b.records(now.Add(3*time.Second-e.MaxAge), "t", 1), b.records(now, "t", 11))...)
 				b.publish(e, "u", 24)
 				b.settled(e, 47, 1)
 				if n, again := rc.count(); n != 47 || again != 0 {
