@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/eclipse/paho.golang/packets"
 	"github.com/eclipse/paho.golang/paho"
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 
@@ -128,7 +129,7 @@ func dialPahoV5(t testing.TB, addr string, o options, change func(*paho.Connect)
 	c := &pahoV5{inbox: newInbox(t, "paho.golang"), conn: conn, reason: make(chan byte, 1)}
 	t.Cleanup(c.kill)
 	c.client = paho.NewClient(paho.ClientConfig{
-		Conn:               conn,
+		Conn:               packets.NewThreadSafeConn(conn), // its pings else come amid other packets where a packet is several writes
 		PacketTimeout:      patience,
 		OnServerDisconnect: func(d *paho.Disconnect) { c.reason <- d.ReasonCode },
 		OnPublishReceived: []func(paho.PublishReceived) (bool, error){func(p paho.PublishReceived) (bool, error) {
