@@ -267,7 +267,7 @@ func TestRepublishIsBounded(t *testing.T) {
 	o.ValuesBytes, o.MemoryBytes = 1<<20, 4<<20 // an eighth of it
 	f := mustServe(t, o)
 	p := brokertest.Connect(t, f.broker.Addr, codec.V5)
-	p.Publish("plant/a", "1", 1)
+	p.Publish("plant/a", "1", 1, brokertest.Retained) // the server may subscribe later
 	c := f.mustDial()
 	f.await(c, topic("plant/a"), int64(1))
 	sub := f.subscribe(c)
