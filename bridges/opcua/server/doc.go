@@ -7,5 +7,5 @@
 //
 // In the child the codec of messages and the cryptography of policies are the library's. Secure channels, sessions and
 // services are this package's, since those of the library check neither who a client is nor how much it asks for.
-// What reaches the codec has been looked through before (check.go), as the codec makes room for what a length claims.
+// What reaches the codec has been looked through before (package wire), as the codec makes room for what a length claims.
 package opcuaserver
